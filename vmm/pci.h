@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The PCI Express root bus: configuration space by ECAM and by ports 0xCF8/0xCFC, 32 slots, one
+ * function each, memory BARs, MSI-X (PCI Local Bus 3.0 section 6.8.2; PCI Express Base, enhanced
+ * configuration access). A function's device fills struct pci_function_ops and calls pci_function_add().
+ */
+#ifndef DROVER_VMM_PCI_H
+#define DROVER_VMM_PCI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/bus.h"
+
+struct buffer;
+struct error;
+struct pci_bus;
+struct pci_function;
+
+#define PCI_BARS 6
+
+struct pci_bar_config {
+    uint64_t size_bytes; /* power of two, at least 4096; 0: no such BAR */
+    bool is_64bit;       /* takes the next index too */
+    const struct bus_ops *ops;
+};
+
+struct pci_function_config {
+    uint16_t vendor_id, device_id, subsystem_vendor_id, subsystem_id;
+    uint8_t revision;
+    uint32_t class_code; /* 24 bits: class, subclass, interface */
+    struct pci_bar_config bars[PCI_BARS];
+    /* MSI-X: `msix_vectors` = 0 for none; table and PBA lie in BAR `msix_bar`, owned by pci.c. */
+    unsigned msix_vectors;
+    unsigned msix_bar;
+    void *owner; /* of the BARs' ops, and of the callbacks below */
+    /* The guest turned memory decoding or bus mastering on or off, or moved a BAR (base 0: not decoded). */
+    void (*bar_moved)(void *owner, unsigned bar_index, uint64_t base);
+};
+
+/*
+ * The host bridge sits in slot 0; functions take slots 1, 2, ... in the order of their addition.
+ * BAR addresses are assigned by the VMM at start (guests without firmware rely on that) from the window in
+ * vmm/layout.h, and can be moved by the guest.
+ */
+int pci_function_add(struct pci_bus *bus, const struct pci_function_config *config,
+                     struct pci_function **ret_function);
+void pci_function_remove(struct pci_function *function);
+unsigned pci_function_slot(const struct pci_function *function);
+
+/*
+ * Adds a vendor capability of `size` bytes (PCI capability header included; offset of `next` is filled in). Returns its
+ * offset in configuration space, or -ENOSPC. Before the guest runs.
+ */
+int pci_capability_add(struct pci_function *function, const uint8_t *capability, unsigned size);
+
+/*
+ * Raises an MSI-X interrupt (remembered as pending while masked). Any thread. Vectors above the
+ * table are ignored. If the vector has an irqfd (pci_msix_eventfd), writing to that does the same without a system call into the VMM.
+ */
+void pci_msix_raise(struct pci_function *function, unsigned vector);
+bool pci_msix_enabled(const struct pci_function *function);
+
+/* Configuration space, BAR addresses and MSI-X table of a function, for its device's save and load. */
+int pci_function_save(struct pci_function *function, struct buffer *out);
+int pci_function_load(struct pci_function *function, const uint8_t *payload, uint32_t size,
+                      struct error *err);
+void pci_function_reset(struct pci_function *function);
+
+#endif
