@@ -21,7 +21,7 @@ void bus_free(struct bus *bus);
 
 /* -EEXIST if the range overlaps another. `ops` and `owner` are borrowed until bus_remove(). */
 int bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops *ops, void *owner);
-/* After it returns no handler of the range runs or will run, except the caller's own. */
+/* After it returns no handler of the range runs or will run. Not to be called by a handler of the range. */
 void bus_remove(struct bus *bus, uint64_t start);
 
 /* Unclaimed reads give all ones, unclaimed writes vanish, as on a PC. */

@@ -2,7 +2,8 @@
 /*
  * What every device of the machine offers to the VM beside its registers: stopping its I/O,
  * draining it, saving and loading its state. Devices are listed by the VM in the order of their creation;
- * the VM calls all of these from its main thread.
+ * the VM calls all of these from its main thread, but save and load from the thread that called
+ * vm_save() or vm_load(): nothing else of the device runs then.
  */
 #ifndef DROVER_VMM_DEVICE_H
 #define DROVER_VMM_DEVICE_H

@@ -10,6 +10,7 @@
 #define DROVER_VMM_VM_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct buffer;
@@ -59,5 +60,107 @@ bool vm_io_allowed(struct vm *vm);
 /* The guest asked for these; any thread. */
 void vm_request_reset(struct vm *vm);
 void vm_request_power_off(struct vm *vm, const char *reason);
+/*
+ * A device whose last I/O has ended after io_stop() may say so, so that nobody has to wait for the
+ * next look (each millisecond). Any thread; cheap; harmless at any time.
+ */
+void vm_device_drained(struct vm *vm);
+
+/* ---- for main.c, control.c, migrate.c ------------------------------------------------- */
+
+struct vm_config {
+    const char *name;
+    uint64_t memory_bytes;
+    unsigned cpus;
+    const char *kernel; /* bzImage, or ELF with a PVH note */
+    const char *initrd; /* NULL: none */
+    const char *cmdline;
+    uint64_t vm_id; /* 0: not run by a cluster */
+    uint64_t epoch;
+    bool ha;       /* held by VM_HOLD_LEASE until vm_lease_set() */
+    bool incoming; /* VM_HOLD_INCOMING is set: nothing is put into memory */
+    bool paused;   /* VM_HOLD_OPERATOR is set */
+};
+
+/*
+ * Makes memory, buses, irqchip and vCPUs; the strings of `config` are borrowed for the VM's life, `log` too.
+ * VM_HOLD_START is set. Then the caller adds devices, then calls vm_start().
+ */
+int vm_create(const struct vm_config *config, const struct log *log, struct vm **ret_vm,
+              struct error *err);
+/* Puts the guest's kernel and tables into memory (unless incoming), starts the threads, clears VM_HOLD_START. */
+int vm_start(struct vm *vm, struct error *err);
+/* Runs the main loop until the VM has ended for good and was told to go. */
+int vm_run(struct vm *vm);
+/* Ends threads, frees devices. NULL is fine. */
+void vm_free(struct vm *vm);
+
+const struct vm_config *vm_config(const struct vm *vm);
+/* First in the VM's list, or NULL; follow `next`. */
+struct device *vm_devices(struct vm *vm);
+
+typedef void (*vm_quiet_handler)(struct vm *vm, void *owner);
+
+/*
+ * Sets a hold; any thread. The vCPUs leave the guest, I/O stops. `quiet` (may be NULL) runs once, later, on the main
+ * loop, when all vCPUs are out and all I/O is drained; at once next if that is so already. -EBUSY when too many wait.
+ */
+int vm_hold_set(struct vm *vm, enum vm_hold hold, vm_quiet_handler quiet, void *owner);
+/* The same, and waits for it: any thread but the main loop's, the I/O loop's and the vCPUs'. */
+void vm_hold_set_wait(struct vm *vm, enum vm_hold hold);
+/* Takes a hold back; with the last one the guest goes on. Any thread. */
+void vm_hold_clear(struct vm *vm, enum vm_hold hold);
+/* The holds in force, an OR of enum vm_hold. */
+unsigned vm_holds(const struct vm *vm);
+/* True while all vCPUs are out of the guest and all I/O is drained, and a hold keeps it so. */
+bool vm_quiet(const struct vm *vm);
+/*
+ * CLOCK_BOOTTIME of the last vCPU's last exit before the VM became quiet, and of the first entry since it
+ * went on (0 while none). Any thread.
+ */
+uint64_t vm_last_exit_ns(const struct vm *vm);
+uint64_t vm_first_entry_ns(const struct vm *vm);
+/* Calls `entered` once on the main loop soon after the first entry since it went on. NULL takes it back. Main thread. */
+void vm_on_first_entry(struct vm *vm, vm_quiet_handler entered, void *owner);
+
+/*
+ * The lease: the guest may run until `deadline_ns` (CLOCK_BOOTTIME), 0 = not any more. An earlier deadline than the
+ * one in force is ignored, but 0. Main thread. DROVER_EWRONGSTATE if the VM is not for HA.
+ */
+int vm_lease_set(struct vm *vm, uint64_t deadline_ns);
+uint64_t vm_lease_deadline_ns(const struct vm *vm);
+
+/*
+ * All state but memory, as VmDeviceState (proto/device_state.proto). The VM must be quiet. One thread at a time.
+ * Load judges the machine (memory, vCPUs, devices in order) first, then each section; after an error
+ * the VM must not run.
+ */
+int vm_save(struct vm *vm, struct buffer *out);
+int vm_load(struct vm *vm, const uint8_t *data, size_t size, struct error *err);
+/* After a migration, here: every device that announces itself does so. Main thread. */
+void vm_arrived(struct vm *vm);
+
+/* VM_HOLD_SHUTDOWN with a reason for people; `failed`: it never got to run, or harm was done. Any thread. */
+void vm_end(struct vm *vm, bool failed, const char *reason);
+/* Why it ended, or "". */
+const char *vm_end_reason(const struct vm *vm);
+bool vm_ended(const struct vm *vm);
+bool vm_failed(const struct vm *vm);
+bool vm_guest_powered_off(const struct vm *vm);
+/* Presses the ACPI power button. Any thread. */
+void vm_power_button(struct vm *vm);
+/* Some state that clients of the control socket see has changed: they are told soon. Any thread. */
+void vm_state_changed(struct vm *vm);
+
+/*
+ * Pages that were written by vCPUs, KVM itself, or devices, since start or since the last fetch that covered them. `start`
+ * turns the log on for all memory; fetch ORs the pages [first_page, first_page + page_count) of a region into `bitmap`
+ * (bit 0 = first_page; (page_count + 63) / 64 words) and forgets them. Both numbers are multiples of 64,
+ * but the last range of a region may be shorter. Any one thread at a time.
+ */
+int vm_dirty_log_start(struct vm *vm);
+int vm_dirty_log_stop(struct vm *vm);
+int vm_dirty_log_fetch(struct vm *vm, unsigned region_index, uint64_t *bitmap, uint64_t first_page,
+                       uint64_t page_count);
 
 #endif
