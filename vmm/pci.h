@@ -36,6 +36,13 @@ struct pci_function_config {
     void *owner; /* of the BARs' ops, and of the callbacks below */
     /* The guest turned memory decoding or bus mastering on or off, or moved a BAR (base 0: not decoded). */
     void (*bar_moved)(void *owner, unsigned bar_index, uint64_t base);
+    /*
+     * May be NULL. Sees each access that lies inside a capability of pci_capability_add(): `offset` into configuration
+     * space. True: it was served here (a read has filled `data`); false: as usual, reads give the bytes of the capability
+     * and writes vanish. Called on a vCPU thread with no lock of the bus held.
+     */
+    bool (*capability_access)(void *owner, unsigned offset, uint8_t *data, unsigned size,
+                              bool write);
 };
 
 /*
