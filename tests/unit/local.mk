@@ -7,6 +7,27 @@
 UNIT_LIBS = $(CMOCKA_LIBS)
 
 # ---- base, proto ----
+check_PROGRAMS += tests/unit/test_buffer
+tests_unit_test_buffer_SOURCES = tests/unit/test_buffer.c tests/unit/unit.h
+tests_unit_test_buffer_LDADD = base/libbase.a $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_clock
+tests_unit_test_clock_SOURCES = tests/unit/test_clock.c tests/unit/unit.h
+tests_unit_test_clock_LDADD = base/libbase.a $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_err
+tests_unit_test_err_SOURCES = tests/unit/test_err.c tests/unit/unit.h
+tests_unit_test_err_LDADD = base/libbase.a $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_id
+tests_unit_test_id_SOURCES = tests/unit/test_id.c tests/unit/unit.h
+tests_unit_test_id_LDADD = base/libbase.a $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_log
+tests_unit_test_log_SOURCES = tests/unit/test_log.c tests/unit/unit.h
+tests_unit_test_log_LDADD = base/libbase.a $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_state_table
+tests_unit_test_state_table_SOURCES = tests/unit/test_state_table.c tests/unit/unit.h
+tests_unit_test_state_table_LDADD = base/libbase.a $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_frame
+tests_unit_test_frame_SOURCES = tests/unit/test_frame.c
+tests_unit_test_frame_LDADD = proto/libproto.a base/libbase.a $(ZLIB_LIBS) $(UNIT_LIBS)
 
 # ---- migration ----
 
