@@ -37,7 +37,8 @@ int buffer_reserve(struct buffer *buffer, size_t more_bytes)
     if (wanted <= buffer->capacity) {
         return 0;
     }
-    size_t capacity = buffer->capacity < FIRST_CAPACITY ? FIRST_CAPACITY : buffer->capacity;
+    size_t capacity =
+        buffer->capacity < FIRST_CAPACITY ? FIRST_CAPACITY : buffer->capacity;
     while (capacity < wanted) {
         if (__builtin_mul_overflow(capacity, (size_t)2, &capacity)) {
             return DROVER_ELIMIT;

@@ -7,7 +7,7 @@
 
 _Noreturn void check_failed(const char *expression, const char *file, int line)
 {
-    (void)fprintf(stderr, "%s:%d: CHECK(%s) failed: this is a bug, please report it\n", file,
-                  line, expression);
+    (void)fprintf(stderr, "%s:%d: CHECK(%s) failed: this is a bug, please report it\n",
+                  file, line, expression);
     abort();
 }

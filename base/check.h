@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * CHECK() states what the programmer believes. It aborts in every build, with file and line.
- * Never for input of a guest, a peer, a disk or a user: those are returned as errors.
+ * CHECK() states what the programmer believes. It aborts in every build, with file and
+ * line. Never for input of a guest, a peer, a disk or a user: those are returned as
+ * errors.
  */
 #ifndef DROVER_BASE_CHECK_H
 #define DROVER_BASE_CHECK_H

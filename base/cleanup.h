@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Freeing by scope: `CLEANUP(buffer_done) struct buffer b = {0};` frees at the end of the block,
- * `return TAKE(pointer);` hands the object on instead.
+ * Freeing by scope: `CLEANUP(buffer_done) struct buffer b = {0};` frees at the end of the
+ * block, `return TAKE(pointer);` hands the object on instead.
  */
 #ifndef DROVER_BASE_CLEANUP_H
 #define DROVER_BASE_CLEANUP_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Time. Deadlines are CLOCK_BOOTTIME (monotonic, goes on while the host is suspended), in ns or
- * ms; comparable between the processes of one host, never between hosts. Wall time is for people only.
+ * Time. Deadlines are CLOCK_BOOTTIME (monotonic, goes on while the host is suspended), in
+ * ns or ms; comparable between the processes of one host, never between hosts. Wall time
+ * is for people only.
  */
 #ifndef DROVER_BASE_CLOCK_H
 #define DROVER_BASE_CLOCK_H

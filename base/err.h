@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Errors. Functions return 0 or a negative code: either -errno, or one of DROVER_E* below.
- * Both live in one number space; err_text() names them all. Where a person must be told what
- * to do, the function also fills a `struct error` with one line of text.
+ * Errors. Functions return 0 or a negative code: either -errno, or one of DROVER_E*
+ * below. Both live in one number space; err_text() names them all. Where a person must be
+ * told what to do, the function also fills a `struct error` with one line of text.
  */
 #ifndef DROVER_BASE_ERR_H
 #define DROVER_BASE_ERR_H
@@ -44,7 +44,8 @@ enum drover_error {
 
 #define ERROR_TEXT_SIZE 320
 
-/* A failure that a person will read: code as returned, text = one line that says what to do. */
+/* A failure that a person will read: code as returned, text = one line that says what to
+ * do. */
 struct error {
     int code;
     char text[ERROR_TEXT_SIZE];
@@ -53,8 +54,8 @@ struct error {
 /* The fixed text of a code; never NULL. Any thread. */
 const char *err_text(int code);
 
-/* Fills `err` (which may be NULL) and returns `code`, so that `return error_set(...)` works.
- * Longer text is cut; line breaks become spaces. */
+/* Fills `err` (which may be NULL) and returns `code`, so that `return error_set(...)`
+ * works. Longer text is cut; line breaks become spaces. */
 int error_set(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -48,7 +48,8 @@ int id_random_text(char ret_text[ID_TEXT_SIZE])
 
 int id_boot_text(char ret_text[ID_TEXT_SIZE])
 {
-    CLEANUP(cleanup_fd) int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    CLEANUP(cleanup_fd)
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return -errno;
     }

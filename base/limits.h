@@ -5,7 +5,7 @@
 
 #define LIMIT_HOSTS               16
 #define LIMIT_VMS                 4096
-#define LIMIT_NAME_SIZE           64  /* with the final NUL */
+#define LIMIT_NAME_SIZE           64 /* with the final NUL */
 #define LIMIT_PATH_SIZE           1024
 #define LIMIT_ADDRESS_SIZE        128 /* "HOST:PORT" */
 #define LIMIT_CMDLINE_SIZE        2048

@@ -45,10 +45,12 @@ static int format_head(const struct log *log, enum log_level level, char *line)
     }
     struct timespec now = {0};
     struct tm utc = {0};
-    (void)clock_gettime(CLOCK_REALTIME, &now); /* a log line is worth more than its time */
+    (void)clock_gettime(CLOCK_REALTIME,
+                        &now); /* a log line is worth more than its time */
     (void)gmtime_r(&now.tv_sec, &utc);
-    return snprintf(line, LINE_SIZE, "%02d:%02d:%02d.%03ld %s %s: ", utc.tm_hour, utc.tm_min,
-                    utc.tm_sec, now.tv_nsec / 1000000, log->program, level_name(level));
+    return snprintf(line, LINE_SIZE, "%02d:%02d:%02d.%03ld %s %s: ", utc.tm_hour,
+                    utc.tm_min, utc.tm_sec, now.tv_nsec / 1000000, log->program,
+                    level_name(level));
 }
 
 void log_line(const struct log *log, enum log_level level, const char *format, ...)

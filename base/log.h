@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Logging, for programs (libraries return errors instead). One line per event on stderr: level,
- * program, text, then who/what/why fields as key=value. Under systemd the line carries the
- * journal's priority prefix. Any thread: each line is one write(2).
+ * Logging, for programs (libraries return errors instead). One line per event on stderr:
+ * level, program, text, then who/what/why fields as key=value. Under systemd the line
+ * carries the journal's priority prefix. Any thread: each line is one write(2).
  */
 #ifndef DROVER_BASE_LOG_H
 #define DROVER_BASE_LOG_H

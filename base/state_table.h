@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * State machines as tables: per state a name and the states that may follow. A move that the
- * table does not allow is the programmer's error and aborts.
+ * State machines as tables: per state a name and the states that may follow. A move that
+ * the table does not allow is the programmer's error and aborts.
  */
 #ifndef DROVER_BASE_STATE_TABLE_H
 #define DROVER_BASE_STATE_TABLE_H

@@ -24,8 +24,8 @@ static uint32_t checksum(const void *payload, size_t size)
     return (uint32_t)crc32_z(crc32_z(0, NULL, 0), payload, size);
 }
 
-int frame_encode(struct buffer *out, enum frame_kind kind, const void *payload, size_t size,
-                 size_t limit_bytes)
+int frame_encode(struct buffer *out, enum frame_kind kind, const void *payload,
+                 size_t size, size_t limit_bytes)
 {
     if (size > limit_bytes || size > UINT32_MAX) {
         return DROVER_ELIMIT;

@@ -25,7 +25,8 @@ static void test_append_keeps_all_bytes_in_order(void **state)
 
 static void test_integers_are_big_endian(void **state)
 {
-    static const uint8_t expected[] = {0x12, 0x34, 0xde, 0xad, 0xbe, 0xef, 1, 2, 3, 4, 5, 6, 7, 8};
+    static const uint8_t expected[] = {0x12, 0x34, 0xde, 0xad, 0xbe, 0xef, 1,
+                                       2,    3,    4,    5,    6,    7,    8};
     struct buffer buffer;
     buffer_init(&buffer, 0);
     assert_int_equal(buffer_append_u16(&buffer, 0x1234), 0);

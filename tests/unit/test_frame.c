@@ -34,7 +34,9 @@ static void test_frames_follow_one_another(void **state)
 
     static const char *const expected[] = {"first", "", "third"};
     for (unsigned i = 0; i < 3; i++) {
-        assert_int_equal(frame_decode(&buffer, FRAME_KIND_PEER, LIMIT, &payload, &size, &frame_size), 1);
+        assert_int_equal(
+            frame_decode(&buffer, FRAME_KIND_PEER, LIMIT, &payload, &size, &frame_size),
+            1);
         assert_int_equal(size, strlen(expected[i]));
         assert_memory_equal(payload, expected[i], size);
         buffer_consume(&buffer, frame_size);
@@ -74,10 +76,12 @@ static void test_refusals_have_names(void **state)
     const uint8_t *payload;
     size_t size, frame_size;
     encode(&buffer, "hello");
-    assert_int_equal(frame_decode(&buffer, FRAME_KIND_CONTROL, LIMIT, &payload, &size, &frame_size),
-                     DROVER_EMALFORMED);
-    assert_int_equal(frame_decode(&buffer, FRAME_KIND_PEER, 4, &payload, &size, &frame_size),
-                     DROVER_ELIMIT);
+    assert_int_equal(
+        frame_decode(&buffer, FRAME_KIND_CONTROL, LIMIT, &payload, &size, &frame_size),
+        DROVER_EMALFORMED);
+    assert_int_equal(
+        frame_decode(&buffer, FRAME_KIND_PEER, 4, &payload, &size, &frame_size),
+        DROVER_ELIMIT);
     buffer.data[5] = 9;
     assert_int_equal(decode(&buffer), DROVER_EVERSION);
     buffer_done(&buffer);
@@ -88,7 +92,8 @@ static void test_encode_refuses_what_no_peer_would_take(void **state)
     struct buffer buffer;
     char big[LIMIT + 1] = {0};
     buffer_init(&buffer, 0);
-    assert_int_equal(frame_encode(&buffer, FRAME_KIND_PEER, big, sizeof(big), LIMIT), DROVER_ELIMIT);
+    assert_int_equal(frame_encode(&buffer, FRAME_KIND_PEER, big, sizeof(big), LIMIT),
+                     DROVER_ELIMIT);
     assert_int_equal(buffer.size, 0);
     buffer_done(&buffer);
 }

@@ -8,11 +8,15 @@
 
 static void test_names_are_rfc1123_labels(void **state)
 {
-    static const char *const good[] = {"a", "web", "web-1", "0", "a--b",
-                                       "a23456789012345678901234567890123456789012345678901234567890bcd"};
+    static const char *const good[] = {
+        "a", "web",  "web-1",
+        "0", "a--b", "a23456789012345678901234567890123456789012345678901234567890bcd"};
     static const char *const bad[] = {
-        "", "-a", "a-", "A", "a.b", "a b", "a/b", "\xc3\xa4", "a\n",
-        "a23456789012345678901234567890123456789012345678901234567890bcde"};
+        "",    "-a",
+        "a-",  "A",
+        "a.b", "a b",
+        "a/b", "\xc3\xa4",
+        "a\n", "a23456789012345678901234567890123456789012345678901234567890bcde"};
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
         assert_true(id_name_valid(good[i]));
     }

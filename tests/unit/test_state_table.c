@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tables of states: what they allow; that a forbidden move aborts, and so does CHECK(). */
+/* Tables of states: what they allow; that a forbidden move aborts, and so does CHECK().
+ */
 #include "tests/unit/unit.h"
 
 #include <signal.h>
