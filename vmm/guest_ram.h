@@ -50,5 +50,8 @@ void guest_ram_mark_dirty(struct guest_ram *ram, uint64_t gpa, size_t size);
  */
 int guest_ram_track_dirty(struct guest_ram *ram, bool on);
 void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index, uint64_t *bitmap);
+/* The same for `page_count` pages from `first_page` (a multiple of 64) on; bit 0 of `bitmap` is first_page. */
+void guest_ram_fetch_dirty_range(struct guest_ram *ram, unsigned region_index, uint64_t *bitmap,
+                                 uint64_t first_page, uint64_t page_count);
 
 #endif

@@ -17,7 +17,9 @@ struct error;
 struct pci_bus;
 struct pci_function;
 
-#define PCI_BARS 6
+#define PCI_BARS             6
+#define PCI_SLOTS            32
+#define PCI_MSIX_VECTORS_MAX 64
 
 struct pci_bar_config {
     uint64_t size_bytes; /* power of two, at least 4096; 0: no such BAR */
@@ -34,7 +36,10 @@ struct pci_function_config {
     unsigned msix_vectors;
     unsigned msix_bar;
     void *owner; /* of the BARs' ops, and of the callbacks below */
-    /* The guest turned memory decoding or bus mastering on or off, or moved a BAR (base 0: not decoded). */
+    /*
+     * The guest turned memory decoding on or off, or moved a BAR (base 0: not decoded). On a vCPU's thread, or that
+     * of a load or reset. Must not wait for a BAR's handler.
+     */
     void (*bar_moved)(void *owner, unsigned bar_index, uint64_t base);
     /*
      * May be NULL. Sees each access that lies inside a capability of pci_capability_add(): `offset` into configuration
@@ -44,6 +49,23 @@ struct pci_function_config {
     bool (*capability_access)(void *owner, unsigned offset, uint8_t *data, unsigned size,
                               bool write);
 };
+
+/* For the VM: what the bus is joined to. */
+struct pci_bus_config {
+    struct bus *port_bus;
+    struct bus *memory_bus;
+    void *owner;
+    void (*msi_send)(void *owner, uint64_t address, uint32_t data);
+    void (*reset)(void *owner); /* by port 0xCF9 */
+};
+
+/* Claims the ports, the ECAM range, and slot 0 for the host bridge. The buses must outlive it. */
+int pci_bus_create(const struct pci_bus_config *config, struct pci_bus **ret_bus);
+/* Removes all functions as well. */
+void pci_bus_free(struct pci_bus *bus);
+/* State of the bus itself: the address latch. */
+uint32_t pci_bus_latch(const struct pci_bus *bus);
+void pci_bus_latch_set(struct pci_bus *bus, uint32_t latch);
 
 /*
  * The host bridge sits in slot 0; functions take slots 1, 2, ... in the order of their addition.
@@ -62,8 +84,8 @@ unsigned pci_function_slot(const struct pci_function *function);
 int pci_capability_add(struct pci_function *function, const uint8_t *capability, unsigned size);
 
 /*
- * Raises an MSI-X interrupt (remembered as pending while masked). Any thread. Vectors above the
- * table are ignored. If the vector has an irqfd (pci_msix_eventfd), writing to that does the same without a system call into the VMM.
+ * Raises an MSI-X interrupt (remembered as pending while masked). Any thread, also from a BAR's handler.
+ * Vectors above the table are ignored.
  */
 void pci_msix_raise(struct pci_function *function, unsigned vector);
 bool pci_msix_enabled(const struct pci_function *function);
