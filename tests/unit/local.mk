@@ -34,6 +34,9 @@ tests_unit_test_frame_LDADD = proto/libproto.a base/libbase.a $(ZLIB_LIBS) $(UNI
 # ---- consensus ----
 
 # ---- fencing ----
+check_PROGRAMS += tests/unit/test_timing
+tests_unit_test_timing_SOURCES = tests/unit/test_timing.c
+tests_unit_test_timing_LDADD = fencing/libfencing.a base/libbase.a $(UNIT_LIBS)
 
 # ---- vmm ----
 
