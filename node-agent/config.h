@@ -7,6 +7,7 @@
 #define DROVER_NODE_AGENT_CONFIG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/limits.h"
@@ -47,11 +48,15 @@ int config_load(int argc, char **argv, struct agent_config *ret_config, enum con
 /* One setting; `where` ("FILE:LINE" or "--NAME") starts the error text. */
 int config_set(struct agent_config *config, const char *key, const char *value, const char *where,
                struct error *err);
-/* The text of --help. */
-const char *config_help(void);
+/* The text of --help, cut to size; returns its whole length. */
+int config_help(char *text, size_t size);
 
 /* Splits "HOST:PORT" or "[V6]:PORT" (port optional: `default_port`); DROVER_EBADINPUT with the reason. */
 int config_split_address(const char *text, unsigned default_port, char ret_host[LIMIT_ADDRESS_SIZE],
                          unsigned *ret_port, struct error *err);
+/* Its reverse: brackets around IPv6; DROVER_ELIMIT when it does not fit. */
+int config_join_address(const char *host, unsigned port, char *ret_text, size_t size);
+/* What is still empty is looked up on this host (its name, its address, where drover-vmm is). */
+int config_fill_defaults(struct agent_config *config, struct error *err);
 
 #endif
