@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab as a whole: image, network, shared disks and hosts. Use inside sandbox.run()."""
+import os
+import time
+
+from . import image, initrd, kit, net, paths, qemu
+from .host import Host
+
+SHARED_DISK_BYTES = 1 << 30
+
+
+class Lab:
+    """with Lab(hosts=3) as lab: lab.hosts[0].run("uname -a")"""
+
+    def __init__(self, hosts=3, cpus=2, memory_mib=1024, run_id=None):
+        self.image_dir = image.ensure()
+        self.run = paths.RunDir(run_id)
+        self.initrd = os.path.join(self.run.disks, "initrd.gz")
+        self.kit = os.path.join(self.run.disks, "kit.ext4")
+        initrd.write_host(self.image_dir, self.initrd)
+        kit.write(self.image_dir, self.kit)
+        for number in range(qemu.SHARED_DISKS):
+            self.wipe_shared_disk(number)
+        net.create()
+        self.hosts = [Host(self, n, cpus, memory_mib) for n in range(1, hosts + 1)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.end()
+
+    def host(self, name):
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise paths.LabError(f"no host {name}: there are {', '.join(h.name for h in self.hosts)}")
+
+    def shared_disk(self, number):
+        return os.path.join(self.run.disks, f"shared{number}.raw")
+
+    def wipe_shared_disk(self, number):
+        with open(self.shared_disk(number), "wb") as f:
+            f.truncate(SHARED_DISK_BYTES)
+
+    def start(self):
+        """All hosts on, and ready. Returns the seconds it took."""
+        began = time.monotonic()
+        for host in self.hosts:
+            host.power_on()
+        for host in self.hosts:
+            host.wait_ready()
+        return time.monotonic() - began
+
+    def collect(self, folder):
+        os.makedirs(folder, exist_ok=True)
+        for host in self.hosts:
+            host.collect(folder)
+
+    def end(self):
+        for host in self.hosts:
+            host.power_cut()
+        self.run.remove()

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One host of the lab: its power, its cable, its clock, and commands in it."""
+import hashlib
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+
+from . import agent, net, paths, qemu
+from .paths import LabError
+
+DATA_DISK_BYTES = 4 << 30
+
+
+class Result:
+    """What a command left."""
+
+    def __init__(self, status, out, err):
+        self.status, self.out, self.err = status, out, err
+
+
+class Host:
+    """Made by cluster.Lab. A machine that resets itself is started again, as real ones are,
+    and counted in `resets`; one whose power was cut stays off until power_on()."""
+
+    def __init__(self, lab, number, cpus, memory_mib):
+        self.lab, self.number, self.cpus, self.memory_mib = lab, number, cpus, memory_mib
+        self.name = f"h{number}"
+        self.address = f"10.77.0.{10 + number}"
+        self.mac = f"52:54:00:77:00:{10 + number:02x}"
+        self.machine_id = hashlib.sha256(f"{lab.run.id}/{self.name}".encode()).hexdigest()[:32]
+        self.state_dir = os.path.join(lab.run.state, self.name)
+        os.makedirs(self.state_dir)
+        self.data_disk = os.path.join(lab.run.disks, f"{self.name}-data.raw")
+        self.port = net.Port(number)
+        self.resets, self.history = 0, []
+        self._machine = self._agent = None
+        self._powered, self._lock = False, threading.RLock()
+        self.wipe()
+
+    def wipe(self):
+        """An empty data disk, as on a new host. Only while the power is off."""
+        if os.path.exists(self.data_disk):
+            os.unlink(self.data_disk)
+        with open(self.data_disk, "wb") as f:
+            f.truncate(DATA_DISK_BYTES)
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1", self.data_disk],
+                       check=True)
+
+    def _say(self, what):
+        self.history.append((time.monotonic(), what))
+
+    # Power.
+
+    def power_on(self):
+        with self._lock:
+            if self._powered:
+                return
+            self._powered = True
+            self._start()
+
+    def _start(self):
+        self._say("power on")
+        self._machine = qemu.Machine(self, self._ended)
+        self._agent = agent.Agent(os.path.join(self.state_dir, "agent.sock"))
+
+    def _ended(self, machine):
+        with self._lock:
+            if machine is not self._machine:
+                return
+            self._agent.close()
+            self._machine = self._agent = None
+            if not self._powered:
+                return
+            self._say(f"machine ended: {machine.reason or 'no reason given'}")
+            if machine.reason in ("guest-reset", "watchdog", "guest-panic"):
+                self.resets += 1
+                self._start()
+            else:
+                self._powered = False
+
+    def power_cut(self):
+        """At once, as if the cable was pulled."""
+        with self._lock:
+            machine, self._powered = self._machine, False
+            self._machine = None
+            self._say("power cut")
+            if machine:
+                machine.signal(signal.SIGKILL)
+                machine.process.wait()
+                self._agent.close()
+                self._agent = None
+
+    @property
+    def is_on(self):
+        return self._powered
+
+    def wait_ready(self, timeout=120):
+        """Until commands can be run in it and its set-up is done."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            current = self._agent
+            if current and current.ready.wait(0.1):
+                left = max(1, end - time.monotonic())
+                self.run("while ! ip addr show drover0 2>/dev/null | grep -q 'inet '; "
+                         "do sleep 0.1; done", timeout=left)
+                return
+            if not self._powered:
+                break
+            time.sleep(0.02)
+        raise LabError(f"{self.name} is not ready: see {self.state_dir}/console.log")
+
+    # Faults.
+
+    def link_cut(self, direction="both"):
+        self._say(f"link cut: {direction}")
+        self.port.cut(direction)
+        if direction == "both":
+            self._machine.link(False)
+
+    def link_restore(self):
+        self._say("link restored")
+        self.port.restore()
+        if self._machine:
+            self._machine.link(True)
+
+    def stall(self):
+        """Its processors stop; its clock goes on, and jumps when they go on."""
+        self._say("stall")
+        self._machine.signal(signal.SIGSTOP)
+
+    def unstall(self):
+        self._say("unstall")
+        self._machine.signal(signal.SIGCONT)
+
+    # Commands.
+
+    def spawn(self, command):
+        current = self._agent
+        if current is None:
+            raise LabError(f"{self.name} is off")
+        return current.start(command)
+
+    def run(self, command, timeout=60, check=True, stdin=None):
+        """Runs a shell command (or an argument list) to its end."""
+        job = self.spawn(command)
+        if stdin:
+            job.feed(stdin)
+        job.close_input()
+        output = {"O": [], "E": []}
+        for kind, data in job.chunks(timeout):
+            output[kind].append(data)
+        out, err = (b"".join(output[kind]).decode(errors="replace") for kind in "OE")
+        if job.status is None:
+            raise LabError(f"{self.name} went away during: {job.command}")
+        if check and job.status != 0:
+            raise LabError(f"{self.name}: exit {job.status} of '{job.command}': {err.strip()}")
+        return Result(job.status, out, err)
+
+    def put(self, path, target):
+        """Copies a file of this machine into the host, with its mode."""
+        with open(path, "rb") as f:
+            data = f.read()
+        mode = os.stat(path).st_mode & 0o777
+        target = shlex.quote(target)
+        self.run(f"cat > {target}.lab && chmod {mode:o} {target}.lab && mv {target}.lab {target}",
+                 timeout=300, stdin=data)
+
+    def get(self, source, path):
+        job = self.spawn(["cat", source])
+        job.close_input()
+        with open(path, "wb") as f:
+            for kind, data in job.chunks(300):
+                if kind == "O":
+                    f.write(data)
+        if job.status != 0:
+            raise LabError(f"{self.name}: cannot read {source}")
+
+    def collect(self, folder):
+        """Consoles and journals, and what the host itself can still tell."""
+        target = os.path.join(folder, self.name)
+        os.makedirs(target, exist_ok=True)
+        for name in ("console.log", "journal.log", "qemu.log"):
+            source = os.path.join(self.state_dir, name)
+            if os.path.exists(source):
+                with open(source, "rb") as f, open(os.path.join(target, name), "wb") as out:
+                    out.write(f.read())
+        with open(os.path.join(target, "history.txt"), "w", encoding="utf-8") as f:
+            f.writelines(f"{when:.3f} {what}\n" for when, what in self.history)
+        for name, command in (("state.txt", "ps -eo pid,ppid,stat,etimes,args; ip -br addr; "
+                                            "dmesg | tail -n 40"),
+                              ("events.json", "drover events --json")):
+            try:
+                with open(os.path.join(target, name), "w", encoding="utf-8") as f:
+                    f.write(self.run(command, timeout=10, check=False).out)
+            except LabError as error:
+                paths.note(f"collect: {error}")

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hosts' root image, made from Debian packages and kept in a cache by its inputs' hash.
+
+An image is a folder: root.ext4, vmlinuz, version, busybox and modules/ (the few modules that
+the two initramfs need, in loading order, listed in modules.list)."""
+import glob
+import gzip
+import hashlib
+import lzma
+import os
+import shutil
+import subprocess
+
+from . import paths
+from .paths import LabError
+
+RECIPE = "1"  # grows whenever this file makes a different image of the same packages
+# Only what the lab's hosts need beside deploy/packages/host.
+EXTRA_PACKAGES = ["systemd-sysv", "busybox-static", "procps"]
+BOOT_MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console",
+                "ext4", "overlay"]
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def release():
+    """The Debian release of this machine, which its hosts run too."""
+    with open("/etc/os-release", encoding="utf-8") as f:
+        values = dict(line.rstrip("\n").split("=", 1) for line in f if "=" in line)
+    name = values.get("VERSION_CODENAME", "").strip('"')
+    if name not in ("bookworm", "trixie"):
+        raise LabError(f"the lab runs on Debian 12 or 13; this machine says '{name}'")
+    return name
+
+
+def read_packages(use):
+    """The packages of deploy/packages/USE for this release."""
+    names = []
+    with open(os.path.join(paths.TOP_DIR, "deploy", "packages", use), encoding="utf-8") as f:
+        for line in f:
+            words = line.split("#")[0].split()
+            if words and (len(words) == 1 or release() in words[1:]):
+                names.append(words[0])
+    return names
+
+
+def _host_packages():
+    # libasan and libubsan let a sanitizer build's programs run in the hosts.
+    sanitizers = ["libasan8", "libubsan1"]
+    return sorted(set(read_packages("host") + EXTRA_PACKAGES + sanitizers))
+
+
+def _sources():
+    mirror = os.environ.get("DROVER_LAB_MIRROR", "http://deb.debian.org/debian")
+    security = os.environ.get("DROVER_LAB_MIRROR_SECURITY", mirror + "-security")
+    name = release()
+    lines = [f"deb {mirror} {name} main", f"deb {mirror} {name}-updates main",
+             f"deb {security} {name}-security main"]
+    if name == "bookworm":
+        lines.append(f"deb {mirror} {name}-backports main")
+    return lines
+
+
+def _key():
+    digest = hashlib.sha256()
+    for part in [RECIPE, release(), *_host_packages(), *_sources(), *BOOT_MODULES]:
+        digest.update(part.encode() + b"\n")
+    with open(os.path.join(paths.LAB_DIR, "image-kernel"), "rb") as f:
+        digest.update(f.read())
+    return digest.hexdigest()[:16]
+
+
+def _run(command, log):
+    # The tools' processes end with ours, and their mounts with the mount namespace.
+    prefix = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork",
+              "--kill-child", "--mount-proc"]
+    with open(log, "ab") as out:
+        done = subprocess.run(prefix + command, stdin=subprocess.DEVNULL, stdout=out,
+                              stderr=subprocess.STDOUT, check=False)
+    if done.returncode != 0:
+        with open(log, encoding="utf-8", errors="replace") as f:
+            tail = [line.strip() for line in f if line.strip()][-1:]
+        raise LabError(f"{command[0]} failed: {' '.join(tail)} (whole log: {log})")
+
+
+def _bootstrap(root, log):
+    pin = ("Package: libraft*\\nPin: release n=bookworm-backports\\nPin-Priority: 990\\n")
+    hook = os.path.join(paths.LAB_DIR, "image-kernel")
+    command = ["mmdebstrap", "--variant=minbase", "--mode=root",
+               "--include=" + ",".join(_host_packages()),
+               f"--setup-hook=printf '{pin}' > \"$1/etc/apt/preferences.d/drover-libraft\"",
+               "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+               "--dpkgopt=path-exclude=/usr/share/locale/*",
+               f"--customize-hook={hook} \"$1\"", release(), root]
+    if os.path.exists(KEYRING):
+        command.insert(1, f"--keyring={KEYRING}")
+    _run(command + _sources(), log)
+
+
+def _module_order(tree):
+    """Paths of BOOT_MODULES and what they depend on, each after what it needs."""
+    depends = {}
+    with open(os.path.join(tree, "modules.dep"), encoding="ascii") as f:
+        for line in f:
+            name, needs = line.split(":")
+            depends[name] = needs.split()
+    by_name = {os.path.basename(path).split(".ko")[0].replace("-", "_"): path for path in depends}
+    order = []
+
+    def add(path):
+        for need in depends[path]:
+            add(need)
+        if path not in order:
+            order.append(path)
+
+    # crc32c is what ext4 asks the crypto layer for by name, which modules.dep doesn't show.
+    for name in ["crc32c_generic", *BOOT_MODULES]:
+        if name in by_name:
+            add(by_name[name])
+    return order
+
+
+def _copy_modules(root, version, target):
+    tree = os.path.join(root, "lib", "modules", version)
+    os.makedirs(os.path.join(target, "modules"))
+    names = []
+    for path in _module_order(tree):
+        with open(os.path.join(tree, path), "rb") as f:
+            data = f.read()
+        if path.endswith(".xz"):
+            data = lzma.decompress(data)
+        elif path.endswith(".gz"):
+            data = gzip.decompress(data)
+        names.append(os.path.basename(path).split(".ko")[0] + ".ko")
+        with open(os.path.join(target, "modules", names[-1]), "wb") as f:
+            f.write(data)
+    with open(os.path.join(target, "modules.list"), "w", encoding="ascii") as f:
+        f.write("".join(name + "\n" for name in names))
+
+
+def _make(target, log):
+    root = os.path.join(target, "root")
+    _bootstrap(root, log)
+    with open(os.path.join(root, "boot", "version"), encoding="ascii") as f:
+        version = f.read().strip()
+    shutil.copy(os.path.join(root, "boot", f"vmlinuz-{version}"), os.path.join(target, "vmlinuz"))
+    shutil.copy(os.path.join(root, "boot", "version"), os.path.join(target, "version"))
+    shutil.copy(os.path.join(root, "bin", "busybox"), os.path.join(target, "busybox"))
+    _copy_modules(root, version, target)
+    for waste in ("boot", "var/lib/apt", "var/cache", "usr/share/zoneinfo"):
+        for path in glob.glob(os.path.join(root, waste, "*")):
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    # No journal: hosts mount it read-only.
+    _run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", root,
+          os.path.join(target, "root.ext4"), "2G"], log)
+    shutil.rmtree(root)
+
+
+def ensure(refresh=False):
+    """The folder of the image, made first if it isn't there. Safe beside other runs (one makes
+    it, the rest wait) and when interrupted (it appears under its name when it is whole)."""
+    target = os.path.join(paths.cache_dir(), "image-" + _key())
+    if os.path.isdir(target) and not refresh:
+        return target
+    guard = paths.lock_file(os.path.join(paths.cache_dir(), "image.lock"))
+    try:
+        if os.path.isdir(target) and not refresh:
+            return target
+        paths.note("making the hosts' image (once; it is kept in %s)" % paths.cache_dir())
+        for dead in glob.glob(os.path.join(paths.cache_dir(), "tmp-image*")):
+            shutil.rmtree(dead)
+        work = os.path.join(paths.cache_dir(), "tmp-image")
+        os.makedirs(work)
+        _make(work, os.path.join(paths.cache_dir(), "image.log"))
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(work, target)
+        paths.note("image made: " + target)
+        return target
+    finally:
+        os.close(guard)
+
+
+def compiled(source):
+    """A static program made of one C file of this tree, kept by the file's hash."""
+    with open(source, "rb") as f:
+        key = hashlib.sha256(f.read()).hexdigest()[:16]
+    name = os.path.basename(source)[:-2]
+    target = os.path.join(paths.cache_dir(), f"{name}-{key}")
+    if not os.path.exists(target):
+        work = f"{target}.{os.getpid()}.{os.urandom(2).hex()}"
+        done = subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-static",
+                               "-o", work, source], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise LabError(f"cannot build {source}: {done.stderr.strip()}")
+        os.rename(work, target)
+    return target

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The disk that carries the programs under test into the hosts, made for each run, so that a
+rebuild of Drover makes no new image."""
+import os
+import shutil
+import subprocess
+import tempfile
+
+from . import paths
+
+PROGRAMS = ["droverd", "drover", "drover-vmm"]
+
+
+def programs():
+    """Those of the build folder that are there."""
+    found = {}
+    for name in PROGRAMS:
+        path = os.path.join(paths.build_dir(), name)
+        if os.path.exists(path):
+            found[name] = path
+    return found
+
+
+def write(image_dir, target):
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(target)) as work:
+        os.makedirs(f"{work}/bin")
+        os.makedirs(f"{work}/guest")
+        for name, path in programs().items():
+            shutil.copy(path, f"{work}/bin/{name}")
+            subprocess.run(["strip", "--strip-debug", f"{work}/bin/{name}"], check=False,
+                           stderr=subprocess.DEVNULL)
+        shutil.copy(f"{image_dir}/vmlinuz", f"{work}/guest/vmlinuz")
+        size_mib = 16 + 2 * sum(os.path.getsize(os.path.join(folder, name)) >> 20
+                                for folder, _, names in os.walk(work) for name in names)
+        subprocess.run(["mke2fs", "-qF", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", work,
+                        target, f"{size_mib}M"], check=True, stdout=subprocess.DEVNULL)
