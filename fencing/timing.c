@@ -51,26 +51,27 @@ int timing_from_lease(uint32_t lease_ms, struct timing *ret_timing, struct error
     };
     timing.feed_ms = timing.watchdog_ms / 10;
     timing.freeze_grace_ms = timing.watchdog_ms -
-                             timing_feed_lead_ms(&timing, timing.watchdog_ms) -
+                             timing_feed_lead_ms(timing.watchdog_ms, timing.watchdog_ms) -
                              timing.feed_ms;
     /* A lease outlives two lost renewals and the keeper's lead, or every hiccup would end
      * in a freeze. */
     CHECK(timing.holder_ms >
-          3 * timing.renew_ms + timing_feed_lead_ms(&timing, timing.watchdog_ms));
+          3 * timing.renew_ms +
+              timing_feed_lead_ms(timing.watchdog_ms, timing.watchdog_ms));
     CHECK(timing.holder_ms < timing.grantor_ms);
     *ret_timing = timing;
     return 0;
 }
 
-uint32_t timing_feed_lead_ms(const struct timing *timing, uint32_t watchdog_ms)
+uint32_t timing_feed_lead_ms(uint32_t wanted_watchdog_ms, uint32_t armed_watchdog_ms)
 {
-    return smaller(watchdog_ms / 2, timing->lease_ms / 5);
+    return smaller(wanted_watchdog_ms, armed_watchdog_ms) / 2;
 }
 
 uint32_t timing_proof_ms(const struct timing *timing, uint32_t watchdog_ms)
 {
     CHECK(watchdog_ms > 0 && watchdog_ms <= timing_watchdog_max_ms(timing));
-    uint32_t lead_ms = timing_feed_lead_ms(timing, watchdog_ms);
+    uint32_t lead_ms = timing_feed_lead_ms(timing->watchdog_ms, watchdog_ms);
     return timing->grantor_ms + stretched(2 * (uint64_t)watchdog_ms - lead_ms) +
            timing->margin_ms;
 }
@@ -92,7 +93,7 @@ void timing_print(const struct timing *timing, char *text, unsigned size)
         {"grantor_ms", timing->grantor_ms},
         {"watchdog_ms", timing->watchdog_ms},
         {"feed_ms", timing->feed_ms},
-        {"feed_lead_ms", timing_feed_lead_ms(timing, timing->watchdog_ms)},
+        {"feed_lead_ms", timing_feed_lead_ms(timing->watchdog_ms, timing->watchdog_ms)},
         {"freeze_grace_ms", timing->freeze_grace_ms},
         {"margin_ms", timing->margin_ms},
         {"proof_ms", timing_proof_ms(timing, timing->watchdog_ms)},

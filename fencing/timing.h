@@ -11,7 +11,7 @@
 struct error;
 
 #define TIMING_LEASE_MS_DEFAULT 5000u
-#define TIMING_LEASE_MS_MIN     1000u
+#define TIMING_LEASE_MS_MIN     2000u
 #define TIMING_LEASE_MS_MAX     60000u
 #define TIMING_DRIFT_PPM        10000u /* two clocks of hosts differ by less than 1 % */
 
@@ -47,7 +47,7 @@ void timing_print(const struct timing *timing, char *text, unsigned size);
  * It leaves the VMMs freeze_grace_ms after the deadline, and pays for a keeper that
  * stalls between its look at the clock and its feed.
  */
-uint32_t timing_feed_lead_ms(const struct timing *timing, uint32_t watchdog_ms);
+uint32_t timing_feed_lead_ms(uint32_t wanted_watchdog_ms, uint32_t armed_watchdog_ms);
 /* Silence (since the leader's last answer, or its term's start) after which lease and
  * watchdog have both run out. `watchdog_ms` must be in 1..timing_watchdog_max_ms(): ask
  * before, if it came from elsewhere. */

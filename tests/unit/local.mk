@@ -35,8 +35,15 @@ tests_unit_test_frame_LDADD = proto/libproto.a base/libbase.a $(ZLIB_LIBS) $(UNI
 
 # ---- fencing ----
 check_PROGRAMS += tests/unit/test_timing
-tests_unit_test_timing_SOURCES = tests/unit/test_timing.c
+tests_unit_test_timing_SOURCES = tests/unit/test_timing.c tests/unit/unit.h
 tests_unit_test_timing_LDADD = fencing/libfencing.a base/libbase.a $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_keeper_policy
+tests_unit_test_keeper_policy_SOURCES = tests/unit/test_keeper_policy.c tests/unit/unit.h
+tests_unit_test_keeper_policy_LDADD = fencing/libfencing.a proto/libproto.a base/libbase.a \
+	$(PROTOBUF_C_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_watchdog_device
+tests_unit_test_watchdog_device_SOURCES = tests/unit/test_watchdog_device.c tests/unit/unit.h
+tests_unit_test_watchdog_device_LDADD = fencing/libfencing.a base/libbase.a $(UNIT_LIBS)
 
 # ---- vmm ----
 

@@ -20,7 +20,7 @@ static void test_lease_outside_of_its_bounds_is_refused(void **state)
     struct error err = {0};
     assert_int_equal(timing_from_lease(TIMING_LEASE_MS_MIN - 1, &timing, &err),
                      DROVER_EBADINPUT);
-    assert_non_null(strstr(err.text, "1000 to 60000"));
+    assert_non_null(strstr(err.text, "2000 to 60000"));
     assert_int_equal(timing_from_lease(TIMING_LEASE_MS_MAX + 1, &timing, &err),
                      DROVER_EBADINPUT);
     assert_int_equal(timing.lease_ms, 77);
@@ -45,7 +45,7 @@ static void test_watchdog_fires_before_the_proof(void **state)
         for (uint32_t watchdog = 1000; watchdog <= timing_watchdog_max_ms(&timing);
              watchdog += 1000) {
             double deadline = timing.holder_ms / 0.99;
-            double lead = timing_feed_lead_ms(&timing, watchdog);
+            double lead = timing_feed_lead_ms(timing.watchdog_ms, watchdog);
             double reset = deadline + (2.0 * watchdog - lead) / 0.99;
             assert_true(reset < timing_proof_ms(&timing, watchdog));
         }
@@ -67,7 +67,7 @@ static void test_frozen_in_time_means_no_reset(void **state)
 {
     for (uint32_t lease = TIMING_LEASE_MS_MIN; lease <= TIMING_LEASE_MS_MAX; lease += 7) {
         struct timing timing = table(lease);
-        uint32_t lead = timing_feed_lead_ms(&timing, timing.watchdog_ms);
+        uint32_t lead = timing_feed_lead_ms(timing.watchdog_ms, timing.watchdog_ms);
         /* Last feed unasked at the earliest lead + feed before the deadline. */
         assert_true(timing.freeze_grace_ms + lead + timing.feed_ms <= timing.watchdog_ms);
         assert_true(timing.freeze_grace_ms >= 3 * timing.feed_ms);
