@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hosts' root image, made from Debian packages and kept in a cache by its inputs' hash.
 
-An image is a folder: root.ext4, vmlinuz, version, busybox and modules/ (the few modules that
-the two initramfs need, in loading order, listed in modules.list)."""
+An image is a folder: root.ext4, vmlinuz, version, busybox and, for the initramfs of hosts and of
+their guests, host-modules/ and guest-modules/ with a list in loading order."""
 import glob
 import gzip
 import hashlib
@@ -14,11 +14,13 @@ import subprocess
 from . import paths
 from .paths import LabError
 
-RECIPE = "1"  # grows whenever this file makes a different image of the same packages
+RECIPE = "2"  # grows whenever this file makes a different image of the same packages
 # Only what the lab's hosts need beside deploy/packages/host.
 EXTRA_PACKAGES = ["systemd-sysv", "busybox-static", "procps"]
-BOOT_MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console",
-                "ext4", "overlay"]
+VIRTIO_MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console"]
+BOOT_MODULES = {"host": [*VIRTIO_MODULES, "crc32c_generic", "ext4", "overlay"],
+                # `button` and `evdev`: the power button, as a key.
+                "guest": [*VIRTIO_MODULES, "button", "evdev"]}
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
@@ -62,7 +64,7 @@ def _sources():
 
 def _key():
     digest = hashlib.sha256()
-    for part in [RECIPE, release(), *_host_packages(), *_sources(), *BOOT_MODULES]:
+    for part in [RECIPE, release(), *_host_packages(), *_sources(), str(BOOT_MODULES)]:
         digest.update(part.encode() + b"\n")
     with open(os.path.join(paths.LAB_DIR, "image-kernel"), "rb") as f:
         digest.update(f.read())
@@ -96,8 +98,9 @@ def _bootstrap(root, log):
     _run(command + _sources(), log)
 
 
-def _module_order(tree):
-    """Paths of BOOT_MODULES and what they depend on, each after what it needs."""
+def _module_order(tree, wanted):
+    """Paths of the wanted modules and what they depend on, each after what it needs. Those
+    that this kernel has built in are left out."""
     depends = {}
     with open(os.path.join(tree, "modules.dep"), encoding="ascii") as f:
         for line in f:
@@ -112,18 +115,16 @@ def _module_order(tree):
         if path not in order:
             order.append(path)
 
-    # crc32c is what ext4 asks the crypto layer for by name, which modules.dep doesn't show.
-    for name in ["crc32c_generic", *BOOT_MODULES]:
+    for name in wanted:
         if name in by_name:
             add(by_name[name])
     return order
 
 
-def _copy_modules(root, version, target):
-    tree = os.path.join(root, "lib", "modules", version)
-    os.makedirs(os.path.join(target, "modules"))
+def _copy_modules(tree, wanted, target):
+    os.makedirs(target)
     names = []
-    for path in _module_order(tree):
+    for path in _module_order(tree, wanted):
         with open(os.path.join(tree, path), "rb") as f:
             data = f.read()
         if path.endswith(".xz"):
@@ -131,9 +132,9 @@ def _copy_modules(root, version, target):
         elif path.endswith(".gz"):
             data = gzip.decompress(data)
         names.append(os.path.basename(path).split(".ko")[0] + ".ko")
-        with open(os.path.join(target, "modules", names[-1]), "wb") as f:
+        with open(os.path.join(target, names[-1]), "wb") as f:
             f.write(data)
-    with open(os.path.join(target, "modules.list"), "w", encoding="ascii") as f:
+    with open(os.path.join(target, "list"), "w", encoding="ascii") as f:
         f.write("".join(name + "\n" for name in names))
 
 
@@ -145,7 +146,9 @@ def _make(target, log):
     shutil.copy(os.path.join(root, "boot", f"vmlinuz-{version}"), os.path.join(target, "vmlinuz"))
     shutil.copy(os.path.join(root, "boot", "version"), os.path.join(target, "version"))
     shutil.copy(os.path.join(root, "bin", "busybox"), os.path.join(target, "busybox"))
-    _copy_modules(root, version, target)
+    for use, wanted in BOOT_MODULES.items():
+        _copy_modules(os.path.join(root, "lib", "modules", version), wanted,
+                      os.path.join(target, f"{use}-modules"))
     for waste in ("boot", "var/lib/apt", "var/cache", "usr/share/zoneinfo"):
         for path in glob.glob(os.path.join(root, waste, "*")):
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
@@ -187,7 +190,7 @@ def compiled(source):
     target = os.path.join(paths.cache_dir(), f"{name}-{key}")
     if not os.path.exists(target):
         work = f"{target}.{os.getpid()}.{os.urandom(2).hex()}"
-        done = subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-static",
+        done = subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-pthread",
                                "-o", work, source], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise LabError(f"cannot build {source}: {done.stderr.strip()}")

@@ -62,23 +62,30 @@ class Archive:
                 f.write(part)
 
 
-def _base(image_dir):
+def _base(image_dir, use):
     archive = Archive()
     for folder in ("dev", "proc", "sys", "run", "tmp", "root"):
         archive.folder(folder)
     archive.add_file("bin/busybox", os.path.join(image_dir, "busybox"), 0o755)
     archive.link("bin/sh", "busybox")
-    archive.add_file("modules.list", os.path.join(image_dir, "modules.list"))
-    archive.add_tree("modules", os.path.join(image_dir, "modules"))
+    archive.add_tree("modules", os.path.join(image_dir, f"{use}-modules"))
+    archive.add_file("init", os.path.join(paths.LAB_DIR, f"{use}-init"), 0o755)
     return archive
 
 
 def write_host(image_dir, path):
     """The hosts': mounts the root with an overlay, adds what tests/lab/hostfs holds, and goes on
     to systemd."""
-    archive = _base(image_dir)
-    archive.add_file("init", os.path.join(paths.LAB_DIR, "host-init"), 0o755)
+    archive = _base(image_dir, "host")
     archive.add_tree("hostfs", os.path.join(paths.LAB_DIR, "hostfs"))
     archive.add_file("hostfs/usr/lib/drover-lab/agent",
                      image.compiled(os.path.join(paths.LAB_DIR, "agent.c")), 0o755)
+    archive.write(path)
+
+
+def write_guest(image_dir, path):
+    """The guests': recordd, on a stock kernel."""
+    archive = _base(image_dir, "guest")
+    archive.add_file("bin/recordd",
+                     image.compiled(os.path.join(paths.TOP_DIR, "tests", "guests", "recordd.c")))
     archive.write(path)

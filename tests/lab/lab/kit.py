@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 
-from . import paths
+from . import initrd, paths
 
 PROGRAMS = ["droverd", "drover", "drover-vmm"]
 
@@ -30,6 +30,7 @@ def write(image_dir, target):
             subprocess.run(["strip", "--strip-debug", f"{work}/bin/{name}"], check=False,
                            stderr=subprocess.DEVNULL)
         shutil.copy(f"{image_dir}/vmlinuz", f"{work}/guest/vmlinuz")
+        initrd.write_guest(image_dir, f"{work}/guest/initrd")
         size_mib = 16 + 2 * sum(os.path.getsize(os.path.join(folder, name)) >> 20
                                 for folder, _, names in os.walk(work) for name in names)
         subprocess.run(["mke2fs", "-qF", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", work,
