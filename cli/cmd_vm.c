@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* drover vm: list, show, start, stop, kill, pause, resume, migrate, cancel, delete. */
+#include "cli/cmd_vm.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/id.h"
+#include "cli/table.h"
+#include "cli/vm_wait.h"
+
+#define MIGRATION_WAIT_S 3600u
+
+enum {
+    OPTION_TO = 1,
+    OPTION_MAX_DOWNTIME,
+    OPTION_DEADLINE,
+    OPTION_NO_WAIT,
+    OPTION_TIMEOUT
+};
+
+static int table_vms(const json_t *vms)
+{
+    static const char *const titles[] = {"NAME",   "STATE", "HOST",   "EPOCH", "CPUS",
+                                         "MEMORY", "HA",    "REASON", NULL};
+    struct table *table = table_create(titles);
+    if (table == NULL) {
+        return cli_fail("out of memory");
+    }
+    size_t index;
+    json_t *vm;
+    int failed = 0;
+    json_array_foreach(vms, index, vm)
+    {
+        const json_t *spec = json_object_get(vm, "spec");
+        const char *reason = cli_text(vm, "reason");
+        failed |= table_cell(table, "%s", cli_text(vm, "name"));
+        failed |= table_cell(table, "%s", cli_text(vm, "state"));
+        failed |= table_cell(table, "%s", cli_text(vm, "host"));
+        failed |= table_cell(table, "%" PRIu64, cli_number(vm, "epoch"));
+        failed |= table_cell(table, "%" PRIu64, cli_number(spec, "cpus"));
+        failed |= table_cell(table, "%s", cli_text(spec, "memory"));
+        failed |= table_cell(table, "%s",
+                             json_is_true(json_object_get(spec, "ha")) ? "yes" : "no");
+        failed |= table_cell(table, "%s", strcmp(reason, "-") == 0 ? "" : reason);
+    }
+    if (failed == 0) {
+        table_print(table, stdout);
+    }
+    table_free(table);
+    return failed == 0 ? CLI_OK : cli_fail("out of memory");
+}
+
+static int run_list(struct cli *cli, int argc, char **argv)
+{
+    if (argc > 1) {
+        return cli_usage("vm list", "what is %s?", argv[1]);
+    }
+    json_t *answer = NULL;
+    int status = cli_call(cli, "GET", NULL, &answer, "/vms");
+    if (status != CLI_OK) {
+        return status;
+    }
+    if (cli->json) {
+        cli_print_json(answer);
+    } else {
+        status = table_vms(json_object_get(answer, "vms"));
+    }
+    json_decref(answer);
+    return status;
+}
+
+static void print_spec(const json_t *spec)
+{
+    size_t index;
+    json_t *item;
+    (void)printf("memory    %s\n", cli_text(spec, "memory"));
+    (void)printf("CPUs      %" PRIu64 "\n", cli_number(spec, "cpus"));
+    (void)printf("HA        %s\n",
+                 json_is_true(json_object_get(spec, "ha")) ? "yes" : "no");
+    if (strcmp(cli_text(spec, "firmware"), "-") != 0) {
+        (void)printf("firmware  %s\n", cli_text(spec, "firmware"));
+    } else {
+        (void)printf("kernel    %s\n", cli_text(spec, "kernel"));
+        (void)printf("initrd    %s\n", cli_text(spec, "initrd"));
+        (void)printf("cmdline   %s\n", cli_text(spec, "cmdline"));
+    }
+    json_array_foreach(json_object_get(spec, "disks"), index, item)
+    {
+        (void)printf("disk      %s%s%s\n", cli_text(item, "path"),
+                     json_is_true(json_object_get(item, "readonly")) ? ", read-only" : "",
+                     json_is_true(json_object_get(item, "direct")) ? ", direct" : "");
+    }
+    json_array_foreach(json_object_get(spec, "nics"), index, item)
+    {
+        (void)printf("network   bridge %s, %s\n", cli_text(item, "bridge"),
+                     cli_text(item, "mac"));
+    }
+}
+
+static void print_figures(const json_t *figures, const char *title)
+{
+    char sent[CLI_SIZE_SIZE];
+    (void)printf(
+        "%s total %" PRIu64 " ms, downtime %.1f ms (predicted %.1f ms), %s sent, %" PRIu64
+        " rounds\n",
+        title, cli_number(figures, "total_ms"),
+        json_number_value(json_object_get(figures, "downtime_ms")),
+        json_number_value(json_object_get(figures, "predicted_downtime_ms")),
+        cli_size(cli_number(figures, "bytes_sent"), sent), cli_number(figures, "rounds"));
+}
+
+int cli_vm_show_answer(struct cli *cli, const json_t *vm)
+{
+    if (cli->json) {
+        cli_print_json(vm);
+        return CLI_OK;
+    }
+    (void)printf("name      %s (id %" PRIu64 ")\n", cli_text(vm, "name"),
+                 cli_number(vm, "id"));
+    (void)printf("state     %s, wanted %s\n", cli_text(vm, "state"),
+                 cli_text(vm, "wanted"));
+    if (strcmp(cli_text(vm, "reason"), "-") != 0) {
+        (void)printf("reason    %s\n", cli_text(vm, "reason"));
+    }
+    (void)printf("host      %s, epoch %" PRIu64 "\n", cli_text(vm, "host"),
+                 cli_number(vm, "epoch"));
+    print_spec(json_object_get(vm, "spec"));
+    const json_t *migration = json_object_get(vm, "migration");
+    if (json_is_object(migration)) {
+        (void)printf("migration %s -> %s, %s, %" PRIu64 " %%\n",
+                     cli_text(migration, "source"), cli_text(migration, "target"),
+                     cli_text(migration, "phase"),
+                     cli_number(migration, "progress_percent"));
+    }
+    const json_t *figures = json_object_get(vm, "last_migration");
+    if (json_is_object(figures)) {
+        print_figures(figures, "last move");
+    }
+    return CLI_OK;
+}
+
+static int check_name(const char *verb, int argc, char **argv, int index)
+{
+    if (index + 1 != argc || !id_name_valid(argv[index])) {
+        return cli_usage(verb, "give the name of one VM (`drover vm list`)");
+    }
+    return CLI_OK;
+}
+
+static int run_show(struct cli *cli, int argc, char **argv)
+{
+    int status = check_name("vm show", argc, argv, 1);
+    json_t *vm = NULL;
+    if (status == CLI_OK) {
+        status = cli_call(cli, "GET", NULL, &vm, "/vms/%s", argv[1]);
+    }
+    if (status == CLI_OK) {
+        status = cli_vm_show_answer(cli, vm);
+    }
+    json_decref(vm);
+    return status;
+}
+
+/* One of the actions without a body: posts it, waits for `state`, shows the VM. */
+static int act(struct cli *cli, int argc, char **argv, const char *action,
+               const char *state)
+{
+    static const struct option known[] = {
+        {"no-wait", no_argument, NULL, OPTION_NO_WAIT},
+        {"timeout", required_argument, NULL, OPTION_TIMEOUT},
+        {NULL, 0, NULL, 0},
+    };
+    uint64_t timeout_s = CLI_WAIT_S_DEFAULT;
+    bool wait = true;
+    int option;
+    while ((option = getopt_long(argc, argv, ":", known, NULL)) != -1) {
+        if (option == OPTION_NO_WAIT) {
+            wait = false;
+        } else if (option != OPTION_TIMEOUT) {
+            return cli_bad_option(action, argv, option);
+        } else if (cli_parse_number(action, "--timeout", optarg, 1, 86400, &timeout_s) !=
+                   CLI_OK) {
+            return CLI_USAGE;
+        }
+    }
+    int status = check_name(action, argc, argv, optind);
+    if (status != CLI_OK) {
+        return status;
+    }
+    json_t *vm = NULL;
+    status = cli_call(cli, "POST", NULL, &vm, "/vms/%s/%s", argv[optind], action);
+    if (status == CLI_OK && wait) {
+        status = vm_wait_state(cli, argv[optind], state, (unsigned)timeout_s, &vm);
+    }
+    if (status == CLI_OK) {
+        status = cli_vm_show_answer(cli, vm);
+    }
+    json_decref(vm);
+    return status;
+}
+
+static int run_start(struct cli *cli, int argc, char **argv)
+{
+    return act(cli, argc, argv, "start", "running");
+}
+
+static int run_stop(struct cli *cli, int argc, char **argv)
+{
+    return act(cli, argc, argv, "stop", "stopped");
+}
+
+static int run_kill(struct cli *cli, int argc, char **argv)
+{
+    return act(cli, argc, argv, "kill", "stopped");
+}
+
+static int run_pause(struct cli *cli, int argc, char **argv)
+{
+    return act(cli, argc, argv, "pause", "paused");
+}
+
+static int run_resume(struct cli *cli, int argc, char **argv)
+{
+    return act(cli, argc, argv, "resume", "running");
+}
+
+struct migrate_options {
+    json_t *body;
+    bool wait;
+    uint64_t timeout_s;
+};
+
+static int parse_migrate(int argc, char **argv, struct migrate_options *options)
+{
+    static const char verb[] = "vm migrate";
+    static const struct option known[] = {
+        {"to", required_argument, NULL, OPTION_TO},
+        {"target", required_argument, NULL, OPTION_TO},
+        {"max-downtime", required_argument, NULL, OPTION_MAX_DOWNTIME},
+        {"deadline", required_argument, NULL, OPTION_DEADLINE},
+        {"no-wait", no_argument, NULL, OPTION_NO_WAIT},
+        {"timeout", required_argument, NULL, OPTION_TIMEOUT},
+        {NULL, 0, NULL, 0},
+    };
+    uint64_t number = 0;
+    int status = CLI_OK;
+    int option;
+    while (status == CLI_OK &&
+           (option = getopt_long(argc, argv, ":", known, NULL)) != -1) {
+        const char *key = option == OPTION_DEADLINE ? "deadline_s" : "max_downtime_ms";
+        switch (option) {
+        case OPTION_TO:
+            status = id_name_valid(optarg)
+                         ? CLI_OK
+                         : cli_usage(verb, "--to takes the name of a host");
+            if (status == CLI_OK &&
+                json_object_set_new(options->body, "target", json_string(optarg)) != 0) {
+                status = cli_fail("out of memory");
+            }
+            break;
+        case OPTION_MAX_DOWNTIME:
+        case OPTION_DEADLINE:
+            status = cli_parse_number(
+                verb, option == OPTION_DEADLINE ? "--deadline" : "--max-downtime", optarg,
+                1, UINT32_MAX, &number);
+            if (status == CLI_OK &&
+                json_object_set_new(options->body, key,
+                                    json_integer((json_int_t)number)) != 0) {
+                status = cli_fail("out of memory");
+            }
+            break;
+        case OPTION_NO_WAIT:
+            options->wait = false;
+            break;
+        case OPTION_TIMEOUT:
+            status = cli_parse_number(verb, "--timeout", optarg, 1, 86400,
+                                      &options->timeout_s);
+            break;
+        default:
+            return cli_bad_option(verb, argv, option);
+        }
+    }
+    return status != CLI_OK ? status : check_name(verb, argc, argv, optind);
+}
+
+static int run_migrate(struct cli *cli, int argc, char **argv)
+{
+    struct migrate_options options = {
+        .body = json_object(), .wait = true, .timeout_s = MIGRATION_WAIT_S};
+    int status = parse_migrate(argc, argv, &options);
+    if (status != CLI_OK) {
+        json_decref(options.body);
+        return status;
+    }
+    const char *name = argv[optind];
+    json_t *before = NULL, *vm = NULL;
+    status = cli_call(cli, "POST", options.body, &before, "/vms/%s/migrate", name);
+    if (status == CLI_OK && options.wait) {
+        status = vm_wait_migration(cli, name, before, (unsigned)options.timeout_s, &vm);
+        const json_t *figures = json_object_get(vm, "last_migration");
+        if (status == CLI_OK && !cli->json) {
+            (void)printf("%s moved from %s to %s\n", name, cli_text(before, "host"),
+                         cli_text(vm, "host"));
+            print_figures(figures, "         ");
+        }
+    }
+    if (status == CLI_OK && (cli->json || !options.wait)) {
+        status = cli_vm_show_answer(cli, options.wait ? vm : before);
+    }
+    json_decref(before);
+    json_decref(vm);
+    return status;
+}
+
+static int simple(struct cli *cli, int argc, char **argv, const char *verb,
+                  const char *method, const char *action, const char *done)
+{
+    int status = check_name(verb, argc, argv, 1);
+    json_t *vm = NULL;
+    if (status == CLI_OK) {
+        status = cli_call(cli, method, NULL, &vm, "/vms/%s%s", argv[1], action);
+    }
+    if (status == CLI_OK && cli->json) {
+        cli_print_json(vm);
+    } else if (status == CLI_OK) {
+        (void)printf("%s %s\n", done, argv[1]);
+    }
+    json_decref(vm);
+    return status;
+}
+
+static int run_cancel(struct cli *cli, int argc, char **argv)
+{
+    return simple(cli, argc, argv, "vm cancel", "POST", "/cancel",
+                  "cancelling the migration of");
+}
+
+static int run_delete(struct cli *cli, int argc, char **argv)
+{
+    return simple(cli, argc, argv, "vm delete", "DELETE", "", "deleted");
+}
+
+#define WAIT_HELP                                                                        \
+    "\n  --no-wait          do not wait for it\n  --timeout SECONDS  how long to wait "  \
+    "(default 120)\n"
+
+static const struct cli_command commands[] = {
+    {"create", cli_vm_create, "describes a VM and starts it", cli_vm_create_help},
+    {"apply", cli_vm_apply, "creates the VM that a YAML file describes",
+     cli_vm_apply_help},
+    {"list", run_list, "all VMs", "usage: drover vm list [--json]\n"},
+    {"show", run_show, "one VM", "usage: drover vm show VM [--json]\n"},
+    {"start", run_start, "starts a stopped VM",
+     "usage: drover vm start VM [--no-wait] [--timeout SECONDS]\n" WAIT_HELP},
+    {"stop", run_stop,
+     "presses the power button; ends it after 60 s if the guest has not",
+     "usage: drover vm stop VM [--no-wait] [--timeout SECONDS]\n" WAIT_HELP},
+    {"kill", run_kill, "ends a VM at once, like pulling its plug",
+     "usage: drover vm kill VM [--no-wait] [--timeout SECONDS]\n" WAIT_HELP},
+    {"pause", run_pause, "holds a VM where it stands",
+     "usage: drover vm pause VM [--no-wait] [--timeout SECONDS]\n" WAIT_HELP},
+    {"resume", run_resume, "lets a paused VM go on",
+     "usage: drover vm resume VM [--no-wait] [--timeout SECONDS]\n" WAIT_HELP},
+    {"migrate", run_migrate, "moves a running VM to another host",
+     "usage: drover vm migrate VM [--to HOST] [--max-downtime MS] [--deadline SECONDS] "
+     "[--no-wait] [--timeout SECONDS]\n"
+     "\n"
+     "  --to HOST          where to; else the cluster chooses\n"
+     "  --max-downtime MS  the longest pause that the guest may see\n"
+     "  --deadline S       how long the whole move may take\n"
+     "  --no-wait          do not wait for the end\n"
+     "\n"
+     "Shows progress on a terminal. Ctrl-C cancels the move: the VM runs on where it "
+     "was.\n"},
+    {"cancel", run_cancel, "cancels a migration that is under way",
+     "usage: drover vm cancel VM\n"},
+    {"delete", run_delete, "forgets a stopped VM; its disks are not touched",
+     "usage: drover vm delete VM\n"},
+    {NULL, NULL, NULL, NULL},
+};
+
+const struct cli_noun *cli_vm_noun(void)
+{
+    static const struct cli_noun noun = {"vm", "virtual machines", commands};
+    return &noun;
+}

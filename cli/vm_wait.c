@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Waiting until the cluster has done what was asked of a VM. */
+#include "cli/vm_wait.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "cli/cli.h"
+
+#define POLL_MS 200u
+#define PATIENCE_MS                                                                      \
+    10000u /* so long may a VM be without owner, or failing, before that is the answer   \
+            */
+
+static int poll_vm(struct cli *cli, const char *name, json_t **vm)
+{
+    json_t *next = NULL;
+    int status = cli_call(cli, "GET", NULL, &next, "/vms/%s", name);
+    if (status == CLI_OK) {
+        json_decref(*vm);
+        *vm = next;
+    }
+    return status;
+}
+
+static bool is_stuck(const char *state)
+{
+    return strcmp(state, "failed") == 0 || strcmp(state, "unowned") == 0;
+}
+
+int vm_wait_state(struct cli *cli, const char *name, const char *state,
+                  unsigned timeout_s, json_t **ret_vm)
+{
+    uint64_t start_ms = clock_now_ms();
+    uint64_t stuck_since_ms = 0;
+    for (;;) {
+        int status = poll_vm(cli, name, ret_vm);
+        if (status != CLI_OK) {
+            return status;
+        }
+        const char *now = cli_text(*ret_vm, "state");
+        uint64_t now_ms = clock_now_ms();
+        if (strcmp(now, state) == 0) {
+            return CLI_OK;
+        }
+        stuck_since_ms = !is_stuck(now)        ? 0
+                         : stuck_since_ms == 0 ? now_ms
+                                               : stuck_since_ms;
+        bool has_reason = strcmp(cli_text(*ret_vm, "reason"), "-") != 0;
+        if (stuck_since_ms != 0 && ((strcmp(now, "failed") == 0 && has_reason) ||
+                                    now_ms - stuck_since_ms > PATIENCE_MS)) {
+            return cli_fail("%s is %s: %s", name, now, cli_text(*ret_vm, "reason"));
+        }
+        if (now_ms - start_ms > timeout_s * MS_PER_S) {
+            return cli_fail(
+                "%s is still %s after %u s (%s): `drover events --vm %s` tells more",
+                name, now, timeout_s, cli_text(*ret_vm, "reason"), name);
+        }
+        (void)cli_sleep_ms(POLL_MS);
+    }
+}
+
+static void show_progress(const json_t *migration)
+{
+    char rate[CLI_SIZE_SIZE], dirty[CLI_SIZE_SIZE], left[CLI_SIZE_SIZE];
+    (void)fprintf(stderr,
+                  "\r%-10s round %" PRIu64 "  %3" PRIu64
+                  " %%  %s left  %s/s, guest writes %s/s   ",
+                  cli_text(migration, "phase"), cli_number(migration, "round"),
+                  cli_number(migration, "progress_percent"),
+                  cli_size(cli_number(migration, "bytes_remaining"), left),
+                  cli_size(cli_number(migration, "bytes_per_second"), rate),
+                  cli_size(cli_number(migration, "dirty_bytes_per_second"), dirty));
+}
+
+/* Why the last migration of this VM was aborted, from the events. */
+static int tell_abort(struct cli *cli, const char *name, const json_t *vm)
+{
+    json_t *answer = NULL;
+    if (cli_call(cli, "GET", NULL, &answer, "/events?vm=%s&limit=50", name) != CLI_OK) {
+        return CLI_FAIL;
+    }
+    const char *why = "its reason is no longer among the events";
+    size_t index;
+    json_t *event;
+    json_array_foreach(json_object_get(answer, "events"), index, event)
+    {
+        if (strcmp(cli_text(event, "kind"), "migration.aborted") == 0) {
+            why = cli_text(event, "text");
+        }
+    }
+    int status = cli_fail("%s was not moved and is %s on %s: %s", name,
+                          cli_text(vm, "state"), cli_text(vm, "host"), why);
+    json_decref(answer);
+    return status;
+}
+
+static int cancel(struct cli *cli, const char *name)
+{
+    json_t *answer = NULL;
+    int status = cli_call(cli, "POST", NULL, &answer, "/vms/%s/cancel", name);
+    json_decref(answer);
+    return status;
+}
+
+int vm_wait_migration(struct cli *cli, const char *name, const json_t *before,
+                      unsigned timeout_s, json_t **ret_vm)
+{
+    uint64_t start_ms = clock_now_ms();
+    const char *target = cli_text(json_object_get(before, "migration"), "target");
+    bool progress = cli_shows_progress(cli), shown = false;
+    cli_catch_interrupt();
+    for (;;) {
+        int status = poll_vm(cli, name, ret_vm);
+        if (status != CLI_OK) {
+            return status;
+        }
+        const json_t *migration = json_object_get(*ret_vm, "migration");
+        if (!json_is_object(migration)) {
+            break;
+        }
+        if (progress) {
+            show_progress(migration);
+            shown = true;
+        }
+        if (clock_now_ms() - start_ms > timeout_s * MS_PER_S) {
+            return cli_fail("%s is still being moved after %u s: look with `drover vm "
+                            "show %s`, end it with `drover vm cancel %s`",
+                            name, timeout_s, name, name);
+        }
+        if (cli_sleep_ms(POLL_MS)) {
+            (void)cancel(cli, name); /* it may be over already: the next look tells */
+        }
+    }
+    if (shown) {
+        (void)fputs("\n", stderr);
+    }
+    bool moved = strcmp(cli_text(*ret_vm, "host"), target) == 0 &&
+                 cli_number(*ret_vm, "epoch") > cli_number(before, "epoch");
+    return moved ? CLI_OK : tell_abort(cli, name, *ret_vm);
+}
