@@ -38,6 +38,7 @@ class Host:
         self.resets, self.history = 0, []
         self._machine = self._agent = None
         self._powered, self._lock = False, threading.RLock()
+        self.is_cut = self._stalled = False
         self.wipe()
 
     def wipe(self):
@@ -58,6 +59,7 @@ class Host:
         with self._lock:
             if self._powered:
                 return
+            self._stalled = False
             self._powered = True
             self._start()
 
@@ -106,6 +108,8 @@ class Host:
                 left = max(1, end - time.monotonic())
                 self.run("while ! ip addr show drover0 2>/dev/null | grep -q 'inet '; "
                          "do sleep 0.1; done", timeout=left)
+                # The times of events are compared with ours.
+                self.run(f"date -s @{time.time():.3f}")
                 return
             if not self._powered:
                 break
@@ -116,12 +120,14 @@ class Host:
 
     def link_cut(self, direction="both"):
         self._say(f"link cut: {direction}")
+        self.is_cut = True
         self.port.cut(direction)
         if direction == "both":
             self._machine.link(False)
 
     def link_restore(self):
         self._say("link restored")
+        self.is_cut = False
         self.port.restore()
         if self._machine:
             self._machine.link(True)
@@ -129,11 +135,21 @@ class Host:
     def stall(self):
         """Its processors stop; its clock goes on, and jumps when they go on."""
         self._say("stall")
+        self._stalled = True
         self._machine.signal(signal.SIGSTOP)
 
     def unstall(self):
         self._say("unstall")
+        self._stalled = False
         self._machine.signal(signal.SIGCONT)
+
+    def heal(self):
+        """Undoes all faults, and switches it on."""
+        if self._stalled and self._machine:
+            self.unstall()
+        if self.is_cut:
+            self.link_restore()
+        self.power_on()
 
     # Commands.
 

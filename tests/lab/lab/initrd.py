@@ -4,7 +4,7 @@ import gzip
 import os
 import stat
 
-from . import image, paths
+from . import image, paths, settings
 
 
 class Archive:
@@ -80,6 +80,9 @@ def write_host(image_dir, path):
     archive.add_tree("hostfs", os.path.join(paths.LAB_DIR, "hostfs"))
     archive.add_file("hostfs/usr/lib/drover-lab/agent",
                      image.compiled(os.path.join(paths.LAB_DIR, "agent.c")), 0o755)
+    archive.add_file("hostfs/etc/systemd/system/droverd.service",
+                     os.path.join(paths.TOP_DIR, "deploy", "systemd", "droverd.service"), 0o644)
+    archive.add("hostfs/etc/drover/droverd.conf", settings.droverd_conf().encode())
     archive.write(path)
 
 

@@ -21,6 +21,13 @@ def programs():
     return found
 
 
+def require_all():
+    missing = [name for name in PROGRAMS if name not in programs()]
+    if missing:
+        raise paths.LabError(f"no {', '.join(missing)} in {paths.build_dir()}: build first, or say "
+                             "where with DROVER_LAB_BUILD")
+
+
 def write(image_dir, target):
     with tempfile.TemporaryDirectory(dir=os.path.dirname(target)) as work:
         os.makedirs(f"{work}/bin")

@@ -28,7 +28,9 @@ def run_root():
 
 def build_dir():
     """The folder with droverd, drover and drover-vmm; DROVER_LAB_BUILD names another."""
-    return os.environ.get("DROVER_LAB_BUILD", os.path.join(TOP_DIR, "build"))
+    separate = os.path.join(TOP_DIR, "build")
+    default = separate if os.path.isdir(separate) else TOP_DIR
+    return os.path.abspath(os.environ.get("DROVER_LAB_BUILD", default))
 
 
 def accelerated():
