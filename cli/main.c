@@ -205,7 +205,7 @@ int main(int argc, char **argv)
         return cli_fail("%s", err.text);
     }
     int first = optind;
-    optind = 1; /* each command reads its own options */
+    optind = 0; /* each command reads its own options, in any order (getopt starts anew) */
     status = run_command(&cli, argc - first, argv + first);
     client_free(cli.client);
     if (fflush(stdout) != 0 && status == CLI_OK) {

@@ -52,3 +52,19 @@ tests_unit_test_watchdog_device_LDADD = fencing/libfencing.a base/libbase.a $(UN
 # ---- node-agent ----
 
 # ---- cli ----
+check_PROGRAMS += tests/unit/test_cli
+tests_unit_test_cli_SOURCES = tests/unit/test_cli.c
+tests_unit_test_cli_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_cli_LDADD = cli/libcli.a base/libbase.a $(CURL_LIBS) $(JANSSON_LIBS) $(FYAML_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_table
+tests_unit_test_table_SOURCES = tests/unit/test_table.c
+tests_unit_test_table_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_table_LDADD = cli/libcli.a base/libbase.a $(CURL_LIBS) $(JANSSON_LIBS) $(FYAML_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_vm_file
+tests_unit_test_vm_file_SOURCES = tests/unit/test_vm_file.c
+tests_unit_test_vm_file_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_vm_file_LDADD = cli/libcli.a base/libbase.a $(CURL_LIBS) $(JANSSON_LIBS) $(FYAML_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_vm_spec
+tests_unit_test_vm_spec_SOURCES = tests/unit/test_vm_spec.c
+tests_unit_test_vm_spec_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_vm_spec_LDADD = cli/libcli.a base/libbase.a $(CURL_LIBS) $(JANSSON_LIBS) $(FYAML_LIBS) $(UNIT_LIBS)
