@@ -128,7 +128,7 @@ static int parse_error(const char *path, struct fy_diag *diag, struct error *err
     if (first == NULL) {
         return error_set(err, DROVER_EBADINPUT, "%s: is no YAML", path);
     }
-    return error_set(err, DROVER_EBADINPUT, "%s:%d: %s", path, first->line + 1,
+    return error_set(err, DROVER_EBADINPUT, "%s:%d: %s", path, first->line,
                      first->msg);
 }
 
