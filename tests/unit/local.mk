@@ -68,3 +68,7 @@ check_PROGRAMS += tests/unit/test_vm_spec
 tests_unit_test_vm_spec_SOURCES = tests/unit/test_vm_spec.c
 tests_unit_test_vm_spec_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_unit_test_vm_spec_LDADD = cli/libcli.a base/libbase.a $(CURL_LIBS) $(JANSSON_LIBS) $(FYAML_LIBS) $(UNIT_LIBS)
+
+# ---- the tree itself ----
+check_SCRIPTS += tests/unit/test_includes
+EXTRA_DIST += tests/unit/test_includes tests/tidy
