@@ -1,1 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+noinst_LIBRARIES += consensus/libconsensus.a
+consensus_libconsensus_a_SOURCES = \
+	consensus/apply.h \
+	consensus/apply_host.c \
+	consensus/apply_loss.c \
+	consensus/apply_migration.c \
+	consensus/apply_step.c consensus/apply_step.h \
+	consensus/apply_token.c \
+	consensus/apply_vm.c \
+	consensus/cluster_state.c consensus/cluster_state.h \
+	consensus/cluster_valid.c \
+	consensus/placement.c consensus/placement.h \
+	consensus/text.c \
+	consensus/vm_spec.c
+consensus_libconsensus_a_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS)

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The handlers of the commands: one per member of Command. Each judges the command against the
+ * state and either refuses it (step_refuse(), or -ENOMEM) or edits the step. Internal to consensus/.
+ */
+#ifndef DROVER_CONSENSUS_APPLY_H
+#define DROVER_CONSENSUS_APPLY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "proto/cluster.pb-c.h"
+
+struct apply_step;
+struct error;
+
+int apply_cluster_init(struct apply_step *step, const Drover__ClusterInit *order);
+int apply_token_create(struct apply_step *step, const Drover__TokenCreate *order);
+int apply_host_add(struct apply_step *step, const Drover__HostAdd *order);
+int apply_host_up(struct apply_step *step, const Drover__HostUp *order);
+int apply_host_dead(struct apply_step *step, const Drover__HostDead *order);
+int apply_host_remove(struct apply_step *step, const Drover__HostRemove *order);
+int apply_host_drain(struct apply_step *step, const Drover__HostDrain *order);
+int apply_vm_create(struct apply_step *step, const Drover__VmCreate *order);
+int apply_vm_set_wanted(struct apply_step *step, const Drover__VmSetWanted *order);
+int apply_vm_delete(struct apply_step *step, const Drover__VmDelete *order);
+int apply_vm_assign(struct apply_step *step, const Drover__VmAssign *order);
+int apply_vm_started(struct apply_step *step, const Drover__VmStarted *order);
+int apply_vm_stopped(struct apply_step *step, const Drover__VmStopped *order);
+int apply_vm_problem(struct apply_step *step, const Drover__VmProblem *order);
+int apply_migration_begin(struct apply_step *step, const Drover__MigrationBegin *order);
+int apply_migration_ready(struct apply_step *step, const Drover__MigrationReady *order);
+int apply_migration_cancel(struct apply_step *step, const Drover__MigrationCancel *order);
+int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *order);
+int apply_migration_abort(struct apply_step *step, const Drover__MigrationAbort *order);
+int apply_event_add(struct apply_step *step, const Drover__EventAdd *order);
+
+/* Shared by the handlers. */
+
+/* The host may take part: a member, UP, and this is the current run of its agent. */
+int apply_check_speaker(struct apply_step *step, uint64_t host_id, const char *incarnation);
+/* The host may be given this VM: UP, runs VMs, not draining, memory for it. */
+int apply_check_room(struct apply_step *step, uint64_t host_id, const Drover__VmRecord *vm);
+/* Whether this proof shows that the VM does not run on the dead host: a VM that is not set for HA runs on without a lease. */
+bool apply_proof_covers(const Drover__Proof *proof, const Drover__VmRecord *vm);
+/* The effects of a death, or of a new boot, on a VM of that host. */
+int apply_death_to_vm(struct apply_step *step, size_t position, uint64_t host_id,
+                      const Drover__Proof *proof);
+int apply_reboot_to_migration(struct apply_step *step, size_t position, uint64_t host_id,
+                              const char *boot_id);
+/* The proof takes the VM from its dead owner; a VM that is not set for HA waits for its host instead. */
+void apply_take_from_dead(struct apply_step *step, Drover__VmRecord *vm,
+                          const Drover__HostRecord *host);
+void apply_clear_migration(Drover__VmRecord *vm);
+
+/* vm_spec.c: whether a spec makes sense by itself, and beside the other VMs. */
+int vm_spec_check(const Drover__VmSpec *spec, struct error *err);
+int vm_spec_check_conflicts(const Drover__ClusterState *record, const Drover__VmSpec *spec,
+                            struct error *err);
+/* Whether two VMs may both have these disks; false with the path that stands against it. */
+bool vm_spec_disks_agree(const Drover__VmSpec *a, const Drover__VmSpec *b,
+                         const char **ret_path);
+/* Fills the empty MACs. */
+int vm_spec_fill_macs(struct apply_step *step, uint64_t vm_id, Drover__VmSpec *spec);
+
+/* text.c */
+/* Valid UTF-8 without control characters. */
+bool text_line_valid(const char *text);
+/* "HOST:PORT", both plausible, short enough. */
+bool text_address_valid(const char *address);
+/* Absolute, without ".", ".." or empty components, printable, short enough. */
+bool text_path_valid(const char *path);
+/* 1 to `size` - 1 characters out of [A-Za-z0-9._-]. */
+bool text_word_valid(const char *text, size_t size);
+/* Copies what fits, control characters as spaces, broken UTF-8 as '?'. */
+void text_for_people(const char *from, char *ret_text, size_t size);
+
+#endif
