@@ -246,8 +246,7 @@ int config_join_address(const char *host, unsigned port, char *ret_text, size_t 
     return 0;
 }
 
-/* ---- the file
- * --------------------------------------------------------------------------- */
+/* ---- the file ---- */
 
 static char *trim(char *text)
 {
@@ -322,8 +321,7 @@ static int load_file(struct agent_config *config, const char *path, bool must_ex
     return 0;
 }
 
-/* ---- the command line
- * ------------------------------------------------------------------- */
+/* ---- the command line ---- */
 
 static int apply_option(struct agent_config *config, int argc, char **argv, int *index,
                         struct error *err)

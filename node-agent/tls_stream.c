@@ -1,0 +1,556 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A TLS 1.3 connection on a uv loop. */
+#include "node-agent/tls_stream.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <openssl/err.h>
+
+#include "base/check.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "node-agent/config.h"
+#include "node-agent/tls_context.h"
+
+#define READ_SIZE        (64u * 1024u)
+#define PLAIN_SIZE       (16u * 1024u) /* one TLS record */
+#define END_MS           5000u         /* for a peer that does not read the last words */
+#define CLOSE_REASON_MAX ERROR_TEXT_SIZE
+
+/*
+ *   RESOLVING -> CONNECTING -> HANDSHAKE -> OPEN -> ENDING -> CLOSING
+ *       (any of them) ---------------------------------------^
+ */
+enum tls_stream_state {
+    STATE_RESOLVING,
+    STATE_CONNECTING,
+    STATE_HANDSHAKE,
+    STATE_OPEN,
+    STATE_ENDING,
+    STATE_CLOSING,
+};
+
+/* Owned by the loop from connect or accept until `closed`. */
+struct tls_stream {
+    struct tls_context *context;
+    const struct tls_stream_ops *ops;
+    void *owner;
+    enum tls_stream_state state;
+    SSL *ssl;
+    BIO *in, *out; /* owned by ssl */
+    uv_tcp_t tcp;
+    uv_timer_t timer;
+    uv_getaddrinfo_t resolve;
+    uv_connect_t connect;
+    uv_shutdown_t shutdown;
+    unsigned open_handles; /* tcp, timer, and a resolve under way: freed at 0 */
+    bool paused, above_high, server;
+    uint32_t idle_ms;
+    int error;
+    char text[CLOSE_REASON_MAX];
+    char peer[LIMIT_ADDRESS_SIZE];
+    uint8_t *read_data;
+};
+
+struct write_request {
+    uv_write_t uv;
+    struct tls_stream *stream;
+    uint8_t data[];
+};
+
+static void handle_gone(struct tls_stream *stream)
+{
+    CHECK(stream->open_handles > 0);
+    if (--stream->open_handles > 0) {
+        return;
+    }
+    stream->ops->closed(stream->owner, stream, stream->error, stream->text);
+    SSL_free(stream->ssl);
+    free(stream->read_data);
+    free(stream);
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    handle_gone(handle->data);
+}
+
+void tls_stream_close(struct tls_stream *stream, int error, const char *text)
+{
+    if (stream->state == STATE_CLOSING) {
+        return;
+    }
+    if (stream->state == STATE_RESOLVING) {
+        (void)uv_cancel(
+            (uv_req_t *)&stream->resolve); /* its callback comes in any case */
+    }
+    stream->state = STATE_CLOSING;
+    stream->error = error;
+    (void)snprintf(stream->text, sizeof(stream->text), "%s",
+                   text != NULL ? text : (error == 0 ? "closed" : err_text(error)));
+    uv_close((uv_handle_t *)&stream->tcp, on_handle_closed);
+    uv_close((uv_handle_t *)&stream->timer, on_handle_closed);
+}
+
+static void close_openssl(struct tls_stream *stream, const char *what)
+{
+    char text[CLOSE_REASON_MAX];
+    unsigned long number = ERR_peek_last_error();
+    const char *reason = number != 0 ? ERR_reason_error_string(number) : NULL;
+    long verified = SSL_get_verify_result(stream->ssl);
+    if (verified != X509_V_OK && stream->state == STATE_HANDSHAKE &&
+        !stream->context->pinned) {
+        reason = X509_verify_cert_error_string(verified);
+    }
+    ERR_clear_error();
+    (void)snprintf(text, sizeof(text), "%s: %s", what,
+                   reason != NULL ? reason : "protocol error");
+    tls_stream_close(stream, DROVER_EPEER, text);
+}
+
+static void on_timeout(uv_timer_t *timer)
+{
+    struct tls_stream *stream = timer->data;
+    if (stream->idle_ms != 0 && stream->paused) {
+        return; /* it is us who do not read */
+    }
+    tls_stream_close(stream, DROVER_ETIMEDOUT2,
+                     stream->idle_ms != 0 ? "nothing heard for too long"
+                                          : "no answer in time");
+}
+
+/* ---- out ---- */
+
+static void on_written(uv_write_t *request, int status)
+{
+    struct write_request *write = request->data;
+    struct tls_stream *stream = write->stream;
+    free(write);
+    if (stream->state == STATE_CLOSING) {
+        return;
+    }
+    if (status < 0) {
+        tls_stream_close(stream, status, NULL);
+        return;
+    }
+    if (stream->above_high && tls_stream_queued(stream) < TLS_STREAM_QUEUE_BYTES_HIGH) {
+        stream->above_high = false;
+        if (stream->ops->drained != NULL && stream->state == STATE_OPEN) {
+            stream->ops->drained(stream->owner, stream);
+        }
+    }
+}
+
+/* What OpenSSL wants on the wire goes to the kernel. */
+static int flush(struct tls_stream *stream)
+{
+    size_t size = BIO_ctrl_pending(stream->out);
+    if (size == 0) {
+        return 0;
+    }
+    if (size + tls_stream_queued(stream) > TLS_STREAM_QUEUE_BYTES_MAX) {
+        return DROVER_ELIMIT;
+    }
+    struct write_request *write = malloc(sizeof(*write) + size);
+    if (write == NULL) {
+        return -ENOMEM;
+    }
+    int taken = BIO_read(stream->out, write->data, (int)size);
+    CHECK(taken == (int)size);
+    write->stream = stream;
+    write->uv.data = write;
+    uv_buf_t buf = uv_buf_init((char *)write->data, (unsigned)size);
+    int rv = uv_write(&write->uv, (uv_stream_t *)&stream->tcp, &buf, 1, on_written);
+    if (rv != 0) {
+        free(write);
+        return rv;
+    }
+    stream->above_high =
+        stream->above_high || tls_stream_queued(stream) >= TLS_STREAM_QUEUE_BYTES_HIGH;
+    return 0;
+}
+
+static void flush_or_close(struct tls_stream *stream)
+{
+    int rv = stream->state == STATE_CLOSING ? 0 : flush(stream);
+    if (rv != 0) {
+        tls_stream_close(stream, rv, NULL);
+    }
+}
+
+size_t tls_stream_queued(const struct tls_stream *stream)
+{
+    return stream->state == STATE_CLOSING
+               ? 0
+               : uv_stream_get_write_queue_size((const uv_stream_t *)&stream->tcp);
+}
+
+int tls_stream_write(struct tls_stream *stream, const void *data, size_t size)
+{
+    if (stream->state != STATE_OPEN) {
+        return DROVER_ECLOSED;
+    }
+    const uint8_t *at = data;
+    while (size > 0) {
+        int part = size > PLAIN_SIZE ? (int)PLAIN_SIZE : (int)size;
+        ERR_clear_error();
+        if (SSL_write(stream->ssl, at, part) != part) {
+            close_openssl(stream, "TLS can't send");
+            return DROVER_ECLOSED;
+        }
+        at += part;
+        size -= (size_t)part;
+    }
+    int rv = flush(stream);
+    if (rv != 0) {
+        tls_stream_close(stream, rv,
+                         rv == DROVER_ELIMIT ? "the other side does not read" : NULL);
+    }
+    return rv;
+}
+
+static void on_shutdown(uv_shutdown_t *request, int status)
+{
+    struct tls_stream *stream = request->data;
+    tls_stream_close(stream, 0, NULL); /* the other side may have closed first */
+}
+
+void tls_stream_end(struct tls_stream *stream)
+{
+    if (stream->state != STATE_OPEN) {
+        tls_stream_close(stream, DROVER_ECANCELLED, NULL);
+        return;
+    }
+    (void)SSL_shutdown(stream->ssl); /* only says goodbye */
+    ERR_clear_error();
+    flush_or_close(stream);
+    if (stream->state == STATE_CLOSING) {
+        return;
+    }
+    stream->state = STATE_ENDING;
+    CHECK(uv_timer_start(&stream->timer, on_timeout, END_MS, 0) == 0);
+    stream->shutdown.data = stream;
+    int rv = uv_shutdown(&stream->shutdown, (uv_stream_t *)&stream->tcp, on_shutdown);
+    if (rv != 0) {
+        tls_stream_close(stream, rv, NULL);
+    }
+}
+
+/* ---- in ---- */
+
+static void handshake_step(struct tls_stream *stream)
+{
+    ERR_clear_error();
+    int rv = SSL_do_handshake(stream->ssl);
+    if (rv != 1) {
+        int why = SSL_get_error(stream->ssl, rv);
+        if (why != SSL_ERROR_WANT_READ && why != SSL_ERROR_WANT_WRITE) {
+            (void)flush(stream); /* the alert, if it still goes out */
+            close_openssl(stream, stream->server ? "TLS handshake from a client failed"
+                                                 : "TLS handshake failed");
+            return;
+        }
+        flush_or_close(stream);
+        return;
+    }
+    struct error err = {0};
+    if (tls_context_judge(stream->context, stream->ssl, &err) != 0) {
+        tls_stream_close(stream, err.code, err.text);
+        return;
+    }
+    flush_or_close(stream);
+    if (stream->state == STATE_CLOSING) {
+        return;
+    }
+    stream->state = STATE_OPEN;
+    if (stream->ops->opened != NULL) {
+        stream->ops->opened(stream->owner, stream);
+    }
+}
+
+/* Each plain record to the owner, who may close or end the stream meanwhile. */
+static void deliver(struct tls_stream *stream)
+{
+    uint8_t plain[PLAIN_SIZE];
+    while (stream->state == STATE_OPEN) {
+        ERR_clear_error();
+        int size = SSL_read(stream->ssl, plain, sizeof(plain));
+        if (size > 0) {
+            stream->ops->received(stream->owner, stream, plain, (size_t)size);
+            continue;
+        }
+        switch (SSL_get_error(stream->ssl, size)) {
+        case SSL_ERROR_WANT_READ:
+        case SSL_ERROR_WANT_WRITE:
+            flush_or_close(stream);
+            return;
+        case SSL_ERROR_ZERO_RETURN:
+            tls_stream_close(stream, 0, NULL);
+            return;
+        default:
+            close_openssl(stream, "TLS failed");
+            return;
+        }
+    }
+}
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+{
+    struct tls_stream *stream = handle->data;
+    *buf = uv_buf_init((char *)stream->read_data, READ_SIZE);
+}
+
+static void on_read(uv_stream_t *tcp, ssize_t size, const uv_buf_t *buf)
+{
+    struct tls_stream *stream = tcp->data;
+    if (size < 0) {
+        if (stream->state != STATE_ENDING) {
+            tls_stream_close(stream, size == UV_EOF ? 0 : (int)size, NULL);
+        }
+        return;
+    }
+    if (size == 0 || stream->state == STATE_ENDING) {
+        return;
+    }
+    if (stream->idle_ms != 0) {
+        (void)uv_timer_again(&stream->timer); /* it repeats: can't fail */
+    }
+    if (BIO_write(stream->in, buf->base, (int)size) != (int)size) {
+        tls_stream_close(stream, -ENOMEM, NULL);
+        return;
+    }
+    if (stream->state == STATE_HANDSHAKE) {
+        handshake_step(stream);
+    }
+    deliver(stream);
+}
+
+void tls_stream_pause(struct tls_stream *stream)
+{
+    if (!stream->paused && stream->state == STATE_OPEN) {
+        stream->paused = true;
+        (void)uv_read_stop((uv_stream_t *)&stream->tcp); /* always 0 */
+    }
+}
+
+void tls_stream_resume(struct tls_stream *stream)
+{
+    if (stream->paused && stream->state == STATE_OPEN) {
+        stream->paused = false;
+        int rv = uv_read_start((uv_stream_t *)&stream->tcp, on_alloc, on_read);
+        if (rv != 0) {
+            tls_stream_close(stream, rv, NULL);
+        }
+    }
+}
+
+/* ---- opening ---- */
+
+static int create(const struct tls_stream_config *config, bool server,
+                  struct tls_stream **ret_stream)
+{
+    struct tls_stream *stream = calloc(1, sizeof(*stream));
+    uint8_t *read_data = malloc(READ_SIZE);
+    SSL *ssl = SSL_new(config->context->ssl);
+    BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
+    if (stream == NULL || read_data == NULL || ssl == NULL || in == NULL || out == NULL) {
+        free(stream);
+        free(read_data);
+        SSL_free(ssl);
+        BIO_free(in);
+        BIO_free(out);
+        return -ENOMEM;
+    }
+    SSL_set_bio(ssl, in, out);
+    if (server) {
+        SSL_set_accept_state(ssl);
+    } else {
+        SSL_set_connect_state(ssl);
+    }
+    *stream = (struct tls_stream){.context = config->context,
+                                  .ops = config->ops,
+                                  .owner = config->owner,
+                                  .ssl = ssl,
+                                  .in = in,
+                                  .out = out,
+                                  .read_data = read_data,
+                                  .server = server,
+                                  .open_handles = 2};
+    /* Neither fails before it has a socket. */
+    CHECK(uv_tcp_init(config->loop, &stream->tcp) == 0);
+    CHECK(uv_timer_init(config->loop, &stream->timer) == 0);
+    stream->tcp.data = stream;
+    stream->timer.data = stream;
+    CHECK(uv_timer_start(&stream->timer, on_timeout, config->open_ms, 0) == 0);
+    *ret_stream = stream;
+    return 0;
+}
+
+static void start_handshake(struct tls_stream *stream)
+{
+    stream->state = STATE_HANDSHAKE;
+    (void)uv_tcp_nodelay(&stream->tcp, 1); /* slower without, not wrong */
+    int rv = uv_read_start((uv_stream_t *)&stream->tcp, on_alloc, on_read);
+    if (rv != 0) {
+        tls_stream_close(stream, rv, NULL);
+        return;
+    }
+    if (!stream->server) {
+        handshake_step(stream);
+    }
+}
+
+static void on_connected(uv_connect_t *request, int status)
+{
+    struct tls_stream *stream = request->data;
+    if (stream->state == STATE_CLOSING) {
+        return;
+    }
+    if (status < 0) {
+        tls_stream_close(stream, status, NULL);
+        return;
+    }
+    start_handshake(stream);
+}
+
+static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *found)
+{
+    struct tls_stream *stream = request->data;
+    if (stream->state == STATE_RESOLVING) {
+        if (status < 0) {
+            char text[CLOSE_REASON_MAX];
+            (void)snprintf(text, sizeof(text), "the address %s can't be resolved: %s",
+                           stream->peer, uv_strerror(status));
+            tls_stream_close(stream, DROVER_ENOTFOUND, text);
+        } else {
+            stream->state = STATE_CONNECTING;
+            stream->connect.data = stream;
+            int rv = uv_tcp_connect(&stream->connect, &stream->tcp, found->ai_addr,
+                                    on_connected);
+            if (rv != 0) {
+                tls_stream_close(stream, rv, NULL);
+            }
+        }
+    }
+    uv_freeaddrinfo(found);
+    handle_gone(stream);
+}
+
+int tls_stream_connect(const struct tls_stream_config *config, const char *address,
+                       struct tls_stream **ret_stream, struct error *err)
+{
+    char host[LIMIT_ADDRESS_SIZE], port_text[16];
+    unsigned port = 0;
+    int rv = config_split_address(address, CONFIG_PEER_PORT_DEFAULT, host, &port, err);
+    if (rv != 0) {
+        return rv;
+    }
+    struct tls_stream *stream = NULL;
+    rv = create(config, false, &stream);
+    if (rv != 0) {
+        return error_set(err, rv, "out of memory");
+    }
+    (void)snprintf(port_text, sizeof(port_text), "%u", port);
+    (void)snprintf(stream->peer, sizeof(stream->peer), "%s", address);
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    stream->resolve.data = stream;
+    stream->state = STATE_RESOLVING;
+    rv = uv_getaddrinfo(config->loop, &stream->resolve, on_resolved, host, port_text,
+                        &hints);
+    if (rv == 0) {
+        stream->open_handles++;
+    } else {
+        stream->state = STATE_CONNECTING; /* there is no request to cancel */
+        tls_stream_close(stream, rv, NULL);
+    }
+    *ret_stream = stream;
+    return 0;
+}
+
+static void note_peer(struct tls_stream *stream)
+{
+    struct sockaddr_storage address = {0};
+    int size = sizeof(address);
+    char ip[64] = "?";
+    unsigned port = 0;
+    if (uv_tcp_getpeername(&stream->tcp, (struct sockaddr *)&address, &size) == 0) {
+        if (address.ss_family == AF_INET6) {
+            const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address;
+            (void)uv_ip6_name(in6, ip, sizeof(ip)); /* fits */
+            port = ntohs(in6->sin6_port);
+        } else {
+            const struct sockaddr_in *in4 = (const struct sockaddr_in *)&address;
+            (void)uv_ip4_name(in4, ip, sizeof(ip)); /* fits */
+            port = ntohs(in4->sin_port);
+        }
+    }
+    (void)config_join_address(ip, port, stream->peer, sizeof(stream->peer)); /* fits */
+}
+
+int tls_stream_accept(const struct tls_stream_config *config, uv_stream_t *listener,
+                      struct tls_stream **ret_stream, struct error *err)
+{
+    struct tls_stream *stream = NULL;
+    int rv = create(config, true, &stream);
+    if (rv != 0) {
+        return error_set(err, rv, "out of memory");
+    }
+    rv = uv_accept(listener, (uv_stream_t *)&stream->tcp);
+    if (rv != 0) {
+        stream->state = STATE_CONNECTING;
+        tls_stream_close(stream, rv, NULL);
+    } else {
+        note_peer(stream);
+        start_handshake(stream);
+    }
+    *ret_stream = stream;
+    return 0;
+}
+
+void tls_stream_set_ops(struct tls_stream *stream, const struct tls_stream_ops *ops,
+                        void *owner)
+{
+    stream->ops = ops;
+    stream->owner = owner;
+}
+
+void tls_stream_set_idle(struct tls_stream *stream, uint32_t idle_ms)
+{
+    if (stream->state == STATE_CLOSING) {
+        return;
+    }
+    stream->idle_ms = idle_ms;
+    CHECK(uv_timer_stop(&stream->timer) == 0);
+    if (idle_ms == 0) {
+        return;
+    }
+    CHECK(uv_timer_start(&stream->timer, on_timeout, idle_ms, idle_ms) == 0);
+    int fd = -1;
+    unsigned value = idle_ms;
+    if (uv_fileno((uv_handle_t *)&stream->tcp, &fd) == 0) {
+        /* Without it a lost host is only noticed later. */
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof(value));
+    }
+}
+
+int tls_stream_peer_identity(const struct tls_stream *stream,
+                             struct pki_identity *ret_identity)
+{
+    X509 *certificate = SSL_get0_peer_certificate(stream->ssl);
+    bool believed =
+        stream->context->pinned || SSL_get_verify_result(stream->ssl) == X509_V_OK;
+    if (certificate == NULL || !believed || stream->state < STATE_OPEN) {
+        return DROVER_EPEER;
+    }
+    return pki_identity_x509(certificate, ret_identity);
+}
+
+const char *tls_stream_peer_text(const struct tls_stream *stream)
+{
+    return stream->peer;
+}
