@@ -10,3 +10,5 @@ node_agent_libagent_a_SOURCES += node-agent/tls_context.c node-agent/tls_context
 node_agent_libagent_a_SOURCES += node-agent/tls_stream.c node-agent/tls_stream.h
 node_agent_libagent_a_SOURCES += node-agent/peer_channel.c node-agent/peer_channel.h
 node_agent_libagent_a_SOURCES += node-agent/peers.c node-agent/peers.h
+node_agent_libagent_a_SOURCES += node-agent/raft_transport.c node-agent/raft_transport.h
+node_agent_libagent_a_SOURCES += node-agent/propose.c node-agent/propose.h

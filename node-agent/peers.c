@@ -227,7 +227,7 @@ static void link_open(struct link *link, const struct peer_opened *opened)
     (void)snprintf(link->incarnation, sizeof(link->incarnation), "%.39s",
                    opened->incarnation);
     tls_stream_set_ops(opened->stream, &link_ops, link);
-    tls_stream_set_idle(opened->stream, peers->config.idle_ms);
+    tls_stream_set_limits(opened->stream, peers->config.idle_ms, peers->config.idle_ms);
     cut_former_runs(peers, link);
     struct peer *peer = peer_find(peers, link->host_id);
     if (peer != NULL) {

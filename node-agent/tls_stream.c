@@ -519,22 +519,22 @@ void tls_stream_set_ops(struct tls_stream *stream, const struct tls_stream_ops *
     stream->owner = owner;
 }
 
-void tls_stream_set_idle(struct tls_stream *stream, uint32_t idle_ms)
+void tls_stream_set_limits(struct tls_stream *stream, uint32_t idle_ms, uint32_t ack_ms)
 {
     if (stream->state == STATE_CLOSING) {
         return;
     }
     stream->idle_ms = idle_ms;
     CHECK(uv_timer_stop(&stream->timer) == 0);
-    if (idle_ms == 0) {
-        return;
+    if (idle_ms != 0) {
+        CHECK(uv_timer_start(&stream->timer, on_timeout, idle_ms, idle_ms) == 0);
     }
-    CHECK(uv_timer_start(&stream->timer, on_timeout, idle_ms, idle_ms) == 0);
     int fd = -1;
-    unsigned value = idle_ms;
+    unsigned value = ack_ms;
     if (uv_fileno((uv_handle_t *)&stream->tcp, &fd) == 0) {
-        /* Without it a lost host is only noticed later. */
+        /* Without them a lost host is only noticed later. */
         (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &value, sizeof(value));
+        (void)uv_tcp_keepalive(&stream->tcp, 1, (ack_ms + 999) / 1000);
     }
 }
 

@@ -54,7 +54,7 @@ struct tls_stream_ops {
 struct tls_stream_config {
     uv_loop_t *loop;
     struct tls_context *context; /* borrowed until closed */
-    uint32_t open_ms;            /* closed with DROVER_ETIMEDOUT2 unless tls_stream_set_idle() is called by then */
+    uint32_t open_ms;            /* closed with DROVER_ETIMEDOUT2 unless tls_stream_set_limits() is called by then */
     const struct tls_stream_ops *ops;
     void *owner;
 };
@@ -68,8 +68,9 @@ int tls_stream_accept(const struct tls_stream_config *config, uv_stream_t *liste
 
 /* The stream has a new owner, from now on. */
 void tls_stream_set_ops(struct tls_stream *stream, const struct tls_stream_ops *ops, void *owner);
-/* Ends the opening's time limit: closed when nothing is received for `idle_ms` (0: no limit), and when data sent is not acknowledged that long. */
-void tls_stream_set_idle(struct tls_stream *stream, uint32_t idle_ms);
+/* Ends the opening's time limit. From now on it is closed when nothing is received for `idle_ms` (0: no limit), and
+ * when what was sent is not acknowledged, or the other host does not answer TCP's keepalive, for `ack_ms`. */
+void tls_stream_set_limits(struct tls_stream *stream, uint32_t idle_ms, uint32_t ack_ms);
 /* Who the other side proved to be; DROVER_EPEER if it showed no certificate. */
 int tls_stream_peer_identity(const struct tls_stream *stream, struct pki_identity *ret_identity);
 /* "ADDRESS:PORT" of the other side, for logs. */
