@@ -70,42 +70,55 @@ class RunDir:
         remove_dead_runs()
         self.id = run_id or time.strftime("%H%M%S-") + os.urandom(2).hex()
         self.state = os.path.join(run_root(), self.id)
-        self.disks = os.path.join(cache_dir(), "runs", self.id)
-        os.makedirs(self.state, mode=0o700)
-        self._lock = lock_file(os.path.join(self.state, "lock"))
-        os.makedirs(self.disks, mode=0o700)
+        self.disks = os.path.join(disks_root(), self.id)
+        guard = _guard()
+        self._locks = []
+        for folder in (self.state, self.disks):
+            os.makedirs(folder, mode=0o700)
+            self._locks.append(lock_file(os.path.join(folder, "lock")))
+        os.close(guard)
 
     def remove(self):
-        shutil.rmtree(self.disks, ignore_errors=True)
-        shutil.rmtree(self.state, ignore_errors=True)
-        os.close(self._lock)
+        for folder in (self.disks, self.state):
+            shutil.rmtree(folder, ignore_errors=True)
+        for lock in self._locks:
+            os.close(lock)
+
+
+def disks_root():
+    path = os.path.join(cache_dir(), "runs")
+    os.makedirs(path, mode=0o755, exist_ok=True)
+    return path
+
+
+def _guard():
+    """Held while run folders come and go, so that none is seen without its lock."""
+    return lock_file(os.path.join(cache_dir(), "runs.lock"))
+
+
+def _is_dead(folder):
+    if not os.path.isdir(folder):
+        return False
+    fd = lock_file(os.path.join(folder, "lock"), wait=False)
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
 
 
 def live_runs():
     """Ids of the runs whose process is still there."""
-    alive = []
-    for run_id in sorted(os.listdir(run_root())):
-        lock = os.path.join(run_root(), run_id, "lock")
-        if os.path.exists(lock):
-            fd = lock_file(lock, wait=False)
-            if fd is None:
-                alive.append(run_id)
-            else:
-                os.close(fd)
-    return alive
+    return [run_id for run_id in sorted(os.listdir(run_root()))
+            if os.path.isdir(os.path.join(run_root(), run_id))
+            and not _is_dead(os.path.join(run_root(), run_id))]
 
 
 def remove_dead_runs():
     """Removes what killed runs left. Processes, taps and mounts end with a run's namespaces;
     only files can stay behind."""
-    guard = lock_file(os.path.join(cache_dir(), "runs.lock"))
-    alive = live_runs()
-    for root in (run_root(), os.path.join(cache_dir(), "runs")):
-        for run_id in os.listdir(root) if os.path.isdir(root) else []:
-            path = os.path.join(root, run_id)
-            # A folder without a lock may be a run that is just starting.
-            fresh = time.time() - os.stat(path).st_mtime < 60 and \
-                not os.path.exists(os.path.join(run_root(), run_id, "lock"))
-            if run_id not in alive and not fresh:
-                shutil.rmtree(path, ignore_errors=True)
+    guard = _guard()
+    for root in (run_root(), disks_root()):
+        for run_id in os.listdir(root):
+            if _is_dead(os.path.join(root, run_id)):
+                shutil.rmtree(os.path.join(root, run_id), ignore_errors=True)
     os.close(guard)
