@@ -1,2 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # Adds to vmm_libvmm_a_SOURCES, which vmm/local.mk begins.
+vmm_libvmm_a_SOURCES += \
+	vmm/virtio/block_disk.c vmm/virtio/block_disk.h \
+	vmm/virtio/block_io.c vmm/virtio/block_io.h \
+	vmm/virtio/net_io.c vmm/virtio/net_io.h \
+	vmm/virtio/net_tap.c vmm/virtio/net_tap.h \
+	vmm/virtio/virtio.c vmm/virtio/virtio.h \
+	vmm/virtio/virtio_block.c vmm/virtio/virtio_block.h \
+	vmm/virtio/virtio_console.c vmm/virtio/virtio_console.h \
+	vmm/virtio/virtio_net.c vmm/virtio/virtio_net.h \
+	vmm/virtio/virtio_pci.c vmm/virtio/virtio_pci.h \
+	vmm/virtio/virtio_rng.c vmm/virtio/virtio_rng.h \
+	vmm/virtio/virtio_state.c vmm/virtio/virtio_state.h \
+	vmm/virtio/virtqueue.c vmm/virtio/virtqueue.h \
+	vmm/virtio/virtqueue_chain.c

@@ -68,6 +68,9 @@ void virtqueue_unpop(struct virtqueue *queue, uint16_t count);
 bool virtqueue_pending(struct virtqueue *queue);
 /* Gives a request back, `written_bytes` of its writable part having been written from the start. */
 void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t written_bytes);
+/* The same for several at once, which the guest must see together: fill number 0, 1, ... then publish all `count`. */
+void virtqueue_fill(struct virtqueue *queue, uint16_t ahead, uint16_t head, uint32_t written_bytes);
+void virtqueue_publish(struct virtqueue *queue, uint16_t count);
 /* True if the guest wants an interrupt for what was given back since the last time. */
 bool virtqueue_interrupt_wanted(struct virtqueue *queue);
 /* Asks the guest to notify, or tries to spare it that. After asking, look at the ring once more. */
@@ -87,8 +90,9 @@ int virtqueue_chain_write(const struct virtqueue *queue, const struct virtqueue_
 int virtqueue_chain_vectors(const struct virtqueue *queue, const struct virtqueue_chain *chain,
                             bool writable, uint64_t offset, uint64_t size,
                             struct iovec ret_vectors[VIRTQUEUE_SEGMENTS_MAX]);
-/* After direct I/O into the first `size` bytes of the writable part. */
+/* After direct I/O into `size` bytes at `offset` of the writable part; what lies beyond it is ignored. */
 void virtqueue_chain_mark_dirty(const struct virtqueue *queue,
-                                const struct virtqueue_chain *chain, uint64_t size);
+                                const struct virtqueue_chain *chain, uint64_t offset,
+                                uint64_t size);
 
 #endif
