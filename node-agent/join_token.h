@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The text of a one-time join token: "drover1." and base64url of a JoinToken message with its CRC-32. It carries the
- * fingerprint of the cluster's CA, by which the new host knows whom it speaks to. Pure.
+ * The text of a one-time join token: "drover1." and base64url of a JoinToken message with
+ * its CRC-32. It carries the fingerprint of the cluster's CA, by which the new host knows
+ * whom it speaks to. Pure.
  */
 #ifndef DROVER_NODE_AGENT_JOIN_TOKEN_H
 #define DROVER_NODE_AGENT_JOIN_TOKEN_H
@@ -27,7 +28,8 @@ struct join_token {
 
 /* DROVER_ELIMIT if it does not fit. */
 int join_token_encode(const struct join_token *token, char *ret_text, size_t size);
-/* DROVER_ETOKEN with one line that says what to do (cut off in pasting, not a token, newer version). */
+/* DROVER_ETOKEN with one line that says what to do (cut off in pasting, not a token,
+ * newer version). */
 int join_token_decode(const char *text, struct join_token *ret_token, struct error *err);
 
 #endif

@@ -50,6 +50,13 @@ tests_unit_test_watchdog_device_LDADD = fencing/libfencing.a base/libbase.a $(UN
 # ---- vmm/virtio ----
 
 # ---- node-agent ----
+noinst_PROGRAMS += tests/unit/fake_vmm
+tests_unit_fake_vmm_SOURCES = tests/unit/fake_vmm.c
+tests_unit_fake_vmm_LDADD = proto/libproto.a base/libbase.a $(PROTOBUF_C_LIBS) $(ZLIB_LIBS)
+check_PROGRAMS += tests/unit/test_vmm_supervisor
+tests_unit_test_vmm_supervisor_SOURCES = tests/unit/test_vmm_supervisor.c tests/unit/unit.h
+tests_unit_test_vmm_supervisor_LDADD = node-agent/libagent.a proto/libproto.a base/libbase.a \
+	$(UV_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
 
 # ---- cli ----
 check_PROGRAMS += tests/unit/test_cli
