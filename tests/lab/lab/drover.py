@@ -17,7 +17,19 @@ def command(host, *words, timeout=150):
     result = host.run(["drover", *words, "--json"], timeout=timeout, check=False)
     if result.status != 0:
         raise LabError(f"{host.name}: drover {shlex.join(words)}: {result.err.strip()}")
+    if words[0] == "events":  # one object a line
+        return [json.loads(line) for line in result.out.splitlines()]
     return json.loads(result.out) if result.out.strip() else {}
+
+
+def create_words(name, number, cpus=2):
+    """`drover vm create` for the lab's guest on shared disk `number` (from 1): its words, and
+    the guest's address."""
+    address = f"10.77.0.{100 + number}"
+    return ["vm", "create", name, "--memory", GUEST_MEMORY, "--cpus", str(cpus),
+            "--kernel", KERNEL, "--initrd", INITRD,
+            "--cmdline", f"console=ttyS0 quiet panic=-1 lab.address={address}/24",
+            "--disk", f"/dev/disk/by-id/virtio-shared{number - 1}", "--net", "default"], address
 
 
 class Cluster:
@@ -71,8 +83,7 @@ class Cluster:
 
     def events(self, after=0):
         """Events with an index above `after`, oldest first."""
-        return self.ask("events", *(["--after", str(after)] if after else ["--limit", "1000"]),
-                        timeout=20)["events"]
+        return self.ask("events", "--limit", "1000", "--after", str(after), timeout=20)
 
     def last_event(self):
         return max((event["index"] for event in self.events()), default=0)

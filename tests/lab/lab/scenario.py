@@ -8,9 +8,6 @@ import time
 from . import drover, records
 from .paths import LabError
 
-GUEST_DISK = "/dev/disk/by-id/virtio-shared0"
-
-
 class Failed(Exception):
     """A check of the scenario did not hold."""
 
@@ -50,13 +47,8 @@ class Scenario:
     def create_vm(self, name="vm1", cpus=2, number=1):
         """`drover vm create`, and until its server answers and has written some records."""
         self.lab.wipe_shared_disk(number - 1)
-        disk = f"/dev/disk/by-id/virtio-shared{number - 1}"
-        address = f"10.77.0.{100 + number}"
+        words, address = drover.create_words(name, number, cpus)
         began = time.monotonic()
-        words = ["vm", "create", name, "--memory", drover.GUEST_MEMORY, "--cpus", str(cpus),
-                 "--kernel", drover.KERNEL, "--initrd", drover.INITRD,
-                 "--cmdline", f"console=ttyS0 quiet panic=-1 lab.address={address}/24",
-                 "--disk", disk, "--nic", "drover0"]
         self.say("drover " + " ".join(words[:3]) + " …")
         self.cluster.ask(*words)
         self.cluster.wait_vm(name, lambda vm: True, 60)
@@ -69,9 +61,6 @@ class Scenario:
         self.guests.append(guest)
         self.check(guest.writer.wait_count(20, 30), "20 records are not written within 30 s")
         return guest
-
-    def events_between(self, after):
-        return self.cluster.events(after)
 
     def wait_moved(self, guest, fault, old_host, timeout_leases=6):
         """Until the VM runs on another host and writes again; takes the figures since the fault
