@@ -19,3 +19,6 @@ node_agent_libagent_a_SOURCES += node-agent/vmm_folder.c node-agent/vmm_folder.h
 node_agent_libagent_a_SOURCES += node-agent/vmm_process.c node-agent/vmm_process.h
 node_agent_libagent_a_SOURCES += node-agent/vmm_supervisor.c node-agent/vmm_supervisor.h node-agent/vmm_supervisor_internal.h
 node_agent_libagent_a_SOURCES += node-agent/vmm_supervisor_launch.c node-agent/vmm_supervisor_vmm.c
+node_agent_libagent_a_SOURCES += node-agent/state_dir.c node-agent/state_dir.h
+node_agent_libagent_a_SOURCES += node-agent/join_server.c node-agent/join.h
+node_agent_libagent_a_SOURCES += node-agent/join_client.c
