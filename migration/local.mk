@@ -1,1 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
+noinst_LIBRARIES += migration/libmigration.a
+migration_libmigration_a_SOURCES = \
+	migration/arrival.c migration/arrival.h \
+	migration/crc32c.c migration/crc32c.h \
+	migration/extent.c migration/extent.h \
+	migration/gate.h \
+	migration/guest.h \
+	migration/handover.c \
+	migration/pages.c migration/pages.h \
+	migration/plan.c migration/plan.h \
+	migration/source.c migration/source.h migration/source_internal.h \
+	migration/status.c migration/status.h \
+	migration/stream.c migration/stream.h \
+	migration/target.c migration/target.h \
+	migration/times.c migration/times.h \
+	migration/transport.c migration/transport.h migration/transport_tcp.c \
+	migration/wire.c migration/wire.h \
+	migration/zero.c migration/zero.h
+# The page path is worth it, whatever the rest of the tree is built with.
+migration_libmigration_a_CFLAGS = $(AM_CFLAGS) -O2

@@ -30,6 +30,22 @@ tests_unit_test_frame_SOURCES = tests/unit/test_frame.c
 tests_unit_test_frame_LDADD = proto/libproto.a base/libbase.a $(ZLIB_LIBS) $(UNIT_LIBS)
 
 # ---- migration ----
+MIGRATION_TEST_LIBS = migration/libmigration.a proto/libproto.a base/libbase.a $(ZLIB_LIBS) \
+	$(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_migration_move
+tests_unit_test_migration_move_SOURCES = tests/unit/test_migration_move.c tests/unit/unit.h \
+	tests/unit/fake_guest.c tests/unit/fake_guest.h \
+	tests/unit/fault_transport.c tests/unit/fault_transport.h
+tests_unit_test_migration_move_LDADD = $(MIGRATION_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_migration_plan
+tests_unit_test_migration_plan_SOURCES = tests/unit/test_migration_plan.c tests/unit/unit.h
+tests_unit_test_migration_plan_LDADD = $(MIGRATION_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_migration_wire
+tests_unit_test_migration_wire_SOURCES = tests/unit/test_migration_wire.c tests/unit/unit.h
+tests_unit_test_migration_wire_LDADD = $(MIGRATION_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_migration_zero
+tests_unit_test_migration_zero_SOURCES = tests/unit/test_migration_zero.c tests/unit/unit.h
+tests_unit_test_migration_zero_LDADD = $(MIGRATION_TEST_LIBS)
 
 # ---- consensus ----
 

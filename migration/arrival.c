@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Memory that arrives. */
+#include "migration/arrival.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/err.h"
+#include "migration/stream.h"
+#include "migration/wire.h"
+
+int arrival_init(struct arrival *arrival, struct migration_guest *guest)
+{
+    memset(arrival, 0, sizeof(*arrival));
+    arrival->crc32c = crc32c_pick();
+    arrival->region_count = guest->ops->region_count(guest);
+    CHECK(arrival->region_count <= MIGRATION_REGIONS_MAX);
+    for (unsigned i = 0; i < arrival->region_count; i++) {
+        guest->ops->region(guest, i, &arrival->regions[i].where);
+        uint64_t page_count = arrival->regions[i].where.size_bytes / MIGRATION_PAGE_SIZE;
+        arrival->regions[i].page_count = page_count;
+        arrival->regions[i].held = calloc(page_count / 64 + 1, sizeof(uint64_t));
+        if (arrival->regions[i].held == NULL) {
+            arrival_done(arrival);
+            return -ENOMEM;
+        }
+    }
+    return 0;
+}
+
+void arrival_done(struct arrival *arrival)
+{
+    for (unsigned i = 0; i < MIGRATION_REGIONS_MAX; i++) {
+        free(arrival->regions[i].held);
+        arrival->regions[i].held = NULL;
+    }
+}
+
+int arrival_compare(const struct arrival *arrival, const struct wire_hello *hello,
+                    struct error *err)
+{
+    if (hello->region_count != arrival->region_count) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "memory differs: %u regions come, %u are here; start the target "
+                         "with the same --memory",
+                         hello->region_count, arrival->region_count);
+    }
+    for (unsigned i = 0; i < arrival->region_count; i++) {
+        const struct migration_region *where = &arrival->regions[i].where;
+        if (hello->regions[i].gpa != where->gpa ||
+            hello->regions[i].size_bytes != where->size_bytes) {
+            return error_set(err, DROVER_EBADINPUT,
+                             "memory differs: region %u has %" PRIu64
+                             " bytes at 0x%" PRIx64 ", here %" PRIu64 " at 0x%" PRIx64
+                             "; start the target with the same --memory",
+                             i, hello->regions[i].size_bytes, hello->regions[i].gpa,
+                             where->size_bytes, where->gpa);
+        }
+    }
+    return 0;
+}
+
+static void mark(uint64_t *held, uint64_t first, uint64_t count)
+{
+    for (uint64_t page = first; page < first + count; page++) {
+        held[page / 64] |= UINT64_C(1) << (page % 64);
+    }
+}
+
+/* Memory that was never written is zero already, and is not touched: it would be backed
+ * for nothing. */
+static void clear(uint64_t *held, uint8_t *region, uint64_t first, uint64_t count)
+{
+    for (uint64_t page = first; page < first + count; page++) {
+        uint64_t bit = UINT64_C(1) << (page % 64);
+        if ((held[page / 64] & bit) != 0) {
+            memset(region + page * MIGRATION_PAGE_SIZE, 0, MIGRATION_PAGE_SIZE);
+            held[page / 64] &= ~bit;
+        }
+    }
+}
+
+static bool fits(const struct arrival *arrival, const struct extent *extent)
+{
+    if (extent->region >= arrival->region_count) {
+        return false;
+    }
+    uint64_t page_count = arrival->regions[extent->region].page_count;
+    uint64_t pages = 0;
+    for (unsigned i = 0; i < extent->run_count; i++) {
+        pages += extent->runs[i].page_count;
+    }
+    return extent->first_page <= page_count && pages <= page_count - extent->first_page;
+}
+
+/* Zeroes what is to be zero; the places of the data go to arrival->iov, whose count is
+ * returned. */
+static unsigned place(struct arrival *arrival, const struct extent *extent)
+{
+    uint8_t *region = arrival->regions[extent->region].where.host;
+    uint64_t *held = arrival->regions[extent->region].held;
+    uint64_t page = extent->first_page;
+    unsigned count = 0;
+    for (unsigned i = 0; i < extent->run_count; i++) {
+        uint64_t pages = extent->runs[i].page_count;
+        if (extent->runs[i].kind == EXTENT_RUN_DATA) {
+            arrival->iov[count++] =
+                (struct iovec){.iov_base = region + page * MIGRATION_PAGE_SIZE,
+                               .iov_len = pages * MIGRATION_PAGE_SIZE};
+            mark(held, page, pages);
+        } else if (extent->runs[i].kind == EXTENT_RUN_ZERO) {
+            clear(held, region, page, pages);
+        }
+        page += pages;
+    }
+    CHECK(count <= EXTENT_PAGES);
+    return count;
+}
+
+static uint32_t checksum(const struct arrival *arrival, const struct extent *extent)
+{
+    const uint8_t *at = arrival->regions[extent->region].where.host +
+                        extent->first_page * MIGRATION_PAGE_SIZE;
+    uint32_t crc = 0;
+    for (unsigned i = 0; i < extent->run_count; i++) {
+        size_t size = (size_t)extent->runs[i].page_count * MIGRATION_PAGE_SIZE;
+        if (extent->runs[i].kind == EXTENT_RUN_DATA) {
+            crc = arrival->crc32c(crc, at, size);
+        }
+        at += size;
+    }
+    return crc;
+}
+
+int arrival_extent(struct arrival *arrival, const uint8_t *payload, size_t size,
+                   struct stream_in *in, bool standing, uint32_t idle_ms,
+                   struct error *err)
+{
+    struct extent *extent = &arrival->extent;
+    int rv = wire_extent_decode(payload, size, extent);
+    if (rv != 0 || !fits(arrival, extent) || (standing && !extent->checked)) {
+        return error_set(err, DROVER_EMALFORMED, "memory came with a malformed map");
+    }
+    unsigned count = place(arrival, extent);
+    arrival->pages_received += extent->data_pages;
+    if (count > 0) {
+        rv = stream_in_pages(in, arrival->iov, count, idle_ms);
+    }
+    if (rv == 0 && extent->checked && checksum(arrival, extent) != extent->crc) {
+        return error_set(err, DROVER_EMALFORMED, "memory came with a wrong checksum");
+    }
+    return rv != 0 ? error_set(err, rv, "receiving memory: %s", err_text(rv)) : 0;
+}

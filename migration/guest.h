@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the engine needs of a guest. The engine knows neither KVM nor devices: whoever has
+ * a guest embeds struct migration_guest and fills in the operations. All are called on
+ * the engine's own thread, one at a time, and may block within the bounds given here.
+ */
+#ifndef DROVER_MIGRATION_GUEST_H
+#define DROVER_MIGRATION_GUEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct buffer;
+struct error;
+struct migration_guest;
+
+#define MIGRATION_PAGE_SIZE   4096u
+#define MIGRATION_REGIONS_MAX 8
+
+struct migration_region {
+    uint64_t gpa;        /* guest-physical start */
+    uint64_t size_bytes; /* multiple of MIGRATION_PAGE_SIZE */
+    uint8_t *host;       /* where it is mapped here; on a target all zero at first */
+};
+
+struct migration_guest_ops {
+    /* ---- both sides ---- */
+
+    unsigned (*region_count)(struct migration_guest *guest);
+    void (*region)(struct migration_guest *guest, unsigned index,
+                   struct migration_region *ret_region);
+    /* Appends what both sides must agree on before a byte of memory is sent. */
+    int (*config_save)(struct migration_guest *guest, struct buffer *out);
+
+    /* ---- source ---- */
+
+    /*
+     * The next range of a region, in bytes from its start and at or after `from`, that
+     * may hold anything but zeros: 1, or 0 when there is none. Memory outside is not even
+     * read. NULL: all of it may.
+     */
+    int (*populated)(struct migration_guest *guest, unsigned region, uint64_t from,
+                     uint64_t *ret_start, uint64_t *ret_end);
+    int (*dirty_start)(struct migration_guest *guest);
+    void (*dirty_stop)(struct migration_guest *guest); /* also when never started */
+    /*
+     * ORs the pages of [first_page, first_page + page_count) that were written since
+     * start or since they were last fetched into `bitmap` (bit 0 = first_page), and
+     * forgets them: later writes count again. Both numbers are multiples of 64, but the
+     * last range of a region may be shorter.
+     */
+    int (*dirty_fetch)(struct migration_guest *guest, unsigned region, uint64_t *bitmap,
+                       uint64_t first_page, uint64_t page_count);
+    /* No vCPU runs and no I/O is submitted from soon on. Returns at once. */
+    int (*stop_begin)(struct migration_guest *guest);
+    /*
+     * Waits up to `wait_ms`: 0 when all vCPUs are out and all I/O is drained, with the
+     * time of the last vCPU's exit; -EAGAIN when not yet.
+     */
+    int (*stop_wait)(struct migration_guest *guest, uint32_t wait_ms,
+                     uint64_t *ret_stopped_ns);
+    /* The guest is stopped: appends its devices' state. */
+    int (*save)(struct migration_guest *guest, struct buffer *out);
+    /* Makes all that was written stable and gives up what only one side can hold (disk
+     * locks). */
+    int (*release)(struct migration_guest *guest, struct error *err);
+    /* The last look before the go: 0, or why this side has no right to hand the guest
+     * over now. */
+    int (*may_hand_over)(struct migration_guest *guest, struct error *err);
+    /* Called right before the go is sent: the guest never runs here again, unless go_on()
+     * is called. */
+    void (*handed_over)(struct migration_guest *guest);
+    /* The migration has failed and the go was not sent: undo stop_begin and release. */
+    void (*go_on)(struct migration_guest *guest);
+
+    /* ---- target ---- */
+
+    /* 0, or an error that names what differs. Hostile input. */
+    int (*config_compare)(struct migration_guest *guest, const uint8_t *config,
+                          size_t size, struct error *err);
+    /* Hostile input. */
+    int (*load)(struct migration_guest *guest, const uint8_t *state, size_t size,
+                struct error *err);
+    /* Takes what release() gave up. Between load and ready. */
+    int (*claim)(struct migration_guest *guest, struct error *err);
+    /* The go was obeyed: runs the guest at once. Time of the first entry, or now if it
+     * may not run yet. */
+    void (*start)(struct migration_guest *guest, uint64_t *ret_entered_ns);
+    /* Tells the world where the guest is now. After start() and done. */
+    void (*announce)(struct migration_guest *guest);
+    /* The guest will never run here. Releases what claim() took. */
+    void (*abandon)(struct migration_guest *guest);
+};
+
+/* Embedded by the one who has the guest. */
+struct migration_guest {
+    const struct migration_guest_ops *ops;
+};
+
+#endif

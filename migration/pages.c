@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which pages must still be sent, and the sending of them. */
+#include "migration/pages.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/err.h"
+#include "migration/stream.h"
+
+#define WORD_PAGES   64u
+#define EXTENT_WORDS (EXTENT_PAGES / WORD_PAGES)
+
+static_assert(EXTENT_PAGES % WORD_PAGES == 0, "an extent is whole words of the bitmap");
+
+static bool bit_get(const uint64_t *words, uint64_t bit)
+{
+    return (words[bit / 64] >> (bit % 64) & 1) != 0;
+}
+
+static void bit_set(uint64_t *words, uint64_t bit)
+{
+    words[bit / 64] |= UINT64_C(1) << (bit % 64);
+}
+
+static void bit_clear(uint64_t *words, uint64_t bit)
+{
+    words[bit / 64] &= ~(UINT64_C(1) << (bit % 64));
+}
+
+/* Whole extents, so that no extent's words lie beyond the end. */
+static uint64_t words_of(uint64_t page_count)
+{
+    return (page_count + EXTENT_PAGES - 1) / EXTENT_PAGES * EXTENT_WORDS;
+}
+
+static uint64_t count_bits(const uint64_t *words, uint64_t count)
+{
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        sum += (uint64_t)__builtin_popcountll(words[i]);
+    }
+    return sum;
+}
+
+int pages_init(struct pages *pages, struct migration_guest *guest)
+{
+    *pages = (struct pages){
+        .guest = guest, .is_zero = zero_page_pick(), .crc32c = crc32c_pick()};
+    pages->region_count = guest->ops->region_count(guest);
+    CHECK(pages->region_count <= MIGRATION_REGIONS_MAX);
+    for (unsigned i = 0; i < pages->region_count; i++) {
+        struct pages_region *region = &pages->regions[i];
+        guest->ops->region(guest, i, &region->where);
+        CHECK(region->where.size_bytes % MIGRATION_PAGE_SIZE == 0);
+        region->page_count = region->where.size_bytes / MIGRATION_PAGE_SIZE;
+        region->pending = calloc(words_of(region->page_count), sizeof(uint64_t));
+        region->held = calloc(words_of(region->page_count), sizeof(uint64_t));
+        if (region->pending == NULL || region->held == NULL) {
+            pages_done(pages);
+            return -ENOMEM;
+        }
+    }
+    return 0;
+}
+
+void pages_done(struct pages *pages)
+{
+    for (unsigned i = 0; i < MIGRATION_REGIONS_MAX; i++) {
+        free(pages->regions[i].pending);
+        free(pages->regions[i].held);
+        pages->regions[i].pending = NULL;
+        pages->regions[i].held = NULL;
+    }
+}
+
+uint64_t pages_total_bytes(const struct pages *pages)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < pages->region_count; i++) {
+        sum += pages->regions[i].where.size_bytes;
+    }
+    return sum;
+}
+
+static void set_range(struct pages_region *region, uint64_t start, uint64_t end)
+{
+    uint64_t first = start / MIGRATION_PAGE_SIZE;
+    uint64_t last = (end + MIGRATION_PAGE_SIZE - 1) / MIGRATION_PAGE_SIZE;
+    last = last < region->page_count ? last : region->page_count;
+    while (first < last) {
+        if (first % WORD_PAGES == 0 && last - first >= WORD_PAGES) {
+            region->pending[first / WORD_PAGES] = UINT64_MAX;
+            first += WORD_PAGES;
+        } else {
+            bit_set(region->pending, first);
+            first++;
+        }
+    }
+}
+
+static int mark_region(struct pages *pages, unsigned index)
+{
+    struct migration_guest *guest = pages->guest;
+    struct pages_region *region = &pages->regions[index];
+    if (guest->ops->populated == NULL) {
+        set_range(region, 0, region->where.size_bytes);
+        return 0;
+    }
+    uint64_t at = 0;
+    while (at < region->where.size_bytes) {
+        uint64_t start = 0;
+        uint64_t end = 0;
+        int rv = guest->ops->populated(guest, index, at, &start, &end);
+        if (rv <= 0) {
+            return rv;
+        }
+        CHECK(start >= at && end > start);
+        set_range(region, start, end);
+        at = end;
+    }
+    return 0;
+}
+
+int pages_mark_populated(struct pages *pages)
+{
+    pages->pending_count = 0;
+    for (unsigned i = 0; i < pages->region_count; i++) {
+        int rv = mark_region(pages, i);
+        if (rv != 0) {
+            return rv;
+        }
+        pages->pending_count +=
+            count_bits(pages->regions[i].pending, words_of(pages->regions[i].page_count));
+    }
+    return 0;
+}
+
+int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count)
+{
+    uint64_t pending = 0;
+    for (unsigned i = 0; i < pages->region_count; i++) {
+        struct pages_region *region = &pages->regions[i];
+        int rv = pages->guest->ops->dirty_fetch(pages->guest, i, region->pending, 0,
+                                                region->page_count);
+        if (rv != 0) {
+            return rv;
+        }
+        uint64_t words = (region->page_count + WORD_PAGES - 1) / WORD_PAGES;
+        if (region->page_count % WORD_PAGES != 0) {
+            /* Nothing behind the end, whatever the log says. */
+            region->pending[words - 1] &=
+                (UINT64_C(1) << (region->page_count % WORD_PAGES)) - 1;
+        }
+        pending += count_bits(region->pending, words);
+    }
+    CHECK(pending >= pages->pending_count);
+    *ret_dirty_count = pending - pages->pending_count;
+    pages->pending_count = pending;
+    return 0;
+}
+
+/* What becomes of a page that is to be sent. */
+static enum extent_run_kind judge(struct pages *pages, struct pages_region *region,
+                                  uint64_t page)
+{
+    if (!pages->is_zero(region->where.host + page * MIGRATION_PAGE_SIZE)) {
+        bit_set(region->held, page);
+        pages->sent_count++;
+        return EXTENT_RUN_DATA;
+    }
+    pages->zero_count++;
+    if (bit_get(region->held, page)) {
+        bit_clear(region->held, page);
+        return EXTENT_RUN_ZERO;
+    }
+    return EXTENT_RUN_SKIP; /* the target's memory is zero from the start */
+}
+
+static uint32_t checksum(const struct pages *pages, const struct extent *extent,
+                         const uint8_t *host)
+{
+    uint32_t crc = 0;
+    for (unsigned i = 0; i < extent->run_count; i++) {
+        size_t size = (size_t)extent->runs[i].page_count * MIGRATION_PAGE_SIZE;
+        if (extent->runs[i].kind == EXTENT_RUN_DATA) {
+            crc = pages->crc32c(crc, host, size);
+        }
+        host += size;
+    }
+    return crc;
+}
+
+static int send_extent(struct pages *pages, unsigned index, uint64_t first_page,
+                       bool standing, struct stream_out *out)
+{
+    struct pages_region *region = &pages->regions[index];
+    struct extent *extent = &pages->extent;
+    uint64_t *words = region->pending + first_page / WORD_PAGES;
+    uint64_t pending = count_bits(words, EXTENT_WORDS);
+    if (pending == 0) {
+        return 0;
+    }
+    extent_init(extent, (uint16_t)index, first_page);
+    unsigned next = 0; /* first page that no run covers yet */
+    for (unsigned word = 0; word < EXTENT_WORDS; word++) {
+        for (uint64_t bits = words[word]; bits != 0; bits &= bits - 1) {
+            unsigned page = word * WORD_PAGES + (unsigned)__builtin_ctzll(bits);
+            enum extent_run_kind kind = judge(pages, region, first_page + page);
+            if (kind == EXTENT_RUN_SKIP) {
+                continue;
+            }
+            if (page > next) {
+                extent_add(extent, EXTENT_RUN_SKIP, page - next);
+            }
+            extent_add(extent, kind, 1);
+            next = page + 1;
+        }
+    }
+    memset(words, 0, EXTENT_WORDS * sizeof(*words));
+    pages->pending_count -= pending;
+    if (extent->run_count == 0) {
+        return 0;
+    }
+    uint8_t *host = region->where.host + first_page * MIGRATION_PAGE_SIZE;
+    if (standing) {
+        extent->checked = true;
+        extent->crc = checksum(pages, extent, host);
+    }
+    return stream_out_extent(out, extent, host);
+}
+
+int pages_send(struct pages *pages, struct stream_out *out, bool standing,
+               pages_tick tick, void *owner)
+{
+    for (unsigned i = 0; i < pages->region_count; i++) {
+        for (uint64_t page = 0; page < pages->regions[i].page_count;
+             page += EXTENT_PAGES) {
+            int rv = send_extent(pages, i, page, standing, out);
+            if (rv == 0 && tick != NULL) {
+                rv = tick(owner);
+            }
+            if (rv != 0) {
+                return rv;
+            }
+        }
+    }
+    CHECK(pages->pending_count == 0);
+    return stream_out_flush(out);
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The source's view of guest memory: which pages must still be sent, and the sending of
+ * them. Zero pages are not sent; one that held data on the target before is sent as zero.
+ * Engine's thread.
+ */
+#ifndef DROVER_MIGRATION_PAGES_H
+#define DROVER_MIGRATION_PAGES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "migration/crc32c.h"
+#include "migration/extent.h"
+#include "migration/guest.h"
+#include "migration/zero.h"
+
+struct stream_out;
+
+struct pages_region {
+    struct migration_region where;
+    uint64_t page_count;
+    uint64_t *pending; /* bit n: page n must be sent */
+    uint64_t *held;    /* bit n: the target may hold something else than zeros there */
+};
+
+struct pages {
+    struct migration_guest *guest; /* borrowed */
+    struct pages_region regions[MIGRATION_REGIONS_MAX];
+    unsigned region_count;
+    uint64_t pending_count;
+    uint64_t sent_count; /* pages sent with their data */
+    uint64_t zero_count; /* pages found zero */
+    /* private */
+    zero_page_function is_zero;
+    crc32c_function crc32c;
+    struct extent extent;
+};
+
+/* Called after each extent; an error ends the sending. */
+typedef int (*pages_tick)(void *owner);
+
+int pages_init(struct pages *pages, struct migration_guest *guest);
+void pages_done(struct pages *pages);
+uint64_t pages_total_bytes(const struct pages *pages);
+/* Everything that the guest ever touched is pending. */
+int pages_mark_populated(struct pages *pages);
+/* What was written since the last call is pending; how many pages that were. */
+int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count);
+/*
+ * Sends all that is pending, which then is nothing. `standing`: the guest does not run,
+ * so the data carries a checksum. Flushed on return. `tick` may be NULL.
+ */
+int pages_send(struct pages *pages, struct stream_out *out, bool standing,
+               pages_tick tick, void *owner);
+
+#endif

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The side that a guest leaves. The move runs on a thread of its own; if it fails before
+ * the go, the guest goes on here as if nothing had been.
+ */
+#ifndef DROVER_MIGRATION_SOURCE_H
+#define DROVER_MIGRATION_SOURCE_H
+
+#include <stdint.h>
+
+#include "migration/status.h"
+#include "migration/times.h"
+
+struct migration_guest;
+struct migration_source;
+struct transport_ops;
+
+struct migration_source_config {
+    struct migration_guest *guest; /* borrowed until free */
+    const char *uri;               /* "tcp:HOST:PORT"; copied */
+    uint64_t vm_id;                /* 0: not run by a cluster */
+    uint64_t epoch;
+    uint32_t max_downtime_ms; /* 0: the default */
+    uint32_t deadline_ms;     /* 0: none */
+    struct migration_times times;
+    /* On the engine's thread, after each change of state. May be NULL. */
+    void (*changed)(void *owner);
+    void *owner;
+    const struct transport_ops *transport; /* NULL: the one that `uri` names */
+};
+
+/* -ENOMEM, or DROVER_EBADINPUT with what is wrong with the URI. */
+int migration_source_create(const struct migration_source_config *config,
+                            struct migration_source **ret_source, struct error *err);
+int migration_source_start(struct migration_source *source);
+/* 0: it will not send the go. DROVER_EHANDEDOVER: too late. Any thread. */
+int migration_source_cancel(struct migration_source *source);
+void migration_source_status(struct migration_source *source,
+                             struct migration_status *ret_status);
+/*
+ * In state UNKNOWN only: somebody knows that the target never got the go and never will,
+ * so the guest goes on here. DROVER_EWRONGSTATE else. The state is FAILED then.
+ */
+int migration_source_reclaim(struct migration_source *source, const char *reason);
+/* Cancels if it is not over, and waits for the thread. NULL is fine. */
+void migration_source_free(struct migration_source *source);
+
+#endif

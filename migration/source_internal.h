@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The source's struct, for source.c and handover.c only. Owned by the engine's thread,
+ * but for gate and board. */
+#ifndef DROVER_MIGRATION_SOURCE_INTERNAL_H
+#define DROVER_MIGRATION_SOURCE_INTERNAL_H
+
+#include <pthread.h>
+
+#include "migration/gate.h"
+#include "migration/pages.h"
+#include "migration/plan.h"
+#include "migration/source.h"
+#include "migration/stream.h"
+
+struct migration_source {
+    struct migration_source_config config; /* uri points to `uri` */
+    char uri[TRANSPORT_URI_SIZE];
+    const char *address;
+    int cancel_fd;
+    pthread_t thread;
+    bool thread_started;
+    struct gate gate;
+    struct status_board board;
+
+    struct transport_link *link;
+    struct stream_out out;
+    struct stream_in in;
+    struct pages pages;
+    struct plan plan;
+    uint64_t started_ns;
+    uint64_t next_tick_ms;
+    uint64_t fetched_ns;    /* when the dirty log was last fetched */
+    uint64_t round_trip_us; /* shortest seen */
+    uint64_t bytes_per_second;
+    uint64_t predicted_downtime_us;
+    uint32_t round;
+    bool stopping;    /* stop_begin() was called */
+    bool handed_over; /* the go may have left */
+    struct error err; /* why it ends */
+};
+
+/* Sets source->err and returns the code; what the peer said about it is preferred. */
+int source_link_error(struct migration_source *source, int code, const char *doing);
+/* Between pages and while waiting: cancel, keepalive, an ABORT of the target, progress.
+ */
+int source_tick(void *source);
+/* The next message must be of this type. Fills source->err. */
+int source_expect(struct migration_source *source, enum wire_type type, uint32_t idle_ms,
+                  uint64_t until_ms, const char *doing, const uint8_t **ret_payload,
+                  size_t *ret_size);
+/* From the stop to done. On an error before the go, source->handed_over is false. */
+int source_handover(struct migration_source *source);
+
+#endif

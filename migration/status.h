@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where a move stands, for others to see. The engine's thread writes, any thread takes a
+ * copy.
+ */
+#ifndef DROVER_MIGRATION_STATUS_H
+#define DROVER_MIGRATION_STATUS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+/* The numbers are those of VmMigrationState (proto/control.proto). */
+enum migration_state {
+    MIGRATION_STATE_NONE = 0,
+    MIGRATION_STATE_CONNECTING = 1, /* target: waits for the source */
+    MIGRATION_STATE_PRECOPY = 2,
+    MIGRATION_STATE_HANDOVER = 3,
+    MIGRATION_STATE_DONE =
+        4, /* source: the target said that it runs. target: obeyed the go */
+    MIGRATION_STATE_FAILED = 5, /* source: goes on. target: never runs */
+    MIGRATION_STATE_CANCELLED = 6,
+    MIGRATION_STATE_UNKNOWN =
+        7, /* source: the go was sent, or may have been; no word from the target */
+};
+
+struct migration_figures {
+    uint64_t total_us;
+    uint64_t
+        downtime_us; /* from the source's last vCPU exit to the target's first entry */
+    uint64_t predicted_downtime_us;
+    uint64_t bytes_sent;
+    uint64_t pages_sent;
+    uint64_t pages_zero;
+    uint32_t rounds;
+};
+
+struct migration_status {
+    enum migration_state state;
+    uint32_t round;
+    uint64_t bytes_total;
+    uint64_t bytes_remaining;
+    uint64_t bytes_per_second;
+    uint64_t dirty_bytes_per_second;
+    uint64_t started_ns; /* CLOCK_BOOTTIME; 0: not yet */
+    uint64_t ended_ns;   /* 0: not yet */
+    struct migration_figures figures;
+    struct error error; /* of FAILED, CANCELLED, UNKNOWN */
+};
+
+const char *migration_state_name(enum migration_state state);
+bool migration_state_final(enum migration_state state);
+
+/* Embedded by source and target. */
+struct status_board {
+    /* Called on the engine's thread after each change of state, with no lock held. May be
+     * NULL. */
+    void (*changed)(void *owner);
+    void *owner;
+    /* private */
+    pthread_mutex_t lock;
+    struct migration_status status;
+};
+
+int status_board_init(struct status_board *board, void (*changed)(void *owner),
+                      void *owner);
+void status_board_done(struct status_board *board);
+void status_board_get(struct status_board *board, struct migration_status *ret_status);
+/* For more than one field: `status` may be changed in between, but not its state. */
+struct migration_status *status_board_lock(struct status_board *board);
+void status_board_unlock(struct status_board *board);
+/* `err` may be NULL. */
+void status_board_move(struct status_board *board, enum migration_state state,
+                       const struct error *err);
+
+#endif

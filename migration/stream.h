@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The two directions of a link. Out: frames and pages are gathered and sent with few
+ * system calls, pages straight from guest memory. In: frames come through one buffer,
+ * pages are read straight into place. Nothing is allocated after init. One thread.
+ */
+#ifndef DROVER_MIGRATION_STREAM_H
+#define DROVER_MIGRATION_STREAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/buffer.h"
+#include "migration/transport.h"
+#include "migration/wire.h"
+
+struct stream_out {
+    struct transport_link *link; /* borrowed */
+    uint32_t idle_ms;
+    uint64_t bytes_sent;
+    uint64_t last_sent_ms;
+    bool broken; /* a send ended half-way: the peer can't make sense of what might follow
+                  */
+    /* private */
+    struct buffer frames; /* never grows: `iov` points into it */
+    struct iovec iov[TRANSPORT_IOV_MAX];
+    unsigned iov_count;
+    size_t queued_bytes;
+};
+
+int stream_out_init(struct stream_out *out, struct transport_link *link,
+                    uint32_t idle_ms);
+void stream_out_done(struct stream_out *out);
+/*
+ * Queues the extent's frame and its data runs, whose pages lie from `host` on (the
+ * address of its first page), and sends when enough is queued. The pages must stay mapped
+ * until stream_out_flush().
+ */
+int stream_out_extent(struct stream_out *out, const struct extent *extent, uint8_t *host);
+int stream_out_flush(struct stream_out *out);
+/* Forgets what is queued. */
+void stream_out_drop(struct stream_out *out);
+/* Sends what is queued, then these whole frames. `ret_accepted` (may be NULL): of these
+ * frames, see transport.h. */
+int stream_out_frames(struct stream_out *out, const struct buffer *frames,
+                      size_t *ret_accepted);
+int stream_out_plain(struct stream_out *out, enum wire_type type);
+/* Sends KEEPALIVE if nothing was sent for `keepalive_ms`. */
+int stream_out_keepalive(struct stream_out *out, uint32_t keepalive_ms);
+
+struct stream_in {
+    struct transport_link *link; /* borrowed */
+    uint64_t bytes_received;
+    /* private: bytes [start, end) of `data` are not yet consumed */
+    uint8_t *data;
+    size_t start, end;
+};
+
+int stream_in_init(struct stream_in *in, struct transport_link *link);
+void stream_in_done(struct stream_in *in);
+/*
+ * The next message; `ret_payload` is valid until the next call. Waits `idle_ms` for each
+ * piece, and not beyond `until_ms` (CLOCK_BOOTTIME, 0: no end). Consumes KEEPALIVE
+ * itself.
+ */
+int stream_in_message(struct stream_in *in, uint32_t idle_ms, uint64_t until_ms,
+                      enum wire_type *ret_type, const uint8_t **ret_payload,
+                      size_t *ret_size);
+/* Fills `iov` (changed, at most EXTENT_PAGES entries) with the next bytes of the stream.
+ */
+int stream_in_pages(struct stream_in *in, struct iovec *iov, unsigned count,
+                    uint32_t idle_ms);
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The side where a guest arrives. Everything that comes in is judged as hostile. The
+ * target decides exactly once, whatever comes when: it obeys a go that came in time, or
+ * the guest never runs here.
+ */
+#ifndef DROVER_MIGRATION_TARGET_H
+#define DROVER_MIGRATION_TARGET_H
+
+#include <stdint.h>
+
+#include "migration/status.h"
+#include "migration/times.h"
+#include "migration/transport.h"
+
+struct migration_guest;
+struct migration_target;
+
+struct migration_target_config {
+    struct migration_guest *guest; /* borrowed until free; its memory is all zero */
+    const char *uri;               /* where to listen; port 0: any */
+    uint64_t vm_id;                /* 0: not run by a cluster */
+    uint64_t epoch;                /* the next one: what comes must be older */
+    struct migration_times times;
+    /* On the engine's thread, after each change of state. May be NULL. */
+    void (*changed)(void *owner);
+    void *owner;
+    const struct transport_ops *transport; /* NULL: the one that `uri` names */
+};
+
+/* Listens; connections are served once started. -ENOMEM, -errno or DROVER_EBADINPUT, with
+ * what to do. */
+int migration_target_create(const struct migration_target_config *config,
+                            struct migration_target **ret_target, struct error *err);
+int migration_target_start(struct migration_target *target);
+/* Where it listens, with the real port. */
+void migration_target_uri(const struct migration_target *target,
+                          char ret_uri[TRANSPORT_URI_SIZE]);
+/* 0: the guest will never run here. DROVER_EHANDEDOVER: it runs here. Any thread. */
+int migration_target_abandon(struct migration_target *target);
+void migration_target_status(struct migration_target *target,
+                             struct migration_status *ret_status);
+/* Abandons if it is not decided, and waits for the thread. NULL is fine. */
+void migration_target_free(struct migration_target *target);
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which transport a URI names. */
+#include "migration/transport.h"
+
+#include <string.h>
+
+#include "base/err.h"
+
+int transport_find(const char *uri, const struct transport_ops **ret_ops,
+                   const char **ret_address, struct error *err)
+{
+    const struct transport_ops *const known[] = {transport_tcp()};
+    const char *colon = strchr(uri, ':');
+    if (colon == NULL || strlen(uri) >= TRANSPORT_URI_SIZE) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "'%s' is not a migration address: use tcp:HOST:PORT", uri);
+    }
+    size_t scheme_size = (size_t)(colon - uri);
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        if (strlen(known[i]->scheme) == scheme_size &&
+            memcmp(uri, known[i]->scheme, scheme_size) == 0) {
+            *ret_ops = known[i];
+            *ret_address = colon + 1;
+            return 0;
+        }
+    }
+    return error_set(err, DROVER_EBADINPUT,
+                     "this build can't migrate over '%.*s': use tcp:HOST:PORT",
+                     (int)scheme_size, uri);
+}
+
+void transport_link_close(struct transport_link *link)
+{
+    if (link != NULL) {
+        link->ops->close(link);
+    }
+}
+
+void transport_listener_close(struct transport_listener *listener)
+{
+    if (listener != NULL) {
+        listener->ops->close(listener);
+    }
+}

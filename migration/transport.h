@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A reliable, ordered byte stream between two VMMs; one file per kind. A link belongs to
+ * one thread. Every wait ends with progress, an error, the given time without progress,
+ * or the cancel descriptor becoming readable.
+ */
+#ifndef DROVER_MIGRATION_TRANSPORT_H
+#define DROVER_MIGRATION_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+struct error;
+struct transport_link;
+struct transport_listener;
+
+#define TRANSPORT_IOV_MAX  1024 /* entries per call, the kernel's own bound */
+#define TRANSPORT_URI_SIZE 192  /* "tcp:HOST:PORT", with the final NUL */
+
+struct transport_link_ops {
+    /*
+     * Sends all of it, straight from where it lies; entries are changed. `ret_accepted`
+     * (set on every return, may be NULL) says how many bytes may have left: 0 on an error
+     * means that the peer can't have got any. DROVER_ETIMEDOUT2, DROVER_ECANCELLED,
+     * DROVER_ECLOSED or -errno.
+     */
+    int (*send)(struct transport_link *link, struct iovec *iov, unsigned count,
+                uint32_t idle_ms, size_t *ret_accepted);
+    /* At least one byte into `iov` (left unchanged). DROVER_ECLOSED at the end of the
+     * stream. */
+    int (*recv)(struct transport_link *link, const struct iovec *iov, unsigned count,
+                uint32_t wait_ms, size_t *ret_size);
+    /* From now on waits end on this descriptor too; -1: on none. */
+    void (*set_cancel)(struct transport_link *link, int cancel_fd);
+    void (*close)(struct transport_link *link);
+};
+
+/* First member of each kind's own struct. */
+struct transport_link {
+    const struct transport_link_ops *ops;
+};
+
+struct transport_listener_ops {
+    /* `wait_ms` UINT32_MAX: for ever. */
+    int (*accept)(struct transport_listener *listener, int cancel_fd, uint32_t wait_ms,
+                  uint32_t idle_ms, struct transport_link **ret_link);
+    /* With the real port. */
+    void (*uri)(struct transport_listener *listener, char ret_uri[TRANSPORT_URI_SIZE]);
+    void (*close)(struct transport_listener *listener);
+};
+
+struct transport_listener {
+    const struct transport_listener_ops *ops;
+};
+
+struct transport_ops {
+    const char *scheme; /* "tcp" */
+    /* `address` is what follows "SCHEME:". `idle_ms`: how soon a peer without power is
+     * noticed. */
+    int (*connect)(const char *address, int cancel_fd, uint32_t wait_ms, uint32_t idle_ms,
+                   struct transport_link **ret_link, struct error *err);
+    int (*listen)(const char *address, struct transport_listener **ret_listener,
+                  struct error *err);
+};
+
+const struct transport_ops *transport_tcp(void);
+
+/* The kind that `uri` names, and its address part (inside `uri`); DROVER_EBADINPUT with
+ * what is allowed. */
+int transport_find(const char *uri, const struct transport_ops **ret_ops,
+                   const char **ret_address, struct error *err);
+
+void transport_link_close(struct transport_link *link);             /* NULL is fine */
+void transport_listener_close(struct transport_listener *listener); /* NULL is fine */
+
+#endif
