@@ -22,3 +22,4 @@ node_agent_libagent_a_SOURCES += node-agent/vmm_supervisor_launch.c node-agent/v
 node_agent_libagent_a_SOURCES += node-agent/state_dir.c node-agent/state_dir.h
 node_agent_libagent_a_SOURCES += node-agent/join_server.c node-agent/join.h
 node_agent_libagent_a_SOURCES += node-agent/join_client.c
+node_agent_libagent_a_SOURCES += node-agent/join_token.c node-agent/join_token.h
