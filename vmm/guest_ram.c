@@ -257,3 +257,31 @@ void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index, uint64_
     guest_ram_fetch_dirty_range(ram, region_index, bitmap, 0,
                                 region->size_bytes / GUEST_PAGE_SIZE);
 }
+
+int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint64_t from,
+                        uint64_t *ret_start, uint64_t *ret_end)
+{
+    CHECK(region_index < ram->region_count);
+    const struct guest_ram_region *region = &ram->regions[region_index];
+    uint64_t first = (uint64_t)(region->host - ram->mapping);
+    uint64_t last = first + region->size_bytes;
+    if (from >= region->size_bytes) {
+        return 0;
+    }
+    /* The memfd knows what is backed, also what is swapped out. Nobody else uses its position. */
+    off_t data = lseek(ram->fd, (off_t)(first + from), SEEK_DATA);
+    if (data < 0) {
+        return errno == ENXIO ? 0 : -errno;
+    }
+    if ((uint64_t)data >= last) {
+        return 0;
+    }
+    off_t hole = lseek(ram->fd, data, SEEK_HOLE);
+    if (hole < 0) {
+        return -errno;
+    }
+    uint64_t end = (uint64_t)hole < last ? (uint64_t)hole : last;
+    *ret_start = (uint64_t)data - first;
+    *ret_end = end - first;
+    return 1;
+}

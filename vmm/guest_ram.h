@@ -54,4 +54,11 @@ void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index, uint64_
 void guest_ram_fetch_dirty_range(struct guest_ram *ram, unsigned region_index, uint64_t *bitmap,
                                  uint64_t first_page, uint64_t page_count);
 
+/*
+ * The next range of a region, in bytes from its start and at or after `from`, that was ever touched: 1, or 0
+ * when there is none; -errno. Memory outside is zero, and reading it would back it for nothing.
+ */
+int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint64_t from,
+                        uint64_t *ret_start, uint64_t *ret_end);
+
 #endif

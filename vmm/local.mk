@@ -7,6 +7,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/event_loop.c vmm/event_loop.h \
 	vmm/guest_ram.c vmm/guest_ram.h \
 	vmm/layout.h \
+	vmm/migrate.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
 	vmm/pci_msix.c \
