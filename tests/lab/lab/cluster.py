@@ -15,7 +15,7 @@ class Lab:
     def __init__(self, hosts=3, cpus=2, memory_mib=1024, run_id=None):
         self.image_dir = image.ensure()
         self.run = paths.RunDir(run_id)
-        self.initrd = os.path.join(self.run.disks, "initrd.gz")
+        self.initrd = os.path.join(self.run.disks, "initrd")
         self.kit = os.path.join(self.run.disks, "kit.ext4")
         initrd.write_host(self.image_dir, self.initrd)
         kit.write(self.image_dir, self.kit)

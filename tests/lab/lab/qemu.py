@@ -19,6 +19,14 @@ def _machine():
     return ["-accel", "tcg,thread=multi", "-cpu", "max,+svm"]
 
 
+def _kvm_module():
+    """The nested one."""
+    if paths.accelerated():
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+            return "kvm_intel" if " vmx" in f.read() else "kvm_amd"
+    return "kvm_amd"
+
+
 def _disk(name, path, options=""):
     return ["-drive", f"file={path},format=raw,if=none,id={name}{options}",
             "-device", f"virtio-blk-pci,drive={name},serial={name}"
@@ -31,11 +39,11 @@ def command_line(host):
     arguments = ["qemu-system-x86_64", "-name", host.name, "-machine", "q35", *_machine(),
                  "-smp", str(host.cpus), "-m", str(host.memory_mib), "-nodefaults",
                  "-no-user-config", "-display", "none", "-no-reboot",
-                 "-kernel", f"{image}/vmlinuz", "-initrd", host.lab.initrd,
+                 "-kernel", f"{image}/vmlinux", "-initrd", host.lab.initrd,
                  "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable "
                             "net.ifnames=0 ipv6.disable=1 systemd.show_status=0 "
                             f"systemd.hostname={host.name} systemd.machine_id={host.machine_id} "
-                            f"lab.address={host.address}/24"]
+                            f"lab.address={host.address}/24 lab.kvm={_kvm_module()}"]
     arguments += _disk("root", f"{image}/root.ext4", ",readonly=on,file.locking=off")
     arguments += _disk("kit", host.lab.kit, ",readonly=on,file.locking=off")
     # The machine below doesn't lose power with the host, so a flush needs to go no further.
