@@ -2,16 +2,36 @@
 noinst_LIBRARIES += vmm/libvmm.a
 vmm_libvmm_a_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS) $(URING_CFLAGS) $(JANSSON_CFLAGS)
 vmm_libvmm_a_SOURCES = \
+	vmm/acpi.c vmm/acpi.h \
+	vmm/acpi_power.c \
+	vmm/aml.c vmm/aml.h \
+	vmm/boot.c vmm/boot.h vmm/boot_internal.h \
+	vmm/boot_bzimage.c \
+	vmm/boot_pvh.c \
 	vmm/bus.c vmm/bus.h \
 	vmm/device.h \
 	vmm/event_loop.c vmm/event_loop.h \
 	vmm/guest_ram.c vmm/guest_ram.h \
+	vmm/i8042.c \
+	vmm/kvm.h \
+	vmm/kvm_boot.c \
+	vmm/kvm_chip_state.c \
+	vmm/kvm_cpu_state.c vmm/kvm_cpu_state.h \
+	vmm/kvm_cpuid.c \
+	vmm/kvm_msr_state.c \
+	vmm/kvm_vcpu.c \
+	vmm/kvm_vm.c \
 	vmm/layout.h \
 	vmm/migrate.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
 	vmm/pci_msix.c \
+	vmm/platform.h \
+	vmm/rtc.c \
+	vmm/serial.c vmm/serial.h \
 	vmm/state.c vmm/state.h \
-	vmm/vm.h
+	vmm/vm.c vmm/vm.h vmm/vm_internal.h \
+	vmm/vm_hold.c \
+	vmm/vm_state.c
 
 include vmm/virtio/local.mk

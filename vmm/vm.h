@@ -142,15 +142,20 @@ void vm_arrived(struct vm *vm);
 
 /* VM_HOLD_SHUTDOWN with a reason for people; `failed`: it never got to run, or harm was done. Any thread. */
 void vm_end(struct vm *vm, bool failed, const char *reason);
-/* Why it ended, or "". */
-const char *vm_end_reason(const struct vm *vm);
-bool vm_ended(const struct vm *vm);
-bool vm_failed(const struct vm *vm);
-bool vm_guest_powered_off(const struct vm *vm);
+/* Why it ended, or "". Any thread, as the next three. */
+void vm_end_reason(struct vm *vm, char *ret_reason, size_t size);
+bool vm_ended(struct vm *vm);
+bool vm_failed(struct vm *vm);
+bool vm_guest_powered_off(struct vm *vm);
+/* The go was sent, or may have been: from migrate.c, for the state that clients see. Any thread. */
+void vm_handed_over_set(struct vm *vm, bool handed_over);
+bool vm_handed_over(const struct vm *vm);
 /* Presses the ACPI power button. Any thread. */
 void vm_power_button(struct vm *vm);
 /* Some state that clients of the control socket see has changed: they are told soon. Any thread. */
 void vm_state_changed(struct vm *vm);
+/* For control.c: `changed` runs on the main loop after each change. */
+void vm_observe(struct vm *vm, vm_quiet_handler changed, void *owner);
 
 /*
  * Pages that were written by vCPUs, KVM itself, or devices, since start or since the last fetch that covered them. `start`

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shared by kvm_cpu_state.c and kvm_msr_state.c only: a CpuState with room for all that
+ * it points to. */
+#ifndef DROVER_VMM_KVM_CPU_STATE_H
+#define DROVER_VMM_KVM_CPU_STATE_H
+
+#include <linux/kvm.h>
+
+#include "proto/device_state.pb-c.h"
+
+#define CPU_GENERALS        16
+#define CPU_SEGMENTS        10
+#define CPU_CONTROLS        5
+#define CPU_DEBUGS          6
+#define CPU_INTERRUPT_WORDS 4
+#define CPU_XCRS_MAX        16
+#define CPU_MSRS_MAX        512
+
+struct error;
+struct vcpu;
+
+struct cpu_message {
+    Drover__CpuState state;
+    uint64_t general[CPU_GENERALS];
+    Drover__CpuSegment segments[CPU_SEGMENTS];
+    Drover__CpuSegment *segment_pointers[CPU_SEGMENTS];
+    uint64_t control[CPU_CONTROLS];
+    uint64_t interrupts[CPU_INTERRUPT_WORDS];
+    uint64_t debug[CPU_DEBUGS];
+    Drover__CpuXcr xcrs[CPU_XCRS_MAX];
+    Drover__CpuXcr *xcr_pointers[CPU_XCRS_MAX];
+    Drover__CpuMsr msrs[CPU_MSRS_MAX];
+    Drover__CpuMsr *msr_pointers[CPU_MSRS_MAX];
+    Drover__CpuEvents events;
+    struct kvm_xsave xsave;
+    struct kvm_lapic_state lapic;
+};
+
+/* All MSRs that KVM lists and lets be read, and the TSC. */
+int kvm_msrs_save(struct vcpu *vcpu, struct cpu_message *message);
+int kvm_msrs_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err);
+/* Sets the TSC to what it was when saved plus the time since then: it never goes
+ * backwards. */
+int kvm_tsc_load(struct vcpu *vcpu, const Drover__CpuState *state, uint64_t elapsed_ns,
+                 struct error *err);
+
+#endif

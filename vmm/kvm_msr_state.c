@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* MSRs and the TSC of a vCPU, saved and loaded. */
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "vmm/kvm_cpu_state.h"
+#include "vmm/vm_internal.h"
+
+#define MSR_TSC         0x10u
+#define MSR_DEADLINE    0x6e0u
+
+/* The TSC goes its own way; counters of performance and of nested guests are not offered
+ * to the guest. */
+static bool is_saved(uint32_t index)
+{
+    bool is_counter =
+        (index >= 0xc1 && index <= 0xc8) || (index >= 0x186 && index <= 0x18d) ||
+        (index >= 0x309 && index <= 0x30c) || (index >= 0x38d && index <= 0x390) ||
+        (index >= 0x4c1 && index <= 0x4c8) || index == 0x345 || index == 0x3f1 ||
+        (index >= 0xc0010000 && index <= 0xc0010007) ||
+        (index >= 0xc0010200 && index <= 0xc001020b) ||
+        (index >= 0xc0000300 && index <= 0xc0000302);
+    bool is_nested = index >= 0x480 && index <= 0x493;
+    return index != MSR_TSC && !is_counter && !is_nested;
+}
+
+struct msr_indices {
+    struct kvm_msr_list list;
+    uint32_t room[CPU_MSRS_MAX];
+};
+
+struct one_msr {
+    struct kvm_msrs head;
+    struct kvm_msr_entry entry;
+};
+
+static int msr_get(struct vcpu *vcpu, uint32_t index, uint64_t *ret_value)
+{
+    struct one_msr one = {.head = {.nmsrs = 1}, .entry = {.index = index}};
+    int count = ioctl(vcpu->fd, KVM_GET_MSRS, &one);
+    if (count != 1) {
+        return count < 0 ? -errno : DROVER_ENOTFOUND;
+    }
+    *ret_value = one.entry.data;
+    return 0;
+}
+
+static int msr_set(struct vcpu *vcpu, uint32_t index, uint64_t value)
+{
+    struct one_msr one = {.head = {.nmsrs = 1}, .entry = {.index = index, .data = value}};
+    int count = ioctl(vcpu->fd, KVM_SET_MSRS, &one);
+    if (count != 1) {
+        return count < 0 ? -errno : DROVER_EBADINPUT;
+    }
+    return 0;
+}
+
+static int tsc_save(struct vcpu *vcpu, Drover__CpuState *state)
+{
+    int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0);
+    state->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+    uint64_t tsc = 0;
+    int result = msr_get(vcpu, MSR_TSC, &tsc);
+    state->tsc = tsc;
+    return result;
+}
+
+int kvm_msrs_save(struct vcpu *vcpu, struct cpu_message *message)
+{
+    CLEANUP(cleanup_free) struct msr_indices *indices = calloc(1, sizeof(*indices));
+    if (indices == NULL) {
+        return -ENOMEM;
+    }
+    indices->list.nmsrs = CPU_MSRS_MAX;
+    if (ioctl(vcpu->vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &indices->list) < 0) {
+        return -errno;
+    }
+    unsigned count = 0;
+    for (uint32_t i = 0; i < indices->list.nmsrs; i++) {
+        uint32_t index = indices->list.indices[i];
+        uint64_t value = 0;
+        if (!is_saved(index) || msr_get(vcpu, index, &value) < 0) {
+            continue; /* a list entry that this guest's CPUID does not have */
+        }
+        drover__cpu_msr__init(&message->msrs[count]);
+        message->msrs[count].index = index;
+        message->msrs[count].value = value;
+        message->msr_pointers[count] = &message->msrs[count];
+        count++;
+    }
+    message->state.n_msrs = count;
+    message->state.msrs = message->msr_pointers;
+    return tsc_save(vcpu, &message->state);
+}
+
+int kvm_msrs_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err)
+{
+    uint64_t deadline = 0;
+    for (size_t i = 0; i < state->n_msrs; i++) {
+        const Drover__CpuMsr *msr = state->msrs[i];
+        if (!is_saved(msr->index)) {
+            continue;
+        }
+        if (msr->index == MSR_DEADLINE) {
+            deadline = msr->value; /* means something only after all else */
+            continue;
+        }
+        /* One that was never used (zero) may be unknown here. */
+        if (msr_set(vcpu, msr->index, msr->value) < 0 && msr->value != 0) {
+            uint64_t present = 0;
+            bool same = msr_get(vcpu, msr->index, &present) == 0 && present == msr->value;
+            if (!same) {
+                return error_set(err, DROVER_EMALFORMED,
+                                 "this host's KVM refused MSR 0x%x = 0x%" PRIx64
+                                 " of vCPU %u: do both hosts have the same processor?",
+                                 msr->index, msr->value, vcpu->index);
+            }
+        }
+    }
+    if (deadline != 0 && msr_set(vcpu, MSR_DEADLINE, deadline) < 0) {
+        return error_set(err, DROVER_EMALFORMED, "KVM refused the timer of vCPU %u",
+                         vcpu->index);
+    }
+    return 0;
+}
+
+static uint64_t ticks_of(uint64_t elapsed_ns, uint32_t khz)
+{
+    /* In two parts, so that nothing overflows. */
+    return elapsed_ns / NS_PER_MS * khz + elapsed_ns % NS_PER_MS * khz / NS_PER_MS;
+}
+
+int kvm_tsc_load(struct vcpu *vcpu, const Drover__CpuState *state, uint64_t elapsed_ns,
+                 struct error *err)
+{
+    int here_khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0);
+    uint32_t khz = state->tsc_khz;
+    /* A guest that counts ticks notices a host with another clock, unless the processor
+     * can scale. KVM tolerates 250 ppm. */
+    if (khz != 0 && here_khz > 0 && khz != (uint32_t)here_khz) {
+        (void)ioctl(vcpu->fd, KVM_SET_TSC_KHZ,
+                    (unsigned long)khz); /* kvm-clock copes if it can't */
+    }
+    uint64_t tsc = state->tsc + ticks_of(elapsed_ns, khz);
+    if (msr_set(vcpu, MSR_TSC, tsc) < 0) {
+        return error_set(err, DROVER_EMALFORMED, "KVM refused the TSC of vCPU %u",
+                         vcpu->index);
+    }
+    return 0;
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What vm*.c and kvm_*.c share. Three kinds of thread: main (owns phase, devices' start
+ * and stop), I/O (runs io_loop), and one per vCPU. `lock` covers what is marked so; it is
+ * held shortly and never while a device or a handler is called.
+ */
+#ifndef DROVER_VMM_VM_INTERNAL_H
+#define DROVER_VMM_VM_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "base/buffer.h"
+#include "vmm/device.h"
+#include "vmm/vm.h"
+
+#define VM_QUIET_WAITERS_MAX 8
+#define VM_REASON_SIZE       256
+
+struct kvm_run;
+struct event_source;
+
+/*
+ *      STOPPED ---> RUNNING ---> STOPPING ---+
+ *         ^                                  |
+ *         +----------------------------------+
+ */
+enum vm_phase {
+    VM_PHASE_STOPPED,  /* all vCPUs out, all I/O drained */
+    VM_PHASE_RUNNING,  /* vCPUs may be in the guest */
+    VM_PHASE_STOPPING, /* no vCPU enters any more, not all are out or drained */
+};
+
+struct vcpu {
+    struct vm *vm;
+    unsigned index;
+    int fd;
+    struct kvm_run *run;
+    bool thread_started;
+    pthread_t thread;
+    timer_t deadline_timer; /* its signal puts this vCPU out of the guest */
+    bool has_deadline_timer;
+    bool out; /* under lock: parked, or not started yet */
+};
+
+struct vm_quiet_waiter {
+    vm_quiet_handler handler;
+    void *owner;
+};
+
+struct vm {
+    struct vm_config config;
+    const struct log *log;
+
+    int kvm_fd;
+    int fd;
+    int vcpu_run_size;
+    bool has_tsc_offset;
+    bool dirty_log_manual; /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on */
+    bool dirty_logging;
+    struct guest_ram *ram;
+    struct bus *port_bus;
+    struct bus *memory_bus;
+    struct pci_bus *pci;
+    struct device *devices;
+    struct device **devices_end;
+    struct acpi_power *power; /* the power button's registers, one of the devices; NULL
+                                 before it is added */
+
+    struct event_loop *main_loop;
+    struct event_loop *io_loop;
+    pthread_t io_thread;
+    bool io_thread_started;
+    int wake_fd; /* any thread: main, look again */
+    struct event_source *wake_source;
+    struct event_source *poll_timer; /* while STOPPING: devices may be drained now */
+    struct event_source
+        *lease_timer; /* so that main notices a deadline even if all vCPUs sleep */
+
+    pthread_mutex_t lock;
+    pthread_cond_t go;         /* vCPUs wait for RUNNING or ending */
+    pthread_cond_t quiet_cond; /* vm_hold_set_wait() */
+    atomic_uint holds;         /* enum vm_hold; written under lock */
+    atomic_uint phase;         /* enum vm_phase; written by main under lock */
+    atomic_bool may_run;       /* RUNNING, and no hold was set since */
+    bool ending_threads;       /* under lock: vCPU threads return */
+    unsigned vcpus_out;        /* under lock */
+    unsigned waiter_count;     /* under lock */
+    struct vm_quiet_waiter waiters[VM_QUIET_WAITERS_MAX];
+
+    _Atomic(uint64_t) last_exit_ns;
+    _Atomic(uint64_t) first_entry_ns;
+    struct vm_quiet_waiter first_entry_waiter; /* main */
+
+    bool lease_bound;
+    _Atomic(uint64_t) lease_deadline_ns;
+
+    atomic_bool reset_wanted;
+    atomic_bool state_changed;
+    atomic_bool handed_over;
+    bool ended; /* under lock, as the next three */
+    bool failed;
+    bool guest_powered_off;
+    char end_reason[VM_REASON_SIZE];
+    struct vm_quiet_waiter observer; /* main */
+
+    struct buffer power_on_cpu; /* state of vCPU 0 before its first entry, for resets */
+    struct boot *boot;
+
+    unsigned vcpu_count;
+    struct vcpu vcpus[];
+};
+
+static inline void vm_lock(struct vm *vm)
+{
+    int result = pthread_mutex_lock(&vm->lock);
+    (void)result; /* fails only if the mutex is broken */
+}
+
+static inline void vm_unlock(struct vm *vm)
+{
+    int result = pthread_mutex_unlock(&vm->lock);
+    (void)result;
+}
+
+/* Main looks at holds, requests and drains soon. Any thread, also in a vCPU's loop. */
+void vm_wake(struct vm *vm);
+/* True if this vCPU may enter the guest now. Sets VM_HOLD_LEASE if the deadline is over.
+ * vCPU threads. */
+bool vm_may_enter(struct vm *vm);
+/* vm_hold.c's part of create and free. */
+int vm_hold_init(struct vm *vm);
+void vm_hold_done(struct vm *vm);
+/* A vCPU thread parks until it may enter; false when the thread must end. */
+bool vm_vcpu_park(struct vm *vm, struct vcpu *vcpu);
+
+/* The guest's kernel and tables in memory, vCPU 0 at its entry. */
+int vm_boot(struct vm *vm, struct error *err);
+/* Memory, devices and vCPUs as at power-on, with the guest's kernel in place. VM is
+ * quiet. Main thread. */
+int vm_reset(struct vm *vm, struct error *err);
+
+#endif
