@@ -203,7 +203,7 @@ def body(detach, keep):
 
 def main():
     try:
-        kit.require_all()
+        kit.require()
         return sandbox.run(lambda detach: body(detach, "--keep" in sys.argv[1:]))
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -21,8 +21,9 @@ def programs():
     return found
 
 
-def require_all():
-    missing = [name for name in PROGRAMS if name not in programs()]
+def require(wanted=tuple(PROGRAMS)):
+    """LabError when one of these is not built."""
+    missing = [name for name in wanted if name not in programs()]
     if missing:
         raise paths.LabError(f"no {', '.join(missing)} in {paths.build_dir()}: build first, or say "
                              "where with DROVER_LAB_BUILD")
