@@ -22,7 +22,8 @@ vmm_libvmm_a_SOURCES = \
 	vmm/kvm_vcpu.c \
 	vmm/kvm_vm.c \
 	vmm/layout.h \
-	vmm/migrate.h \
+	vmm/migrate.c vmm/migrate.h \
+	vmm/migrate_guest.c vmm/migrate_guest.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
 	vmm/pci_msix.c \

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The VM as a guest of the migration engine: leaving this host, or arriving on it. One struct per VM,
- * made by main.c after the devices and before vm_start(); all functions on the main thread.
+ * The VM as a guest of the migration engine: leaving this host, or arriving on it. One
+ * struct per VM, made by main.c after the devices and before vm_start(); all functions on
+ * the main thread.
  */
 #ifndef DROVER_VMM_MIGRATE_H
 #define DROVER_VMM_MIGRATE_H
@@ -18,26 +19,29 @@ struct vm;
 struct migrate_status {
     struct migration_status engine;
     char uri[TRANSPORT_URI_SIZE];          /* where it goes to; "" for an arrival */
-    char incoming_uri[TRANSPORT_URI_SIZE]; /* where an arrival is waited for, with the real port; "" else */
+    char incoming_uri[TRANSPORT_URI_SIZE]; /* where an arrival is waited for, with the
+                                              real port; "" else */
 };
 
 /* `patience_ms`: see migration/times.h; 0: the default. */
 int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_migrate);
 /*
- * Stops what is under way (an arrival that is not decided never runs), waits for its threads. Before
- * vm_free(). NULL is fine.
+ * Stops what is under way (an arrival that is not decided never runs), waits for its
+ * threads. Before vm_free(). NULL is fine.
  */
 void migrate_free(struct migrate *migrate);
 
 /*
- * --incoming: listens, and waits for a guest. The VM was made with `incoming`. When the guest arrives
- * VM_HOLD_INCOMING is cleared; if it never will, vm_end() says why. Call after vm_start().
+ * --incoming: listens, and waits for a guest. The VM was made with `incoming`. When the
+ * guest arrives VM_HOLD_INCOMING is cleared; if it never will, vm_end() says why. Call
+ * after vm_start().
  */
 int migrate_incoming(struct migrate *migrate, const char *uri, struct error *err);
 
 /*
- * The orders of the control socket: 0, or an error with one line that says what to do. Leaving goes on after
- * migrate_leave() has returned 0; every change of its state calls vm_state_changed().
+ * The orders of the control socket: 0, or an error with one line that says what to do.
+ * Leaving goes on after migrate_leave() has returned 0; every change of its state calls
+ * vm_state_changed().
  */
 int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtime_ms,
                   uint32_t deadline_s, struct error *err);

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Moves of this VM: the orders of the control socket, and what follows from how a move
+ * ends. */
+#include "vmm/migrate.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "migration/source.h"
+#include "migration/target.h"
+#include "migration/times.h"
+#include "proto/control.pb-c.h"
+#include "vmm/migrate_guest.h"
+#include "vmm/vm.h"
+
+/* The engine's states go over the control socket by number. */
+#define SAME(state)                                                                      \
+    _Static_assert((int)MIGRATION_STATE_##state ==                                       \
+                       (int)DROVER__VM_MIGRATION_STATE__VM_MIGRATION_##state,            \
+                   "same numbers")
+SAME(NONE);
+SAME(CONNECTING);
+SAME(PRECOPY);
+SAME(HANDOVER);
+SAME(DONE);
+SAME(FAILED);
+SAME(CANCELLED);
+SAME(UNKNOWN);
+
+struct migrate {
+    struct migrate_guest guest;
+    struct vm *vm;
+    struct migration_times times;
+    struct migration_source *source; /* the latest departure; NULL: none */
+    struct migration_target *target; /* NULL: this VM did not arrive */
+    char uri[TRANSPORT_URI_SIZE];
+};
+
+int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_migrate)
+{
+    struct migrate *migrate = calloc(1, sizeof(*migrate));
+    if (migrate == NULL) {
+        return -ENOMEM;
+    }
+    migrate->vm = vm;
+    migrate->times = migration_times_from(patience_ms);
+    int rv = migrate_guest_init(&migrate->guest, vm);
+    if (rv != 0) {
+        free(migrate);
+        return rv;
+    }
+    *ret_migrate = migrate;
+    return 0;
+}
+
+void migrate_free(struct migrate *migrate)
+{
+    if (migrate == NULL) {
+        return;
+    }
+    migration_source_free(migrate->source);
+    migration_target_free(migrate->target);
+    migrate_guest_done(&migrate->guest);
+    free(migrate);
+}
+
+static void log_end(struct migrate *migrate, const char *what,
+                    const struct migration_status *status)
+{
+    const struct migration_figures *figures = &status->figures;
+    const char *name = vm_config(migrate->vm)->name;
+    if (status->state == MIGRATION_STATE_DONE) {
+        log_notice(vm_log(migrate->vm),
+                   "%s vm=%s total_ms=%" PRIu64 " downtime_us=%" PRIu64
+                   " predicted_downtime_us=%" PRIu64 " bytes=%" PRIu64 " rounds=%u",
+                   what, name, figures->total_us / 1000, figures->downtime_us,
+                   figures->predicted_downtime_us, figures->bytes_sent, figures->rounds);
+    } else {
+        log_warn(vm_log(migrate->vm), "%s vm=%s state=%s why=%s", what, name,
+                 migration_state_name(status->state), status->error.text);
+    }
+}
+
+/* ---- arriving
+ * ------------------------------------------------------------------------------- */
+
+/* Engine's thread. */
+static void target_changed(void *owner)
+{
+    struct migrate *migrate = owner;
+    struct migration_status status;
+    migration_target_status(migrate->target, &status);
+    if (migration_state_final(status.state)) {
+        log_end(migrate,
+                status.state == MIGRATION_STATE_DONE ? "the guest has arrived"
+                                                     : "no guest arrived",
+                &status);
+    }
+    if (status.state == MIGRATION_STATE_FAILED ||
+        status.state == MIGRATION_STATE_CANCELLED) {
+        vm_end(migrate->vm, true, status.error.text);
+    }
+    vm_state_changed(migrate->vm);
+}
+
+int migrate_incoming(struct migrate *migrate, const char *uri, struct error *err)
+{
+    CHECK(migrate->target == NULL && vm_config(migrate->vm)->incoming);
+    struct migration_target_config config = {
+        .guest = &migrate->guest.guest,
+        .uri = uri,
+        .vm_id = vm_config(migrate->vm)->vm_id,
+        .epoch = vm_config(migrate->vm)->epoch,
+        .times = migrate->times,
+        .changed = target_changed,
+        .owner = migrate,
+    };
+    int rv = migration_target_create(&config, &migrate->target, err);
+    if (rv != 0) {
+        return rv;
+    }
+    rv = migration_target_start(migrate->target);
+    if (rv != 0) {
+        migration_target_free(migrate->target);
+        migrate->target = NULL;
+        return error_set(err, rv, "can't start a thread: %s", err_text(rv));
+    }
+    vm_state_changed(migrate->vm);
+    return 0;
+}
+
+/* ---- leaving
+ * -------------------------------------------------------------------------------- */
+
+/* Engine's thread. */
+static void source_changed(void *owner)
+{
+    struct migrate *migrate = owner;
+    struct migration_status status;
+    migration_source_status(migrate->source, &status);
+    if (migration_state_final(status.state)) {
+        log_end(migrate,
+                status.state == MIGRATION_STATE_DONE ? "the guest has left"
+                                                     : "the guest did not leave",
+                &status);
+    }
+    vm_state_changed(migrate->vm);
+}
+
+/* Whether the guest may leave now; an earlier move that is over is forgotten. */
+static int may_leave(struct migrate *migrate, struct error *err)
+{
+    struct vm *vm = migrate->vm;
+    unsigned holds = vm_holds(vm);
+    if (vm_ended(vm)) {
+        return error_set(err, DROVER_EWRONGSTATE,
+                         "the VM has ended: there is nothing to move");
+    }
+    if ((holds & VM_HOLD_INCOMING) != 0) {
+        return error_set(err, DROVER_EWRONGSTATE,
+                         "the VM has not arrived here yet: wait until it runs");
+    }
+    if ((holds & VM_HOLD_SNAPSHOT) != 0) {
+        return error_set(err, DROVER_EWRONGSTATE,
+                         "a snapshot is being taken: try again then");
+    }
+    struct migrate_status status;
+    migrate_status(migrate, &status);
+    if (vm_handed_over(vm) ||
+        (migrate->source != NULL && (status.engine.state == MIGRATION_STATE_DONE ||
+                                     status.engine.state == MIGRATION_STATE_UNKNOWN))) {
+        return error_set(err, DROVER_EHANDEDOVER, "the VM was handed over already to %s",
+                         migrate->uri);
+    }
+    if (migrate->source != NULL && !migration_state_final(status.engine.state)) {
+        return error_set(err, DROVER_EINUSE,
+                         "the VM is being moved to %s: cancel that first", migrate->uri);
+    }
+    return 0;
+}
+
+int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtime_ms,
+                  uint32_t deadline_s, struct error *err)
+{
+    int rv = may_leave(migrate, err);
+    if (rv != 0) {
+        return rv;
+    }
+    if (deadline_s > UINT32_MAX / 1000) {
+        return error_set(err, DROVER_EBADINPUT, "a deadline of %u s is too long",
+                         deadline_s);
+    }
+    struct migration_source_config config = {
+        .guest = &migrate->guest.guest,
+        .uri = uri,
+        .vm_id = vm_config(migrate->vm)->vm_id,
+        .epoch = vm_config(migrate->vm)->epoch,
+        .max_downtime_ms = max_downtime_ms,
+        .deadline_ms = deadline_s * 1000,
+        .times = migrate->times,
+        .changed = source_changed,
+        .owner = migrate,
+    };
+    migration_source_free(migrate->source); /* its thread has ended */
+    migrate->source = NULL;
+    rv = migration_source_create(&config, &migrate->source, err);
+    if (rv != 0) {
+        return rv;
+    }
+    (void)snprintf(migrate->uri, sizeof(migrate->uri), "%s",
+                   uri); /* create() judged its size */
+    rv = migration_source_start(migrate->source);
+    if (rv != 0) {
+        migration_source_free(migrate->source);
+        migrate->source = NULL;
+        return error_set(err, rv, "can't start a thread: %s", err_text(rv));
+    }
+    log_notice(vm_log(migrate->vm), "moving vm=%s to=%s", vm_config(migrate->vm)->name,
+               uri);
+    return 0;
+}
+
+int migrate_cancel(struct migrate *migrate, struct error *err)
+{
+    struct migrate_status status;
+    migrate_status(migrate, &status);
+    if (migrate->source == NULL || migration_state_final(status.engine.state)) {
+        return status.engine.state == MIGRATION_STATE_UNKNOWN
+                   ? error_set(err, DROVER_EHANDEDOVER,
+                               "the VM was handed over: too late to cancel")
+                   : error_set(err, DROVER_EWRONGSTATE, "no move is under way");
+    }
+    int rv = migration_source_cancel(migrate->source);
+    return rv != 0 ? error_set(err, rv, "the VM was handed over: too late to cancel") : 0;
+}
+
+int migrate_reclaim(struct migrate *migrate, struct error *err)
+{
+    int rv = migrate->source == NULL
+                 ? DROVER_EWRONGSTATE
+                 : migration_source_reclaim(migrate->source,
+                                            "reclaimed: the target never got the go");
+    if (rv != 0) {
+        return error_set(
+            err, rv,
+            "nothing to reclaim: only a VM that was handed over with an unknown end");
+    }
+    return 0;
+}
+
+void migrate_status(struct migrate *migrate, struct migrate_status *ret_status)
+{
+    memset(ret_status, 0, sizeof(*ret_status));
+    if (migrate->target != NULL && (vm_holds(migrate->vm) & VM_HOLD_INCOMING) != 0) {
+        migration_target_uri(migrate->target, ret_status->incoming_uri);
+    }
+    if (migrate->source != NULL) {
+        migration_source_status(migrate->source, &ret_status->engine);
+        memcpy(ret_status->uri, migrate->uri, sizeof(ret_status->uri));
+    } else if (migrate->target != NULL) {
+        migration_target_status(migrate->target, &ret_status->engine);
+    }
+}

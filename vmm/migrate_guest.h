@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What migrate.c and migrate_guest.c share. */
+#ifndef DROVER_VMM_MIGRATE_GUEST_H
+#define DROVER_VMM_MIGRATE_GUEST_H
+
+#include <stdbool.h>
+
+#include "migration/guest.h"
+
+struct vm;
+
+/* The VM as the engine sees it. Owned by the engine's thread while a move is under way.
+ */
+struct migrate_guest {
+    struct migration_guest guest; /* first */
+    struct vm *vm;
+    int quiet_fd;  /* eventfd: the VM became quiet */
+    bool tracking; /* the dirty log is on */
+};
+
+int migrate_guest_init(struct migrate_guest *guest, struct vm *vm);
+void migrate_guest_done(struct migrate_guest *guest);
+
+#endif
