@@ -54,6 +54,9 @@ static int fake_ioctl(void *owner, int fd, unsigned long request, void *argument
         *(int *)argument = fake->timeout_s;
         return 0;
     }
+    if (request == WDIOC_SETOPTIONS) {
+        return refuse(ENOTTY);
+    }
     assert_int_equal(request, WDIOC_KEEPALIVE);
     if (fake->keepalive_error != 0) {
         return refuse(fake->keepalive_error);
@@ -154,7 +157,7 @@ static void test_open_failures_say_what_to_do(void **state)
         int code;
         const char *text;
     } rows[] = {
-        {ENOENT, "modprobe softdog"}, {EBUSY, "stop it"}, {EACCES, "root"}, {EIO, "I/O"}};
+        {ENOENT, "modprobe softdog"}, {EBUSY, "stop it"}, {EACCES, "root"}, {EIO, "input/output"}};
     for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct fake fake = {.open_error = rows[i].code};
         struct watchdog_device *device = NULL;
