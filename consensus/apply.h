@@ -48,6 +48,8 @@ int apply_death_to_vm(struct apply_step *step, size_t position, uint64_t host_id
                       const Drover__Proof *proof);
 int apply_reboot_to_migration(struct apply_step *step, size_t position, uint64_t host_id,
                               const char *boot_id);
+/* The target's own word that its VMM is gone: it does not know whether that had the guest. */
+int apply_loss_of_target(struct apply_step *step, size_t position);
 /* The proof takes the VM from its dead owner; a VM that is not set for HA waits for its host instead. */
 void apply_take_from_dead(struct apply_step *step, Drover__VmRecord *vm,
                           const Drover__HostRecord *host);

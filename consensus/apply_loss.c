@@ -5,6 +5,7 @@
  *   both alive           source: BY_SOURCE (it never sent the go)      -> owner keeps the VM, same epoch
  *                        target: BY_TARGET (it never got the go)       -> owner keeps the VM, same epoch
  *                        target: MigrationDone                         -> target owns it, next epoch
+ *                        target: BY_TARGET_UNSURE (its VMM is gone)    -> as if the target were dead
  *   source dead          the target's word; on BY_TARGET a dead owner loses the VM to its proof
  *   target dead          BY_SOURCE, or BY_SOURCE_AFTER_TARGET_DIED     -> owner keeps the VM, new epoch, starts it anew
  *   both dead            the proofs decide at once                     -> nobody owns it; the next epoch is new
@@ -150,4 +151,10 @@ int apply_reboot_to_migration(struct apply_step *step, size_t position, uint64_t
     }
     step_set_string(step, &vm->migration->target_boot_id, boot_id);
     return 0;
+}
+
+int apply_loss_of_target(struct apply_step *step, size_t position)
+{
+    uint64_t target = step_vm_at(step, position)->migration->target_host_id;
+    return lose_side(step, position, target, "has lost its VMM");
 }

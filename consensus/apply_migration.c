@@ -281,6 +281,10 @@ static int check_abort(struct apply_step *step, const Drover__Migration *migrati
         speaker = migration->target_host_id;
         knows = is_begun(migration) || same_boot(step, speaker, migration->target_boot_id);
         break;
+    case DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE:
+        speaker = migration->target_host_id;
+        knows = true; /* that it is gone: no more is said */
+        break;
     case DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE_AFTER_TARGET_DIED:
         speaker = migration->source_host_id;
         knows = migration->target_dead;
@@ -310,6 +314,11 @@ int apply_migration_abort(struct apply_step *step, const Drover__MigrationAbort 
     int rv = check_abort(step, before, order);
     if (rv != 0) {
         return rv;
+    }
+    if (order->by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE &&
+        !is_begun(before)) {
+        return apply_loss_of_target(
+            step, (size_t)record_vm_position(step->record, order->vm_id));
     }
     Drover__VmRecord *vm = step_edit_vm(step, order->vm_id);
     if (vm == NULL) {

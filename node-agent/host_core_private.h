@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the host core share. Not for others. */
+#ifndef DROVER_NODE_AGENT_HOST_CORE_PRIVATE_H
+#define DROVER_NODE_AGENT_HOST_CORE_PRIVATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/id.h"
+#include "fencing/lease_holder.h"
+#include "fencing/timing.h"
+#include "node-agent/host_core.h"
+
+#define HOST_VMMS_MAX 8 /* of one VM on one host: the right one, and old ones that end   \
+                         */
+#define HOST_BACKOFF_MAX     5 /* doublings of retry_ms: 32 times */
+#define HOST_CRASHES_TO_TELL 3 /* crashes of a VM that ran, until the cluster is told */
+
+enum host_order {
+    HOST_ORDER_LEASE,
+    HOST_ORDER_PAUSE,
+    HOST_ORDER_RESUME,
+    HOST_ORDER_POWER_BUTTON,
+    HOST_ORDER_QUIT,
+    HOST_ORDER_MIGRATE,
+    HOST_ORDER_MIGRATE_CANCEL,
+    HOST_ORDER_RECLAIM,
+    HOST_ORDER_COUNT,
+};
+
+/* One VMM process, from its start or its first status until it is certainly gone. */
+struct host_vmm {
+    uint64_t epoch;
+    uint64_t since_ms;
+    Drover__VmStatus *status;              /* its last; NULL: none yet */
+    bool got_go;                           /* an incoming one: it has the guest */
+    bool failed;                           /* said so itself: it will never have it */
+    uint64_t lease_ms;                     /* last deadline sent; 0: none */
+    uint64_t ordered_ms[HOST_ORDER_COUNT]; /* when last; 0: never */
+    uint64_t
+        pressed_ms; /* its power button, also for a stop that was taken back; 0: never */
+};
+
+/* What is remembered of a VMM that is gone, as long as its epoch may matter. */
+struct host_gone {
+    uint64_t epoch; /* 0: none */
+    bool had_guest, failed;
+    bool powered_off; /* by the guest's own wish: nobody had pressed the button */
+    char reason[ERROR_TEXT_SIZE];
+};
+
+/* One VM that this host owns, receives, or has a VMM of. */
+struct host_vm {
+    uint64_t vm_id;
+    struct host_vmm vmms[HOST_VMMS_MAX];
+    unsigned vmm_count;
+    struct host_gone gone;
+    /* Rules: these only grow. */
+    uint64_t given_up_epoch; /* this and lower ones are never started here again */
+    uint64_t
+        never_sends; /* next_epoch of the last migration that we said we shall not send */
+    uint64_t
+        ordered_epoch; /* next_epoch of the last migration that was ordered to be sent */
+    uint64_t begun_epoch; /* next_epoch of the last migration that this run saw before it
+                             was ready */
+    uint64_t ready_epoch; /* next_epoch of the last migration that was stated ready */
+    uint64_t phase_epoch; /* next_epoch and phase whose first sight was at phase_ms */
+    Drover__MigrationPhase phase;
+    uint64_t phase_ms;
+    /* The statement that is out. */
+    uint64_t proposal_id;    /* 0: none */
+    uint64_t state_again_ms; /* not before */
+    /* Starts that failed. */
+    unsigned failures;
+    uint64_t start_again_ms;
+    bool problem; /* gone.reason is to be told */
+};
+
+struct host_core {
+    struct timing timing;
+    struct host_core_identity identity;
+    const struct host_core_ops *ops;
+    void *owner;
+    struct lease_holder lease;
+    uint64_t wake_ms; /* when tick() wants to be called again */
+    uint64_t last_proposal;
+    uint64_t up_proposal; /* 0: none out */
+    uint64_t up_again_ms;
+    uint64_t asked_ms; /* last request for a lease */
+    bool hurry;        /* something to tell: ask at once */
+    bool scan_done;
+    bool up;      /* the cluster knows this run */
+    bool settled; /* up, lease in force, so the state is as new as that lease: decisions
+                     may rest on it */
+    struct host_vm *vms; /* in the order of their ids */
+    size_t vm_count, vm_capacity;
+};
+
+/* host_table.c */
+struct host_vm *host_table_find(const struct host_core *core, uint64_t vm_id);
+/* NULL: short of memory. */
+struct host_vm *host_table_get(struct host_core *core, uint64_t vm_id);
+void host_table_drop(struct host_core *core, struct host_vm *vm);
+struct host_vmm *host_vmm_find(struct host_vm *vm, uint64_t epoch);
+/* NULL: too many. */
+struct host_vmm *host_vmm_add(struct host_vm *vm, uint64_t epoch, uint64_t now_ms);
+void host_vmm_drop(struct host_vm *vm, struct host_vmm *vmm);
+Drover__VmRunState host_vmm_state(const struct host_vmm *vmm);
+void host_table_free(struct host_core *core);
+
+/* host_core.c */
+void host_wake_at(struct host_core *core, uint64_t at_ms);
+/* One statement for a VM at a time; asked for again, it is made again until the record
+ * shows it. */
+void host_state(struct host_core *core, struct host_vm *vm,
+                const Drover__Command *command, uint64_t now_ms);
+
+/* host_vm.c */
+/* Sends it, unless the same order was sent less than retry_ms ago. */
+void host_order(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                enum host_order kind, Drover__ControlRequest *request, uint64_t now_ms);
+void host_order_quit(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                     uint64_t now_ms);
+void host_extend(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                 const Drover__VmRecord *record, uint64_t now_ms);
+void host_start(struct host_core *core, struct host_vm *vm,
+                const Drover__VmRecord *record, uint64_t epoch, uint64_t now_ms);
+/* One VM, when settled. `record` NULL: deleted. */
+void host_vm_reconcile(struct host_core *core, struct host_vm *vm,
+                       const Drover__VmRecord *record, uint64_t now_ms);
+
+/* host_migration.c */
+void host_source_reconcile(struct host_core *core, struct host_vm *vm,
+                           struct host_vmm *vmm, const Drover__VmRecord *record,
+                           uint64_t now_ms);
+void host_target_reconcile(struct host_core *core, struct host_vm *vm,
+                           struct host_vmm *vmm, const Drover__VmRecord *record,
+                           uint64_t now_ms);
+
+#endif

@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One VM that is on its way, from the side of its source and of its target. Who may end a
+ * migration is told in consensus/apply_loss.c; here is what each side knows for certain,
+ * and so may state:
+ *
+ *   source   never ordered to send (by any run of the agent), or the VMM says that it
+ * failed before the go   -> BY_SOURCE the target is lost, and the VMM here (handed over,
+ * or gone) is gone   -> BY_SOURCE_AFTER_TARGET_DIED else: wait for the target target the
+ * VMM has the guest, or had it                                      -> MigrationDone the
+ * VMM is gone, and said that it never got it (or nobody could send) -> BY_TARGET the VMM
+ * is gone, and nobody knows                                     -> BY_TARGET_UNSURE: the
+ * source decides
+ */
+#include <string.h>
+
+#include "base/check.h"
+#include "node-agent/host_core_private.h"
+
+/* Nobody has connected this many leases after the source was told where: nobody will. */
+#define TARGET_PATIENCE_LEASES 2
+/* A target that isn't ready after this many has trouble that it can't tell. */
+#define SOURCE_PATIENCE_LEASES 6
+
+/* ---- both sides ----------------------------------------------------------------------
+ */
+
+static void see_phase(struct host_vm *vm, const Drover__Migration *migration,
+                      uint64_t now_ms)
+{
+    if (vm->phase_epoch != migration->next_epoch || vm->phase != migration->phase) {
+        vm->phase_epoch = migration->next_epoch;
+        vm->phase = migration->phase;
+        vm->phase_ms = now_ms;
+    }
+    if (migration->phase == DROVER__MIGRATION_PHASE__MIGRATION_PHASE_BEGUN) {
+        vm->begun_epoch = migration->next_epoch;
+    }
+}
+
+static bool is_ready(const Drover__Migration *migration)
+{
+    return migration->phase == DROVER__MIGRATION_PHASE__MIGRATION_PHASE_READY;
+}
+
+static void state_abort(struct host_core *core, struct host_vm *vm,
+                        const Drover__VmRecord *record, Drover__MigrationAbortBy by,
+                        const char *reason, uint64_t now_ms)
+{
+    Drover__MigrationAbort abort = DROVER__MIGRATION_ABORT__INIT;
+    abort.vm_id = vm->vm_id;
+    abort.next_epoch = record->migration->next_epoch;
+    abort.host_id = core->identity.host_id;
+    abort.incarnation =
+        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
+    abort.by = by;
+    abort.reason = (char *)(uintptr_t)reason;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_ABORT;
+    command.migration_abort = &abort;
+    host_state(core, vm, &command, now_ms);
+}
+
+/* ---- source --------------------------------------------------------------------------
+ */
+
+/* Before the go, for certain: the source goes on by itself. */
+static bool has_failed(const Drover__VmMigrationStatus *status)
+{
+    return status->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED ||
+           status->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED;
+}
+
+/* The VMM's report, if it is about this migration. */
+static const Drover__VmMigrationStatus *report_of(const struct host_vmm *vmm,
+                                                  const Drover__Migration *migration)
+{
+    const Drover__VmMigrationStatus *status = vmm->status->migration;
+    if (status == NULL ||
+        status->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE ||
+        !is_ready(migration) || strcmp(status->uri, migration->uri) != 0) {
+        return NULL;
+    }
+    return status;
+}
+
+/* Rule: who has said that it never sends, never orders it. */
+static void abort_by_source(struct host_core *core, struct host_vm *vm,
+                            const Drover__VmRecord *record, const char *reason,
+                            uint64_t now_ms)
+{
+    vm->never_sends = record->migration->next_epoch;
+    state_abort(core, vm, record, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE,
+                reason, now_ms);
+}
+
+/*
+ * Rule: ordered at most once. Was it lost on its way, the target loses its patience and
+ * ends the migration; were it sent again, the VMM might be at a second attempt while the
+ * end of the first makes us say that it never sends.
+ */
+static void order_migrate(struct host_core *core, struct host_vm *vm,
+                          struct host_vmm *vmm, const Drover__Migration *migration,
+                          uint64_t now_ms)
+{
+    CHECK(is_ready(migration) && migration->next_epoch > vm->never_sends);
+    CHECK(!migration->target_dead && vm->ordered_epoch < migration->next_epoch);
+    CHECK(vm->begun_epoch == migration->next_epoch);
+    vm->ordered_epoch = migration->next_epoch;
+    vmm->ordered_ms[HOST_ORDER_MIGRATE] = 0;
+    vmm->ordered_ms[HOST_ORDER_MIGRATE_CANCEL] = 0;
+    /* What is known of an earlier attempt must not pass for the end of this one. */
+    if (vmm->status->migration != NULL) {
+        drover__vm_migration_status__free_unpacked(vmm->status->migration, NULL);
+        vmm->status->migration = NULL;
+    }
+    Drover__ControlMigrate migrate = DROVER__CONTROL_MIGRATE__INIT;
+    migrate.uri = migration->uri;
+    migrate.max_downtime_ms = migration->max_downtime_ms;
+    migrate.deadline_s = migration->deadline_s;
+    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
+    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE;
+    request.migrate = &migrate;
+    host_order(core, vm, vmm, HOST_ORDER_MIGRATE, &request, now_ms);
+}
+
+static void order_cancel(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                         uint64_t now_ms)
+{
+    Drover__ControlMigrateCancel cancel = DROVER__CONTROL_MIGRATE_CANCEL__INIT;
+    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
+    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL;
+    request.migrate_cancel = &cancel;
+    host_order(core, vm, vmm, HOST_ORDER_MIGRATE_CANCEL, &request, now_ms);
+}
+
+/* Why this migration shall end; NULL: it shall go on. */
+static const char *unwanted(const struct host_core *core, const struct host_vm *vm,
+                            const Drover__VmRecord *record, uint64_t now_ms)
+{
+    const Drover__Migration *migration = record->migration;
+    if (migration->cancel_wanted) {
+        return "it was cancelled";
+    }
+    if (migration->target_dead) {
+        return "its target was lost";
+    }
+    if (record->wanted == DROVER__VM_WANTED__VM_WANTED_STOPPED ||
+        record->wanted == DROVER__VM_WANTED__VM_WANTED_KILLED) {
+        return "the VM is to be stopped";
+    }
+    if (!is_ready(migration) &&
+        now_ms - vm->phase_ms >= SOURCE_PATIENCE_LEASES * core->timing.lease_ms) {
+        return "its target did not get ready in time";
+    }
+    return NULL;
+}
+
+static void source_with_guest(struct host_core *core, struct host_vm *vm,
+                              struct host_vmm *vmm, const Drover__VmRecord *record,
+                              uint64_t now_ms)
+{
+    const Drover__Migration *migration = record->migration;
+    const Drover__VmMigrationStatus *report = report_of(vmm, migration);
+    const char *why = unwanted(core, vm, record, now_ms);
+    if (report != NULL && has_failed(report)) {
+        abort_by_source(core, vm, record,
+                        report->error[0] != '\0' ? report->error
+                        : why != NULL            ? why
+                                                 : "it failed before the handover",
+                        now_ms);
+        return;
+    }
+    /* An earlier run of the agent may have ordered it, if this one did not see it begin.
+     */
+    bool ordered = report != NULL || vm->ordered_epoch == migration->next_epoch ||
+                   (is_ready(migration) && vm->begun_epoch != migration->next_epoch);
+    if (why != NULL && ordered) {
+        order_cancel(core, vm, vmm, now_ms);
+    } else if (why != NULL) {
+        abort_by_source(core, vm, record, why, now_ms);
+    } else if (!ordered && is_ready(migration) &&
+               host_vmm_state(vmm) != DROVER__VM_RUN_STATE__VM_RUN_FROZEN &&
+               host_vmm_state(vmm) != DROVER__VM_RUN_STATE__VM_RUN_FREEZING) {
+        order_migrate(core, vm, vmm, migration, now_ms);
+    }
+}
+
+/* No VMM of our epoch is left here. Whether it sent the go, only the target may know. */
+static void source_without_vmm(struct host_core *core, struct host_vm *vm,
+                               const Drover__VmRecord *record, uint64_t now_ms)
+{
+    const Drover__Migration *migration = record->migration;
+    if (migration->target_dead) {
+        if (vm->given_up_epoch < record->epoch) {
+            vm->given_up_epoch = record->epoch;
+        }
+        state_abort(
+            core, vm, record,
+            DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE_AFTER_TARGET_DIED,
+            "its target was lost, and the guest may have run there", now_ms);
+        return;
+    }
+    bool watched = vm->begun_epoch == migration->next_epoch;
+    if (!is_ready(migration) ||
+        (watched && vm->ordered_epoch != migration->next_epoch && vm->gone.epoch != 0)) {
+        abort_by_source(core, vm, record, "its source's VMM ended", now_ms);
+    }
+}
+
+void host_source_reconcile(struct host_core *core, struct host_vm *vm,
+                           struct host_vmm *vmm, const Drover__VmRecord *record,
+                           uint64_t now_ms)
+{
+    const Drover__Migration *migration = record->migration;
+    CHECK(migration->source_host_id == core->identity.host_id);
+    see_phase(vm, migration, now_ms);
+    host_wake_at(core, now_ms + core->timing.retry_ms);
+    if (vmm == NULL) {
+        if (vm->never_sends >= migration->next_epoch) {
+            abort_by_source(core, vm, record, "its source's VMM ended", now_ms);
+        } else if (vm->vmm_count == 0) {
+            source_without_vmm(core, vm, record, now_ms);
+        }
+        return;
+    }
+    if (vmm->status == NULL) {
+        return;
+    }
+    host_extend(core, vm, vmm, record, now_ms);
+    if (vm->never_sends >= migration->next_epoch) {
+        abort_by_source(core, vm, record, "it was given up before the handover", now_ms);
+        return;
+    }
+    switch (host_vmm_state(vmm)) {
+    case DROVER__VM_RUN_STATE__VM_RUN_RUNNING:
+    case DROVER__VM_RUN_STATE__VM_RUN_PAUSED:
+    case DROVER__VM_RUN_STATE__VM_RUN_FROZEN:
+    case DROVER__VM_RUN_STATE__VM_RUN_FREEZING:
+        source_with_guest(core, vm, vmm, record, now_ms);
+        break;
+    case DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER:
+        if (migration->target_dead) {
+            host_order_quit(core, vm, vmm, now_ms); /* older than the disks, maybe */
+        }
+        break;
+    case DROVER__VM_RUN_STATE__VM_RUN_FAILED:
+        host_order_quit(core, vm, vmm, now_ms);
+        break;
+    default:
+        break;
+    }
+}
+
+/* ---- target --------------------------------------------------------------------------
+ */
+
+static void state_ready(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                        const Drover__Migration *migration, uint64_t now_ms)
+{
+    vm->ready_epoch = migration->next_epoch;
+    Drover__MigrationReady ready = DROVER__MIGRATION_READY__INIT;
+    ready.vm_id = vm->vm_id;
+    ready.next_epoch = migration->next_epoch;
+    ready.host_id = core->identity.host_id;
+    ready.incarnation =
+        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
+    ready.uri = vmm->status->incoming_uri;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_READY;
+    command.migration_ready = &ready;
+    host_state(core, vm, &command, now_ms);
+}
+
+static void state_done(struct host_core *core, struct host_vm *vm,
+                       const struct host_vmm *vmm, const Drover__Migration *migration,
+                       uint64_t now_ms)
+{
+    CHECK(vm->given_up_epoch < migration->next_epoch);
+    Drover__MigrationDone done = DROVER__MIGRATION_DONE__INIT;
+    done.vm_id = vm->vm_id;
+    done.next_epoch = migration->next_epoch;
+    done.host_id = core->identity.host_id;
+    done.incarnation =
+        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
+    if (vmm != NULL && vmm->status->migration != NULL) {
+        done.figures = vmm->status->migration->figures;
+    }
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_DONE;
+    command.migration_done = &done;
+    host_state(core, vm, &command, now_ms);
+}
+
+/* No VMM of the next epoch is here (any more). */
+static void target_without_vmm(struct host_core *core, struct host_vm *vm,
+                               const Drover__VmRecord *record, uint64_t now_ms)
+{
+    const Drover__Migration *migration = record->migration;
+    uint64_t next = migration->next_epoch;
+    bool had_one = vm->gone.epoch == next;
+    if (had_one && vm->gone.had_guest) {
+        state_done(core, vm, NULL, migration,
+                   now_ms); /* it is ours, and is started again then */
+        return;
+    }
+    bool could_send = is_ready(migration) || vm->ready_epoch == next;
+    bool unwanted_now = migration->cancel_wanted || migration->source_dead ||
+                        migration->target_dead || had_one || could_send;
+    if (!unwanted_now && vm->given_up_epoch < next) {
+        host_start(core, vm, record, next, now_ms);
+        return;
+    }
+    /* Rule: from the first time that this is said, the epoch is never started here again.
+     */
+    if (vm->given_up_epoch < next) {
+        vm->given_up_epoch = next;
+    }
+    bool sure = !could_send || (had_one && vm->gone.failed);
+    state_abort(core, vm, record,
+                sure ? DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET
+                     : DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE,
+                had_one ? vm->gone.reason : "the target's VMM ended", now_ms);
+}
+
+static void target_waits(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                         const Drover__VmRecord *record, uint64_t now_ms)
+{
+    const Drover__Migration *migration = record->migration;
+    if (!is_ready(migration)) {
+        if (migration->cancel_wanted || migration->source_dead) {
+            host_order_quit(core, vm, vmm, now_ms);
+        } else if (vmm->status->incoming_uri[0] != '\0') {
+            state_ready(core, vm, vmm, migration, now_ms);
+        }
+        return;
+    }
+    const Drover__VmMigrationStatus *report = vmm->status->migration;
+    bool nobody = report == NULL ||
+                  report->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE ||
+                  report->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CONNECTING;
+    uint64_t patience_ms = (uint64_t)TARGET_PATIENCE_LEASES * core->timing.lease_ms;
+    bool waited = now_ms - vm->phase_ms >= patience_ms;
+    bool elsewhere = strcmp(vmm->status->incoming_uri, migration->uri) != 0 &&
+                     vmm->status->incoming_uri[0] != '\0';
+    if (migration->source_dead || (nobody && waited) || elsewhere) {
+        host_order_quit(core, vm, vmm, now_ms);
+    }
+}
+
+void host_target_reconcile(struct host_core *core, struct host_vm *vm,
+                           struct host_vmm *vmm, const Drover__VmRecord *record,
+                           uint64_t now_ms)
+{
+    const Drover__Migration *migration = record->migration;
+    CHECK(migration->target_host_id == core->identity.host_id);
+    see_phase(vm, migration, now_ms);
+    host_wake_at(core, now_ms + core->timing.retry_ms);
+    if (vmm == NULL) {
+        if (vm->vmm_count == 0) {
+            target_without_vmm(core, vm, record, now_ms);
+        }
+        return;
+    }
+    if (vmm->status == NULL) {
+        return;
+    }
+    /* Rule: a target that was called dead neither runs nor thaws the VM, unless its word
+     * came first. */
+    if (!migration->target_dead) {
+        host_extend(core, vm, vmm, record, now_ms);
+    }
+    if (vmm->got_go) {
+        state_done(core, vm, vmm, migration, now_ms);
+    } else if (vmm->failed || migration->target_dead) {
+        host_order_quit(core, vm, vmm, now_ms);
+    } else if (host_vmm_state(vmm) == DROVER__VM_RUN_STATE__VM_RUN_INCOMING) {
+        target_waits(core, vm, vmm, record, now_ms);
+    }
+}
