@@ -64,6 +64,22 @@ tests_unit_test_watchdog_device_LDADD = fencing/libfencing.a base/libbase.a $(UN
 # ---- vmm ----
 
 # ---- vmm/virtio ----
+VIRTIO_TEST_SOURCES = tests/unit/fake_vm.c tests/unit/fake_vm.h \
+	tests/unit/virtio_driver.c tests/unit/virtio_driver.h tests/unit/unit.h
+VIRTIO_TEST_LIBS = vmm/libvmm.a proto/libproto.a base/libbase.a \
+	$(URING_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_queue
+tests_unit_test_virtio_queue_SOURCES = tests/unit/test_virtio_queue.c $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_queue_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_block
+tests_unit_test_virtio_block_SOURCES = tests/unit/test_virtio_block.c $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_block_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_pci
+tests_unit_test_virtio_pci_SOURCES = tests/unit/test_virtio_pci.c $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_pci_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_net
+tests_unit_test_virtio_net_SOURCES = tests/unit/test_virtio_net.c $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_net_LDADD = $(VIRTIO_TEST_LIBS)
 
 # ---- node-agent ----
 noinst_PROGRAMS += tests/unit/fake_vmm

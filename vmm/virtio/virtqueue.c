@@ -266,7 +266,7 @@ bool virtqueue_interrupt_wanted(struct virtqueue *queue)
     uint16_t now = queue->next_used;
     bool first = !queue->signalled_valid;
 
-    if (!queue->ready || (!first && before == now)) {
+    if (!queue->ready || before == now) {
         return false;
     }
     queue->signalled_used = now;
