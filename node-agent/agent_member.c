@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What exists while this host is in a cluster: made in one written order, unmade as a
+ * whole. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "consensus/cluster_state.h"
+#include "node-agent/agent_private.h"
+
+static void member_free(struct agent_member *member)
+{
+    if (member == NULL) {
+        return;
+    }
+    propose_free(member->propose);
+    host_core_free(member->core);
+    controller_free(member->controller);
+    vmm_supervisor_free(member->supervisor);
+    keeper_client_free(member->keeper);
+    join_server_free(member->joins);
+    peers_free(member->peers);
+    raft_node_free(member->raft);
+    raft_transport_free(member->transport);
+    tls_context_free(member->tls);
+    cluster_state_free(member->state);
+    free(member);
+}
+
+/* ---- unmaking ---- */
+
+static void stopped(struct agent *agent)
+{
+    member_free(agent->member);
+    agent->member = NULL;
+    agent->state_changed = true;
+    void (*then)(struct agent *) = agent->member_stopped;
+    agent->member_stopped = NULL;
+    if (agent->retire) {
+        agent->retire = false;
+        struct error err = {0};
+        if (state_dir_retire(&agent->dir, &err) != 0) {
+            log_error(agent->log, "%s", err.text);
+        }
+        drover__host_identity__free_unpacked(agent->identity, NULL);
+        agent->identity = NULL;
+        agent->phase = AGENT_PHASE_ALONE;
+    }
+    if (then != NULL) {
+        then(agent);
+    }
+    agent_wake(agent);
+}
+
+static void part_closed(void *owner)
+{
+    struct agent *agent = owner;
+    CHECK(agent->member->closing > 0);
+    if (--agent->member->closing == 0) {
+        agent->member->closing = 1; /* stays unusable until it is freed */
+        stopped(agent);
+    }
+}
+
+static void raft_closed(void *owner)
+{
+    struct agent *agent = owner;
+    if (agent->member->transport != NULL) {
+        raft_transport_close(agent->member->transport, part_closed, agent);
+    } else {
+        part_closed(agent);
+    }
+}
+
+void agent_member_stop(struct agent *agent, void (*then)(struct agent *agent))
+{
+    struct agent_member *member = agent->member;
+    CHECK(member != NULL);
+    if (then != NULL) {
+        agent->member_stopped = then;
+    }
+    if (member->closing > 0) {
+        return;
+    }
+    member->closing = 1;
+    if (member->leads) {
+        member->leads = false;
+        controller_follow(member->controller);
+    }
+    if (member->peers != NULL) {
+        member->closing++;
+        peers_close(member->peers, part_closed, agent);
+    }
+    if (member->joins != NULL) {
+        member->closing++;
+        join_server_close(member->joins, part_closed, agent);
+    }
+    if (member->supervisor != NULL) {
+        member->closing++;
+        vmm_supervisor_close(member->supervisor, part_closed, agent);
+    }
+    if (member->keeper != NULL) {
+        member->closing++;
+        keeper_client_close(member->keeper, part_closed, agent);
+    }
+    member->closing++;
+    if (member->raft != NULL) {
+        raft_node_close(member->raft, raft_closed, agent);
+    } else {
+        raft_closed(agent);
+    }
+    part_closed(agent);
+}
+
+/* ---- failing ---- */
+
+struct stop_later {
+    struct agent_deferred deferred;
+};
+
+static void run_stop(struct agent *agent, struct agent_deferred *deferred)
+{
+    free(deferred);
+    if (agent->member != NULL) {
+        agent_member_stop(agent, NULL);
+    }
+}
+
+void agent_member_fail(struct agent *agent, const char *text)
+{
+    if (agent->member == NULL || agent->member->closing > 0 || agent->retry_at_ms != 0) {
+        return;
+    }
+    (void)snprintf(agent->failure, sizeof(agent->failure), "%s", text);
+    log_error(agent->log, "this host can't go on, trying again in %u s err=%s",
+              AGENT_RETRY_MS / 1000, agent->failure);
+    agent->phase = AGENT_PHASE_FAILED;
+    agent->retry_at_ms = clock_now_ms() + AGENT_RETRY_MS;
+    agent->state_changed = true;
+    /* It may come from inside a decision: nothing is unmade under its feet. */
+    struct stop_later *later = calloc(1, sizeof(*later));
+    CHECK(later != NULL); /* no memory for this: the process is better off anew */
+    later->deferred.run = run_stop;
+    agent_defer(agent, &later->deferred);
+}
+
+/* ---- making ---- */
+
+static int make_decisions(struct agent *agent, struct error *err)
+{
+    struct agent_member *member = agent->member;
+    int rv = timing_from_lease(agent->identity->lease_ms, &member->timing, err);
+    if (rv != 0) {
+        return rv;
+    }
+    rv = cluster_state_create(&member->state);
+    rv = rv != 0 ? rv
+                 : controller_create(&member->timing, agent->identity->host_id,
+                                     agent_controller_ops(), agent, &member->controller);
+    rv = rv != 0 ? rv : propose_create(agent_propose_ops(), agent, &member->propose);
+    rv = rv != 0 ? rv : join_server_create(agent_join_ops(), agent, &member->joins);
+    rv = rv != 0 ? rv : id_random_text(member->incarnation);
+    return rv == 0 ? 0 : error_set(err, rv, "droverd can't be set up: %s", err_text(rv));
+}
+
+static int make_connections(struct agent *agent, struct error *err)
+{
+    struct agent_member *member = agent->member;
+    struct tls_files files = {.ca_path = agent->dir.ca_path,
+                              .certificate_path = agent->dir.certificate_path,
+                              .key_path = agent->dir.key_path};
+    int rv = tls_context_create_member(&files, &member->tls, err);
+    if (rv != 0) {
+        return rv;
+    }
+    struct raft_transport_config transport = {.loop = agent->loop,
+                                              .context = member->tls,
+                                              .self = &member->self,
+                                              .open_ms = member->timing.peer_idle_ms,
+                                              .ack_ms = member->timing.peer_idle_ms};
+    return raft_transport_create(&transport, &member->transport, err);
+}
+
+static int make_raft(struct agent *agent, bool bootstrap, struct error *err)
+{
+    struct agent_member *member = agent->member;
+    int rv = state_dir_make_raft(&agent->dir, err);
+    if (rv != 0) {
+        return rv;
+    }
+    struct raft_node_config config;
+    agent_raft_config(agent, &config);
+    rv = raft_node_create(&config, &member->raft, err);
+    if (rv == 0 && bootstrap) {
+        rv = raft_node_bootstrap(member->raft, err);
+        rv = rv == DROVER_EEXISTS ? 0 : rv; /* a former try got so far */
+    }
+    return rv;
+}
+
+static int listen_to_peers(struct agent *agent, struct error *err)
+{
+    struct agent_member *member = agent->member;
+    struct peers_config config = {
+        .loop = agent->loop,
+        .context = member->tls,
+        .self = &member->self,
+        .listen = agent->config->listen,
+        .open_ms = member->timing.peer_idle_ms,
+        .idle_ms = member->timing.peer_idle_ms,
+        .redial_ms_max = member->timing.renew_ms,
+        .ops = agent_peers_ops(),
+        .owner = agent,
+    };
+    return peers_create(&config, &member->peers, err);
+}
+
+int agent_member_start(struct agent *agent, bool bootstrap, struct error *err)
+{
+    CHECK(agent->member == NULL && agent->identity != NULL);
+    struct agent_member *member = calloc(1, sizeof(*member));
+    if (member == NULL) {
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    agent->member = member;
+    agent->retry_at_ms = 0;
+    int rv = make_decisions(agent, err);
+    member->self = (struct peer_self){.cluster_id = agent->identity->cluster_id,
+                                      .host_id = agent->identity->host_id,
+                                      .boot_id = agent->boot_id,
+                                      .incarnation = member->incarnation};
+    rv = rv != 0 ? rv : make_connections(agent, err);
+    rv = rv != 0 ? rv : make_raft(agent, bootstrap, err);
+    /* From here on others may reach this host; nothing is answered before raft has loaded
+     * its log. */
+    rv = rv != 0 ? rv : raft_node_start(member->raft, err);
+    rv = rv != 0 ? rv : listen_to_peers(agent, err);
+    rv = rv != 0 ? rv : agent_host_start(agent, err);
+    if (rv != 0) {
+        return rv; /* the caller unmakes what there is: agent_member_stop() */
+    }
+    agent->failure[0] = '\0';
+    log_notice(agent->log,
+               "member of cluster=%s as host=%" PRIu64 " name=%s address=%s lease_ms=%u",
+               agent->identity->cluster_id, agent->identity->host_id,
+               agent->identity->name, agent->config->listen, member->timing.lease_ms);
+    agent_wake(agent);
+    return 0;
+}
