@@ -9,7 +9,7 @@ import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
-from lab import cluster, control, drover, kit, paths, records, sandbox  # noqa: E402
+from lab import cluster, control, drover, kit, paths, records  # noqa: E402
 from lab.paths import LabError  # noqa: E402
 
 VM = "shop"
@@ -204,7 +204,7 @@ def body(detach, keep):
 def main():
     try:
         kit.require()
-        return sandbox.run(lambda detach: body(detach, "--keep" in sys.argv[1:]))
+        return cluster.run(lambda detach: body(detach, "--keep" in sys.argv[1:]))
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab as a whole: image, network, shared disks and hosts. Use inside sandbox.run()."""
+"""The lab as a whole: image, network, shared disks and hosts. Use inside run()."""
 import os
 import time
 
-from . import image, initrd, kit, net, paths, qemu
+from . import image, initrd, kit, net, paths, qemu, sandbox
 from .host import Host
 
 SHARED_DISK_BYTES = 1 << 30
+
+
+def run(function):
+    """sandbox.run(), once the image is there: making it needs the machine's own network."""
+    try:
+        image.ensure()
+        return sandbox.run(function)
+    except KeyboardInterrupt:
+        return 130
 
 
 class Lab:

@@ -190,6 +190,8 @@ def ensure(refresh=False):
     target = os.path.join(paths.cache_dir(), "image-" + _key())
     if os.path.isdir(target) and not refresh:
         return target
+    if os.geteuid() != 0:
+        raise LabError("making the image needs root: run it with sudo")
     guard = paths.lock_file(os.path.join(paths.cache_dir(), "image.lock"))
     try:
         if os.path.isdir(target) and not refresh:
