@@ -119,3 +119,22 @@ tests_unit_test_vm_spec_LDADD = cli/libcli.a base/libbase.a $(CURL_LIBS) $(JANSS
 # ---- the tree itself ----
 check_SCRIPTS += tests/unit/test_includes
 EXTRA_DIST += tests/unit/test_includes tests/tidy
+
+# ---- node-agent: the agent ----
+AGENT_UNIT_LIBS = node-agent/libagent.a consensus/libconsensus.a fencing/libfencing.a \
+	proto/libproto.a base/libbase.a $(OPENSSL_LIBS) $(UV_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_config
+tests_unit_test_config_SOURCES = tests/unit/test_config.c tests/unit/unit.h
+tests_unit_test_config_LDADD = $(AGENT_UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_pki
+tests_unit_test_pki_SOURCES = tests/unit/test_pki.c tests/unit/unit.h
+tests_unit_test_pki_LDADD = $(AGENT_UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_peers
+tests_unit_test_peers_SOURCES = tests/unit/test_peers.c tests/unit/pki_fixture.h tests/unit/unit.h
+tests_unit_test_peers_LDADD = $(AGENT_UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_propose
+tests_unit_test_propose_SOURCES = tests/unit/test_propose.c tests/unit/unit.h
+tests_unit_test_propose_LDADD = $(AGENT_UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_state_dir
+tests_unit_test_state_dir_SOURCES = tests/unit/test_state_dir.c tests/unit/unit.h
+tests_unit_test_state_dir_LDADD = $(AGENT_UNIT_LIBS)
