@@ -6,3 +6,7 @@ check_PROGRAMS += tests/fuzz/fuzz_migration_stream
 tests_fuzz_fuzz_migration_stream_SOURCES = tests/fuzz/fuzz_migration_stream.c
 tests_fuzz_fuzz_migration_stream_LDADD = migration/libmigration.a proto/libproto.a \
 	base/libbase.a $(ZLIB_LIBS)
+
+# ---- vmm/virtio: libFuzzer, built with clang by tests/fuzz/run ----
+EXTRA_DIST += tests/fuzz/run tests/fuzz/fuzz_vm.c tests/fuzz/fuzz_vm.h tests/fuzz/fuzz_virtio.c \
+	tests/fuzz/fuzz_virtio_state.c tests/fuzz/fuzz_virtqueue.c tests/fuzz/corpus

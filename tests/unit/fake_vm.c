@@ -87,7 +87,8 @@ static void run_tick(void *owner)
 
 static bool run(struct vm *vm, bool (*done)(void *owner), void *owner, unsigned ms)
 {
-    struct run run = {.vm = vm, .done = done, .owner = owner, .end_ms = clock_now_ms() + ms};
+    struct run run = {
+        .vm = vm, .done = done, .owner = owner, .end_ms = clock_now_ms() + ms};
 
     CHECK(event_loop_timer_create(vm->loop, run_tick, &run, &run.tick) == 0);
     CHECK(event_loop_timer_set(run.tick, clock_now_ns()) == 0);
@@ -120,7 +121,8 @@ unsigned fake_vm_logged(struct vm *vm, const char *text)
     return count;
 }
 
-/* ---- vmm/vm.h ------------------------------------------------------------------------------ */
+/* ---- vmm/vm.h
+ * ------------------------------------------------------------------------------ */
 
 struct guest_ram *vm_ram(struct vm *vm)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A VM without KVM for the tests of devices: real memory, buses, PCI and I/O loop, no vCPUs. The
- * test's own thread plays the vCPU, and runs the I/O loop when it waits for something.
+ * A VM without KVM for the tests of devices: real memory, buses, PCI and I/O loop, no
+ * vCPUs. The test's own thread plays the vCPU, and runs the I/O loop when it waits for
+ * something.
  */
 #ifndef DROVER_TESTS_FAKE_VM_H
 #define DROVER_TESTS_FAKE_VM_H
@@ -31,13 +32,15 @@ struct vm {
     bool io_allowed;
     unsigned drained_count; /* calls of vm_device_drained() */
     unsigned msi_count;
-    struct fake_msi msi[FAKE_VM_MSI_MAX]; /* the last ones, by msi_count modulo the size */
-    int log_fd;                           /* memfd with the lines that were logged */
+    struct fake_msi
+        msi[FAKE_VM_MSI_MAX]; /* the last ones, by msi_count modulo the size */
+    int log_fd;               /* memfd with the lines that were logged */
 };
 
 struct vm *fake_vm_create(uint64_t memory_bytes);
 void fake_vm_free(struct vm *vm);
-/* Runs the I/O loop until `done(owner)`, five seconds at most; false when that is over. */
+/* Runs the I/O loop until `done(owner)`, five seconds at most; false when that is over.
+ */
 bool fake_vm_run(struct vm *vm, bool (*done)(void *owner), void *owner);
 /* Runs the I/O loop for a while. */
 void fake_vm_run_ms(struct vm *vm, unsigned ms);

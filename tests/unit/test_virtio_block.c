@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* virtio-blk on real files through real io_uring, driven by registers and rings as a guest would. */
+/* virtio-blk on real files through real io_uring, driven by registers and rings as a
+ * guest would. */
 #include "tests/unit/unit.h"
 
 #include <errno.h>
@@ -25,7 +26,14 @@
 
 #define F_FLUSH (UINT64_C(1) << 9)
 
-enum { TYPE_IN = 0, TYPE_OUT = 1, TYPE_FLUSH = 4, TYPE_ID = 8, TYPE_DISCARD = 11, TYPE_ZEROES = 13 };
+enum {
+    TYPE_IN = 0,
+    TYPE_OUT = 1,
+    TYPE_FLUSH = 4,
+    TYPE_ID = 8,
+    TYPE_DISCARD = 11,
+    TYPE_ZEROES = 13
+};
 enum { OK = 0, IOERR = 1, UNSUPP = 2 };
 
 struct fixture {
@@ -68,8 +76,10 @@ static int teardown(void **state)
 
 static void block_add(struct fixture *f, bool read_only, bool direct)
 {
-    struct virtio_block_config config = {
-        .path = f->path, .read_only = read_only, .direct = direct, .serial = "disk-serial"};
+    struct virtio_block_config config = {.path = f->path,
+                                         .read_only = read_only,
+                                         .direct = direct,
+                                         .serial = "disk-serial"};
     struct error err = {0};
     int ret = virtio_block_create(f->vm, &config, &err);
 
@@ -92,7 +102,8 @@ static void header_write(struct fixture *f, uint32_t type, uint64_t sector)
     driver_memory_write(&f->driver, STATUS_GPA, &status, 1);
 }
 
-static void request_add(struct fixture *f, uint32_t type, uint64_t sector, uint64_t gpa, uint32_t size)
+static void request_add(struct fixture *f, uint32_t type, uint64_t sector, uint64_t gpa,
+                        uint32_t size)
 {
     struct driver_buffer buffers[3] = {{HEADER_GPA, 16}, {gpa, size}, {STATUS_GPA, 1}};
     bool to_guest = type == TYPE_IN || type == TYPE_ID;
@@ -115,8 +126,8 @@ static uint8_t status_of(struct fixture *f)
     return status;
 }
 
-static uint32_t request_run(struct fixture *f, uint32_t type, uint64_t sector, uint64_t gpa,
-                            uint32_t size, uint8_t expected_status)
+static uint32_t request_run(struct fixture *f, uint32_t type, uint64_t sector,
+                            uint64_t gpa, uint32_t size, uint8_t expected_status)
 {
     uint16_t head;
     uint32_t written = 0;
@@ -134,7 +145,8 @@ static void pattern_fill(uint8_t *data, size_t size, unsigned seed)
     }
 }
 
-static void assert_disk(struct fixture *f, uint64_t offset, const uint8_t *data, size_t size)
+static void assert_disk(struct fixture *f, uint64_t offset, const uint8_t *data,
+                        size_t size)
 {
     uint8_t *found = malloc(size);
 
@@ -143,8 +155,10 @@ static void assert_disk(struct fixture *f, uint64_t offset, const uint8_t *data,
     free(found);
 }
 
-/* Writes and reads back through the device, at an address of the guest that may be misaligned. */
-static void write_and_read(struct fixture *f, uint64_t gpa, uint32_t size, uint64_t sector)
+/* Writes and reads back through the device, at an address of the guest that may be
+ * misaligned. */
+static void write_and_read(struct fixture *f, uint64_t gpa, uint32_t size,
+                           uint64_t sector)
 {
     uint8_t *data = malloc(size), *back = malloc(size);
 
@@ -194,7 +208,8 @@ static void test_many_misaligned_requests_share_the_bounce_buffers(void **state)
         uint64_t header_gpa = HEADER_GPA + 32u * i, sector = 8u * i;
         uint64_t gpa = PAYLOAD_GPA + 8192u * i + 7;
         uint32_t type = TYPE_OUT;
-        struct driver_buffer buffers[3] = {{header_gpa, 16}, {gpa, 4096}, {STATUS_GPA + i, 1}};
+        struct driver_buffer buffers[3] = {
+            {header_gpa, 16}, {gpa, 4096}, {STATUS_GPA + i, 1}};
 
         pattern_fill(data, sizeof(data), i);
         driver_memory_write(&f->driver, gpa, data, sizeof(data));
@@ -391,10 +406,11 @@ static void test_reset_waits_for_requests_that_are_out(void **state)
     }
 }
 
-/* ---- opening and locking --------------------------------------------------------------------- */
+/* ---- opening and locking
+ * --------------------------------------------------------------------- */
 
-static void assert_refused(struct fixture *f, const struct virtio_block_config *config, int code,
-                           const char *text)
+static void assert_refused(struct fixture *f, const struct virtio_block_config *config,
+                           int code, const char *text)
 {
     struct error err = {0};
 
@@ -484,7 +500,8 @@ static void test_lock_passes_from_source_to_target(void **state)
     assert_int_equal(virtio_block_lock(vm_devices(f->vm), &err), 0);
 }
 
-/* ---- state ----------------------------------------------------------------------------------- */
+/* ---- state
+ * ----------------------------------------------------------------------------------- */
 
 static void save(struct vm *vm, struct buffer *out)
 {
@@ -527,7 +544,8 @@ static void test_saved_device_goes_on_elsewhere_with_requests_it_had_taken(void 
 
     assert_int_equal(virtio_block_create(target, &config, &err), 0);
     device = vm_devices(target);
-    assert_int_equal(device->ops->load(device, device->ops->version, saved.data, saved.size, &err), 0);
+    assert_int_equal(
+        device->ops->load(device, device->ops->version, saved.data, saved.size, &err), 0);
     f->driver.vm = target;
     fake_vm_free(f->vm);
     f->vm = target;
@@ -541,11 +559,14 @@ static void test_saved_device_goes_on_elsewhere_with_requests_it_had_taken(void 
     buffer_done(&saved);
 }
 
-static void load_fails(struct device *device, const struct buffer *saved, int code, const char *text)
+static void load_fails(struct device *device, const struct buffer *saved, int code,
+                       const char *text)
 {
     struct error err = {0};
 
-    assert_int_equal(device->ops->load(device, device->ops->version, saved->data, saved->size, &err), code);
+    assert_int_equal(
+        device->ops->load(device, device->ops->version, saved->data, saved->size, &err),
+        code);
     assert_non_null(strstr(err.text, text));
 }
 
@@ -560,7 +581,8 @@ static void test_malformed_state_is_refused(void **state)
     block_add(f, false, false);
     save(f->vm, &saved);
     device = vm_devices(f->vm);
-    assert_int_equal(device->ops->load(device, 2, saved.data, saved.size, &err), DROVER_EVERSION);
+    assert_int_equal(device->ops->load(device, 2, saved.data, saved.size, &err),
+                     DROVER_EVERSION);
     for (size_t size = 0; size < saved.size; size++) {
         refused += device->ops->load(device, 1, saved.data, size, &err) < 0;
     }
@@ -568,7 +590,8 @@ static void test_malformed_state_is_refused(void **state)
     assert_true(refused >= saved.size - 4);
     for (size_t i = 0; i < saved.size; i++) {
         saved.data[i] ^= 0x55;
-        (void)device->ops->load(device, 1, saved.data, saved.size, &err); /* must not crash */
+        (void)device->ops->load(device, 1, saved.data, saved.size,
+                                &err); /* must not crash */
         saved.data[i] ^= 0x55;
     }
     assert_int_equal(device->ops->load(device, 1, saved.data, saved.size, &err), 0);
@@ -587,8 +610,9 @@ static void test_state_of_another_disk_is_refused(void **state)
     save(f->vm, &saved);
     device = vm_devices(f->vm);
     for (unsigned kind = 0; kind < 5; kind++) {
-        static const char *const texts[] = {"is it the same disk", "read-only on one side",
-                                            "in flight", "does not offer", "out of range"};
+        static const char *const texts[] = {"is it the same disk",
+                                            "read-only on one side", "in flight",
+                                            "does not offer", "out of range"};
         static const int codes[] = {DROVER_EBADINPUT, DROVER_EBADINPUT, DROVER_EMALFORMED,
                                     DROVER_EVERSION, DROVER_EMALFORMED};
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * virtio-net on a real tap in a network namespace of the test's own; packets are sent and seen through a packet socket on
- * the tap. Where no namespace can be made (no root), these tests are skipped.
+ * virtio-net on a real tap in a network namespace of the test's own; packets are sent and
+ * seen through a packet socket on the tap. Where no namespace can be made (no root),
+ * these tests are skipped.
  */
 #include "tests/unit/unit.h"
 
@@ -77,7 +78,8 @@ static int group_setup(void **state)
 {
     int fd;
 
-    have_namespace = unshare(CLONE_NEWNET) == 0 && access("/dev/net/tun", R_OK | W_OK) == 0;
+    have_namespace =
+        unshare(CLONE_NEWNET) == 0 && access("/dev/net/tun", R_OK | W_OK) == 0;
     if (!have_namespace) {
         return 0;
     }
@@ -128,7 +130,8 @@ static void net_add(struct fixture *f, uint64_t features, uint16_t queue_size)
     }
     f->socket = socket_open("tap0");
     driver_init(&f->driver, f->vm, 1);
-    assert_true(driver_start(&f->driver, features, features & F_CTRL_VQ ? 3 : 2, queue_size));
+    assert_true(
+        driver_start(&f->driver, features, features & F_CTRL_VQ ? 3 : 2, queue_size));
     fake_vm_run_ms(f->vm, 2);
 }
 
@@ -144,7 +147,8 @@ static void frame_make(uint8_t *frame, size_t size, unsigned seed)
 }
 
 /* The next packet of the test's type that the guest has sent, or -1. */
-static ssize_t frame_seen(struct fixture *f, uint8_t *frame, size_t size, unsigned ethertype)
+static ssize_t frame_seen(struct fixture *f, uint8_t *frame, size_t size,
+                          unsigned ethertype)
 {
     for (;;) {
         ssize_t got = recv(f->socket, frame, size, 0);
@@ -271,7 +275,8 @@ static void test_guest_without_buffers_does_not_keep_the_thread_busy(void **stat
     }
     before = cpu_ns();
     fake_vm_run_ms(f->vm, 200);
-    assert_true(cpu_ns() - before < 100 * UINT64_C(1000000)); /* the wait's own ticks cost something */
+    assert_true(cpu_ns() - before <
+                100 * UINT64_C(1000000)); /* the wait's own ticks cost something */
 }
 
 static void test_frame_that_fits_no_buffer_is_dropped(void **state)
@@ -395,7 +400,8 @@ static void test_device_moves_to_another_tap(void **state)
     (void)close(f->socket);
     f->socket = socket_open("tap1");
     frame_make(frame, sizeof(frame), 6);
-    assert_int_equal(send(f->socket, frame, 100, 0), 100); /* stale: before the guest is here */
+    assert_int_equal(send(f->socket, frame, 100, 0),
+                     100); /* stale: before the guest is here */
     device = vm_devices(target);
     assert_int_equal(device->ops->load(device, 1, saved.data, saved.size, NULL), 0);
     buffer_done(&saved);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The transport, with virtio-rng and virtio-console behind it: registers, features, reset, MSI-X, the window in
- * configuration space; and what these two devices do. */
+/* The transport, with virtio-rng and virtio-console behind it: registers, features,
+ * reset, MSI-X, the window in configuration space; and what these two devices do. */
 #include "tests/unit/unit.h"
 
 #include <errno.h>
@@ -269,7 +269,8 @@ static void test_console_types_into_buffers_as_they_come(void **state)
     uint32_t written;
 
     assert_true(driver_start(&f->console, 0, 2, 8));
-    assert_int_equal(virtio_console_input(f->console_device, (const uint8_t *)"abcdef", 6), 6);
+    assert_int_equal(
+        virtio_console_input(f->console_device, (const uint8_t *)"abcdef", 6), 6);
     driver_add(&f->console, 0, &buffer, 0, 1);
     driver_kick(&f->console, 0);
     assert_true(driver_wait(&f->console, 0, &head, &written));
@@ -303,7 +304,8 @@ static void test_console_goes_on_after_save_and_load(void **state)
     uint32_t written;
 
     assert_true(driver_start(&f->console, 0, 2, 8));
-    assert_int_equal(virtio_console_input(f->console_device, (const uint8_t *)"xyz", 3), 3);
+    assert_int_equal(virtio_console_input(f->console_device, (const uint8_t *)"xyz", 3),
+                     3);
     devices_make(target, f, &f->console_device);
     to = vm_devices(target);
     for (unsigned i = 0; i < 2; i++, from = from->next, to = to->next) {
@@ -317,7 +319,8 @@ static void test_console_goes_on_after_save_and_load(void **state)
     }
     fake_vm_free(f->vm);
     f->vm = f->console.vm = target;
-    driver_queue_start(&f->console, 0, 8); /* its memory; the device's queue is running already */
+    driver_queue_start(&f->console, 0,
+                       8); /* its memory; the device's queue is running already */
     assert_int_equal(driver_status(&f->console), 15);
     driver_add(&f->console, 0, &buffer, 0, 1);
     driver_kick(&f->console, 0);
@@ -330,17 +333,20 @@ static void test_malformed_states_are_refused(void **state)
 {
     struct fixture *f = *state;
 
-    for (struct device *device = vm_devices(f->vm); device != NULL; device = device->next) {
+    for (struct device *device = vm_devices(f->vm); device != NULL;
+         device = device->next) {
         struct buffer saved;
         struct error err = {0};
 
         buffer_init(&saved, 0);
         assert_int_equal(device->ops->save(device, &saved), 0);
         assert_int_equal(device->ops->load(device, 1, NULL, 0, &err), DROVER_EMALFORMED);
-        assert_int_equal(device->ops->load(device, 0, saved.data, saved.size, &err), DROVER_EVERSION);
+        assert_int_equal(device->ops->load(device, 0, saved.data, saved.size, &err),
+                         DROVER_EVERSION);
         for (size_t i = 0; i < saved.size; i++) {
             saved.data[i] ^= 0xff;
-            (void)device->ops->load(device, 1, saved.data, saved.size, &err); /* must not crash */
+            (void)device->ops->load(device, 1, saved.data, saved.size,
+                                    &err); /* must not crash */
             saved.data[i] ^= 0xff;
         }
         assert_int_equal(device->ops->load(device, 1, saved.data, saved.size, &err), 0);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Split rings: what an honest driver sees, and that a hostile one gets an error and nothing else. */
+/* Split rings: what an honest driver sees, and that a hostile one gets an error and
+ * nothing else. */
 #include "tests/unit/unit.h"
 
 #include <string.h>
@@ -9,11 +10,11 @@
 #include "vmm/guest_ram.h"
 #include "vmm/virtio/virtqueue.h"
 
-#define DESC  0x10000u
-#define AVAIL 0x20000u
-#define USED  0x30000u
-#define TABLE 0x40000u
-#define SIZE  8u
+#define DESC   0x10000u
+#define AVAIL  0x20000u
+#define USED   0x30000u
+#define TABLE  0x40000u
+#define SIZE   8u
 #define MEMORY (2u * 1024u * 1024u)
 
 struct fixture {
@@ -40,8 +41,8 @@ static uint16_t get_u16(struct fixture *f, uint64_t gpa)
     return value;
 }
 
-static void put_desc(struct fixture *f, uint64_t at, uint64_t gpa, uint32_t size, uint16_t flags,
-                     uint16_t next)
+static void put_desc(struct fixture *f, uint64_t at, uint64_t gpa, uint32_t size,
+                     uint16_t flags, uint16_t next)
 {
     put(f, at, &gpa, 8);
     put(f, at + 8, &size, 4);
@@ -203,7 +204,8 @@ static void test_event_index_spares_interrupts(void **state)
     }
     put_u16(f, AVAIL + 4 + 2 * SIZE, 2); /* an interrupt after the third */
     virtqueue_push(&f->queue, 0, 0);
-    assert_true(virtqueue_interrupt_wanted(&f->queue)); /* the first is always announced */
+    assert_true(
+        virtqueue_interrupt_wanted(&f->queue)); /* the first is always announced */
     virtqueue_push(&f->queue, 1, 0);
     assert_false(virtqueue_interrupt_wanted(&f->queue));
     virtqueue_push(&f->queue, 2, 0);
@@ -231,7 +233,8 @@ static void test_without_event_index_flags_rule(void **state)
 static void test_ring_outside_of_memory_is_refused(void **state)
 {
     struct fixture *f = *state;
-    static const uint64_t bad[] = {MEMORY, MEMORY - 16, UINT64_MAX - 15, UINT64_C(0xc0000000)};
+    static const uint64_t bad[] = {MEMORY, MEMORY - 16, UINT64_MAX - 15,
+                                   UINT64_C(0xc0000000)};
 
     for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         for (unsigned part = 0; part < 3; part++) {

@@ -37,7 +37,8 @@ static uint64_t bar_base(struct driver *driver, unsigned bar)
 static void msix_start(struct driver *driver, unsigned capability)
 {
     unsigned count = (driver_read(driver, ecam(driver, capability + 2), 2) & 0x7ff) + 1;
-    uint64_t table = bar_base(driver, driver_read(driver, ecam(driver, capability + 4), 1) & 7);
+    uint64_t table =
+        bar_base(driver, driver_read(driver, ecam(driver, capability + 4), 1) & 7);
 
     for (unsigned i = 0; i < count; i++) {
         driver_write(driver, table + 16 * i, MSI_ADDRESS, 4);
@@ -85,7 +86,8 @@ void driver_init(struct driver *driver, struct vm *vm, unsigned slot)
             capability_note(driver, at);
         }
     }
-    CHECK(driver->common != 0 && driver->notify != 0 && driver->isr != 0 && driver->config != 0);
+    CHECK(driver->common != 0 && driver->notify != 0 && driver->isr != 0 &&
+          driver->config != 0);
 }
 
 uint8_t driver_status(struct driver *driver)
@@ -140,8 +142,8 @@ bool driver_start(struct driver *driver, uint64_t features, unsigned queue_count
     return true;
 }
 
-void driver_desc_write(struct driver *driver, unsigned index, uint16_t number, uint64_t gpa,
-                       uint32_t size, uint16_t flags, uint16_t next)
+void driver_desc_write(struct driver *driver, unsigned index, uint16_t number,
+                       uint64_t gpa, uint32_t size, uint16_t flags, uint16_t next)
 {
     uint8_t desc[16];
 
@@ -149,20 +151,23 @@ void driver_desc_write(struct driver *driver, unsigned index, uint16_t number, u
     memcpy(desc + 8, &size, 4);
     memcpy(desc + 12, &flags, 2);
     memcpy(desc + 14, &next, 2);
-    driver_memory_write(driver, driver->queues[index].desc + 16u * number, desc, sizeof(desc));
+    driver_memory_write(driver, driver->queues[index].desc + 16u * number, desc,
+                        sizeof(desc));
 }
 
 void driver_avail_add(struct driver *driver, unsigned index, uint16_t head)
 {
     struct driver_queue *queue = &driver->queues[index];
 
-    driver_memory_write(driver, queue->avail + 4 + 2u * (queue->avail_index % queue->size), &head, 2);
+    driver_memory_write(
+        driver, queue->avail + 4 + 2u * (queue->avail_index % queue->size), &head, 2);
     queue->avail_index++;
     driver_memory_write(driver, queue->avail + 2, &queue->avail_index, 2);
 }
 
-uint16_t driver_add(struct driver *driver, unsigned index, const struct driver_buffer *buffers,
-                    unsigned readable_count, unsigned writable_count)
+uint16_t driver_add(struct driver *driver, unsigned index,
+                    const struct driver_buffer *buffers, unsigned readable_count,
+                    unsigned writable_count)
 {
     struct driver_queue *queue = &driver->queues[index];
     unsigned count = readable_count + writable_count;
@@ -186,7 +191,8 @@ void driver_kick(struct driver *driver, unsigned index)
     driver_write(driver, driver->notify + 4u * index, index, 2);
 }
 
-bool driver_used(struct driver *driver, unsigned index, uint16_t *ret_head, uint32_t *ret_written)
+bool driver_used(struct driver *driver, unsigned index, uint16_t *ret_head,
+                 uint32_t *ret_written)
 {
     struct driver_queue *queue = &driver->queues[index];
     uint32_t element[2];
@@ -196,8 +202,8 @@ bool driver_used(struct driver *driver, unsigned index, uint16_t *ret_head, uint
     if (used_index == queue->used_seen) {
         return false;
     }
-    driver_memory_read(driver, queue->used + 4 + 8u * (queue->used_seen % queue->size), element,
-                       sizeof(element));
+    driver_memory_read(driver, queue->used + 4 + 8u * (queue->used_seen % queue->size),
+                       element, sizeof(element));
     queue->used_seen++;
     *ret_head = (uint16_t)element[0];
     *ret_written = element[1];
@@ -218,7 +224,8 @@ static bool came_back(void *owner)
     return driver_used(wait->driver, wait->index, wait->head, wait->written);
 }
 
-bool driver_wait(struct driver *driver, unsigned index, uint16_t *ret_head, uint32_t *ret_written)
+bool driver_wait(struct driver *driver, unsigned index, uint16_t *ret_head,
+                 uint32_t *ret_written)
 {
     struct wait wait = {
         .driver = driver, .index = index, .head = ret_head, .written = ret_written};
@@ -226,7 +233,8 @@ bool driver_wait(struct driver *driver, unsigned index, uint16_t *ret_head, uint
     return fake_vm_run(driver->vm, came_back, &wait);
 }
 
-void driver_memory_write(struct driver *driver, uint64_t gpa, const void *data, size_t size)
+void driver_memory_write(struct driver *driver, uint64_t gpa, const void *data,
+                         size_t size)
 {
     CHECK(guest_ram_write(vm_ram(driver->vm), gpa, data, size) == 0);
 }

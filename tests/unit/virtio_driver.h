@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A guest's virtio driver for tests: finds the registers by the PCI capabilities, negotiates, makes queues, adds requests.
- * All through the buses, as a vCPU would.
+ * A guest's virtio driver for tests: finds the registers by the PCI capabilities,
+ * negotiates, makes queues, adds requests. All through the buses, as a vCPU would.
  */
 #ifndef DROVER_TESTS_VIRTIO_DRIVER_H
 #define DROVER_TESTS_VIRTIO_DRIVER_H
@@ -14,8 +14,8 @@
 #define DRIVER_QUEUES       3
 #define DRIVER_MEMORY_BYTES (8u * 1024u * 1024u)
 /* Rings lie from here on, 64 KiB each; the rest is the test's. */
-#define DRIVER_RINGS_GPA    0x400000u
-#define DRIVER_DATA_GPA     0x100000u
+#define DRIVER_RINGS_GPA 0x400000u
+#define DRIVER_DATA_GPA  0x100000u
 
 #define DRIVER_F_INDIRECT  (UINT64_C(1) << 28)
 #define DRIVER_F_EVENT_IDX (UINT64_C(1) << 29)
@@ -58,23 +58,28 @@ void driver_init(struct driver *driver, struct vm *vm, unsigned slot);
 uint64_t driver_read(struct driver *driver, uint64_t address, unsigned size);
 void driver_write(struct driver *driver, uint64_t address, uint64_t value, unsigned size);
 uint8_t driver_status(struct driver *driver);
-/* Reset, features, queues of `queue_size`, DRIVER_OK. False if the device refuses the features. */
+/* Reset, features, queues of `queue_size`, DRIVER_OK. False if the device refuses the
+ * features. */
 bool driver_start(struct driver *driver, uint64_t features, unsigned queue_count,
                   uint16_t queue_size);
 bool driver_negotiate(struct driver *driver, uint64_t features);
 void driver_queue_start(struct driver *driver, unsigned index, uint16_t size);
 /* Describes a request, makes it available, returns its head. Without a notification. */
-uint16_t driver_add(struct driver *driver, unsigned index, const struct driver_buffer *buffers,
-                    unsigned readable_count, unsigned writable_count);
-void driver_desc_write(struct driver *driver, unsigned index, uint16_t number, uint64_t gpa,
-                       uint32_t size, uint16_t flags, uint16_t next);
+uint16_t driver_add(struct driver *driver, unsigned index,
+                    const struct driver_buffer *buffers, unsigned readable_count,
+                    unsigned writable_count);
+void driver_desc_write(struct driver *driver, unsigned index, uint16_t number,
+                       uint64_t gpa, uint32_t size, uint16_t flags, uint16_t next);
 void driver_avail_add(struct driver *driver, unsigned index, uint16_t head);
 void driver_kick(struct driver *driver, unsigned index);
 /* The next request that came back, or false. */
-bool driver_used(struct driver *driver, unsigned index, uint16_t *ret_head, uint32_t *ret_written);
+bool driver_used(struct driver *driver, unsigned index, uint16_t *ret_head,
+                 uint32_t *ret_written);
 /* Runs the I/O loop until a request comes back. */
-bool driver_wait(struct driver *driver, unsigned index, uint16_t *ret_head, uint32_t *ret_written);
-void driver_memory_write(struct driver *driver, uint64_t gpa, const void *data, size_t size);
+bool driver_wait(struct driver *driver, unsigned index, uint16_t *ret_head,
+                 uint32_t *ret_written);
+void driver_memory_write(struct driver *driver, uint64_t gpa, const void *data,
+                         size_t size);
 void driver_memory_read(struct driver *driver, uint64_t gpa, void *data, size_t size);
 
 #endif

@@ -32,39 +32,47 @@
 #define MAGIC_OCFS2 0x7461636f
 #define MAGIC_FUSE  0x65735546
 
-/* ---- opening ------------------------------------------------------------------------------------ */
+/* ---- opening
+ * ------------------------------------------------------------------------------------ */
 
 static int open_failed(const struct block_disk *disk, int ret, struct error *err)
 {
     switch (-ret) {
     case ENOENT:
-        return error_set(err, ret, "disk %s does not exist: create it, or correct the path",
+        return error_set(err, ret,
+                         "disk %s does not exist: create it, or correct the path",
                          disk->path);
     case EACCES:
     case EPERM:
-        return error_set(err, ret, "no permission to open disk %s for %s: change its owner or mode%s",
-                         disk->path, disk->read_only ? "reading" : "writing",
-                         disk->read_only ? "" : ", or add ,ro");
+        return error_set(
+            err, ret, "no permission to open disk %s for %s: change its owner or mode%s",
+            disk->path, disk->read_only ? "reading" : "writing",
+            disk->read_only ? "" : ", or add ,ro");
     case EROFS:
-        return error_set(err, ret, "disk %s is on a read-only file system: add ,ro", disk->path);
+        return error_set(err, ret, "disk %s is on a read-only file system: add ,ro",
+                         disk->path);
     case EINVAL:
-        return error_set(err, ret, "disk %s: its file system has no direct I/O: leave out ,direct",
+        return error_set(err, ret,
+                         "disk %s: its file system has no direct I/O: leave out ,direct",
                          disk->path);
     case EBUSY:
-        return error_set(err, ret, "disk %s is mounted or in use by the host: release it first",
+        return error_set(err, ret,
+                         "disk %s is mounted or in use by the host: release it first",
                          disk->path);
     default:
         return error_set(err, ret, "can't open disk %s: %s", disk->path, err_text(ret));
     }
 }
 
-static int kind_judge(const struct block_disk *disk, const struct stat *st, struct error *err)
+static int kind_judge(const struct block_disk *disk, const struct stat *st,
+                      struct error *err)
 {
     if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode)) {
         return 0;
     }
     if (S_ISDIR(st->st_mode)) {
-        return error_set(err, -EISDIR, "disk %s is a directory: name a file or block device",
+        return error_set(err, -EISDIR,
+                         "disk %s is a directory: name a file or block device",
                          disk->path);
     }
     return error_set(err, DROVER_EBADINPUT,
@@ -77,8 +85,10 @@ static int block_device_measure(struct block_disk *disk, struct error *err)
     int block_size = 0;
 
     if (ioctl(disk->fd, BLKGETSIZE64, &disk->size_bytes) < 0 ||
-        ioctl(disk->fd, BLKSSZGET, &block_size) < 0 || block_size < (int)BLOCK_SECTOR_SIZE) {
-        return error_set(err, -EIO, "can't tell the size of disk %s: check the device", disk->path);
+        ioctl(disk->fd, BLKSSZGET, &block_size) < 0 ||
+        block_size < (int)BLOCK_SECTOR_SIZE) {
+        return error_set(err, -EIO, "can't tell the size of disk %s: check the device",
+                         disk->path);
     }
     disk->offset_align = disk->memory_align = (uint32_t)block_size;
     return 0;
@@ -104,18 +114,20 @@ static void file_measure(struct block_disk *disk, const struct stat *st)
 static int size_judge(const struct block_disk *disk, struct error *err)
 {
     if (disk->size_bytes == 0) {
-        return error_set(err, DROVER_EBADINPUT, "disk %s is empty: give it a size (truncate -s)",
-                         disk->path);
+        return error_set(err, DROVER_EBADINPUT,
+                         "disk %s is empty: give it a size (truncate -s)", disk->path);
     }
     if (disk->offset_align > BLOCK_DISK_ALIGN_MAX) {
-        return error_set(err, DROVER_ELIMIT, "disk %s has blocks of %" PRIu32 " bytes: at most %u",
+        return error_set(err, DROVER_ELIMIT,
+                         "disk %s has blocks of %" PRIu32 " bytes: at most %u",
                          disk->path, disk->offset_align, BLOCK_DISK_ALIGN_MAX);
     }
     if (disk->size_bytes % disk->offset_align != 0) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "disk %s has %" PRIu64 " bytes, no multiple of %" PRIu32
-                         ": is it a raw image? If so, extend it (truncate -s %%%" PRIu32 ")",
-                         disk->path, disk->size_bytes, disk->offset_align, disk->offset_align);
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "disk %s has %" PRIu64 " bytes, no multiple of %" PRIu32
+            ": is it a raw image? If so, extend it (truncate -s %%%" PRIu32 ")",
+            disk->path, disk->size_bytes, disk->offset_align, disk->offset_align);
     }
     return 0;
 }
@@ -126,7 +138,8 @@ static int measure(struct block_disk *disk, struct error *err)
     int ret;
 
     if (fstat(disk->fd, &st) < 0) {
-        return error_set(err, -errno, "can't look at disk %s: %s", disk->path, err_text(-errno));
+        return error_set(err, -errno, "can't look at disk %s: %s", disk->path,
+                         err_text(-errno));
     }
     ret = kind_judge(disk, &st, err);
     if (ret < 0) {
@@ -144,8 +157,9 @@ static int measure(struct block_disk *disk, struct error *err)
 }
 
 /*
- * A file of a network file system must not be locked as such: the lock of a host that has died would
- * keep the VM from starting elsewhere until the server forgets it. Such disks have a lock file on this host instead.
+ * A file of a network file system must not be locked as such: the lock of a host that has
+ * died would keep the VM from starting elsewhere until the server forgets it. Such disks
+ * have a lock file on this host instead.
  */
 static int lock_prepare(struct block_disk *disk, struct error *err)
 {
@@ -165,8 +179,8 @@ static int lock_prepare(struct block_disk *disk, struct error *err)
     case MAGIC_GFS2:
     case MAGIC_OCFS2:
     case MAGIC_FUSE:
-        if (asprintf(&disk->lock_path, LOCK_DIRECTORY "/drover-disk-%u-%u-%ju", major(st.st_dev),
-                     minor(st.st_dev), (uintmax_t)st.st_ino) < 0) {
+        if (asprintf(&disk->lock_path, LOCK_DIRECTORY "/drover-disk-%u-%u-%ju",
+                     major(st.st_dev), minor(st.st_dev), (uintmax_t)st.st_ino) < 0) {
             disk->lock_path = NULL;
             return error_set(err, -ENOMEM, "no memory for disk %s", disk->path);
         }
@@ -177,13 +191,14 @@ static int lock_prepare(struct block_disk *disk, struct error *err)
     }
 }
 
-int block_disk_open(struct block_disk *disk, const char *path, bool read_only, bool direct,
-                    struct error *err)
+int block_disk_open(struct block_disk *disk, const char *path, bool read_only,
+                    bool direct, struct error *err)
 {
     struct stat st;
     int ret;
 
-    *disk = (struct block_disk){.path = path, .fd = -1, .lock_fd = -1, .read_only = read_only};
+    *disk = (struct block_disk){
+        .path = path, .fd = -1, .lock_fd = -1, .read_only = read_only};
     /* Before the open, which would wait for ever on a pipe. */
     if (stat(path, &st) < 0) {
         return open_failed(disk, -errno, err);
@@ -215,7 +230,8 @@ void block_disk_close(struct block_disk *disk)
 {
     if (disk->lock_path != NULL && disk->lock_fd >= 0) {
         if (disk->locked && !disk->read_only) {
-            (void)unlink(disk->lock_path); /* ours alone; if it stays, it is empty and does no harm */
+            (void)unlink(disk->lock_path); /* ours alone; if it stays, it is empty and
+                                              does no harm */
         }
         (void)close(disk->lock_fd);
     }
@@ -228,7 +244,8 @@ void block_disk_close(struct block_disk *disk)
     disk->locked = false;
 }
 
-/* ---- the lock ---------------------------------------------------------------------------------- */
+/* ---- the lock
+ * ---------------------------------------------------------------------------------- */
 
 static int range_lock(int fd, short type)
 {
@@ -264,7 +281,8 @@ static int lock_try(struct block_disk *disk)
 {
     short type = disk->read_only ? F_RDLCK : F_WRLCK;
 
-    return disk->lock_path != NULL ? lock_file_try(disk, type) : range_lock(disk->fd, type);
+    return disk->lock_path != NULL ? lock_file_try(disk, type)
+                                   : range_lock(disk->fd, type);
 }
 
 int block_disk_lock(struct block_disk *disk, struct error *err)
@@ -279,9 +297,10 @@ int block_disk_lock(struct block_disk *disk, struct error *err)
         struct timespec pause = {.tv_nsec = LOCK_RETRY_MS * (long)NS_PER_MS};
 
         if (clock_now_ms() >= deadline_ms) {
-            return error_set(err, DROVER_EINUSE,
-                             "disk %s is in use by another VM of this host: stop that one%s",
-                             disk->path, disk->read_only ? "" : ", or use ,ro in both");
+            return error_set(
+                err, DROVER_EINUSE,
+                "disk %s is in use by another VM of this host: stop that one%s",
+                disk->path, disk->read_only ? "" : ", or use ,ro in both");
         }
         (void)nanosleep(&pause, NULL);
     }
@@ -300,8 +319,8 @@ int block_disk_unlock(struct block_disk *disk, struct error *err)
         return 0;
     }
     if (!disk->read_only && fdatasync(disk->fd) < 0) {
-        return error_set(err, -errno, "can't make the writes to disk %s stable: %s", disk->path,
-                         err_text(-errno));
+        return error_set(err, -errno, "can't make the writes to disk %s stable: %s",
+                         disk->path, err_text(-errno));
     }
     if (disk->lock_path != NULL) {
         if (!disk->read_only) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The file or block device behind a virtual disk: opening, what it is like, its lock. The lock keeps two
- * VMMs of one host from one disk; that two hosts never run the same VM is the cluster's to see to.
+ * The file or block device behind a virtual disk: opening, what it is like, its lock. The
+ * lock keeps two VMMs of one host from one disk; that two hosts never run the same VM is
+ * the cluster's to see to.
  */
 #ifndef DROVER_VMM_VIRTIO_BLOCK_DISK_H
 #define DROVER_VMM_VIRTIO_BLOCK_DISK_H
@@ -11,29 +12,33 @@
 
 struct error;
 
-#define BLOCK_SECTOR_SIZE      512u
-#define BLOCK_DISK_LOCK_MS     1000 /* a VMM that has just been killed may still have I/O under way */
-#define BLOCK_DISK_ALIGN_MAX   4096u
+#define BLOCK_SECTOR_SIZE 512u
+#define BLOCK_DISK_LOCK_MS                                                               \
+    1000 /* a VMM that has just been killed may still have I/O under way */
+#define BLOCK_DISK_ALIGN_MAX 4096u
 
 /* Embedded by its device. Read only after open. */
 struct block_disk {
     const char *path;
     int fd;
-    int lock_fd; /* fd itself, or the host's lock file for disks on network file systems */
+    int lock_fd; /* fd itself, or the host's lock file for disks on network file systems
+                  */
     char *lock_path; /* of the lock file, or NULL */
     bool read_only;
     bool direct;
     bool locked;
     uint64_t size_bytes;
-    uint32_t offset_align; /* of offsets and sizes: what the guest sees as its block size */
+    uint32_t
+        offset_align; /* of offsets and sizes: what the guest sees as its block size */
     uint32_t memory_align;
 };
 
 /* `path` is borrowed. Takes no lock. After an error nothing is open. */
-int block_disk_open(struct block_disk *disk, const char *path, bool read_only, bool direct,
-                    struct error *err);
+int block_disk_open(struct block_disk *disk, const char *path, bool read_only,
+                    bool direct, struct error *err);
 void block_disk_close(struct block_disk *disk);
-/* DROVER_EINUSE after BLOCK_DISK_LOCK_MS of trying. What the host has cached of the disk is forgotten. */
+/* DROVER_EINUSE after BLOCK_DISK_LOCK_MS of trying. What the host has cached of the disk
+ * is forgotten. */
 int block_disk_lock(struct block_disk *disk, struct error *err);
 /* Makes stable first what was written. -errno, and then still locked. */
 int block_disk_unlock(struct block_disk *disk, struct error *err);

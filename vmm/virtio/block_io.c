@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Requests of virtio-blk (virtio 1.2, 5.2.6) and their way through io_uring. */
+/* The way of virtio-blk's requests from the queue through io_uring and back. What they
+ * say: block_request.c. */
 #include "vmm/virtio/block_io.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/falloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -19,232 +19,14 @@
 #include "vmm/event_loop.h"
 #include "vmm/vm.h"
 
-#define SUBMIT_TRIES_MAX 100 /* a millisecond each: the host's kernel is out of memory */
+#define SUBMIT_TRIES_MAX 100 /* a millisecond each: the host's kernel is out of memory   \
+                              */
 
-/* Header: 0 type u32 | 4 reserved u32 | 8 sector u64. Discard and zeroes: 0 sector u64 | 8 sectors u32 | 12 flags u32. */
-#define HEADER_SIZE 16
-#define RANGE_SIZE  16
+/* ---- submitting
+ * -------------------------------------------------------------------------------- */
 
-enum {
-    TYPE_IN = 0,
-    TYPE_OUT = 1,
-    TYPE_FLUSH = 4,
-    TYPE_GET_ID = 8,
-    TYPE_DISCARD = 11,
-    TYPE_WRITE_ZEROES = 13,
-    RANGE_UNMAP = 1,
-};
-
-enum status { STATUS_OK = 0, STATUS_IOERR = 1, STATUS_UNSUPP = 2 };
-
-static struct virtqueue *ring_of(struct virtio_block *block)
-{
-    return &block->virtio.queues[0].ring;
-}
-
-/* ---- lists and buffers ---------------------------------------------------------------------- */
-
-static void list_add(struct block_list *list, struct block_request *request)
-{
-    request->next = NULL;
-    if (list->last != NULL) {
-        list->last->next = request;
-    } else {
-        list->first = request;
-    }
-    list->last = request;
-}
-
-static struct block_request *list_take(struct block_list *list)
-{
-    struct block_request *request = list->first;
-
-    if (request != NULL) {
-        list->first = request->next;
-        if (list->first == NULL) {
-            list->last = NULL;
-        }
-        request->next = NULL;
-    }
-    return request;
-}
-
-static void bounce_release(struct virtio_block *block, struct block_request *request)
-{
-    struct block_request *waiting;
-
-    if (request->bounce == NULL) {
-        return;
-    }
-    CHECK(block->bounce_free_count < BLOCK_BOUNCES);
-    block->bounces[block->bounce_free_count++] = request->bounce;
-    request->bounce = NULL;
-    waiting = list_take(&block->waiting);
-    if (waiting != NULL) {
-        list_add(&block->pending, waiting);
-    }
-}
-
-/* ---- ending a request -------------------------------------------------------------------------- */
-
-/* The request's memory is free again; the guest is told unless it has given the device up. */
-static void request_end(struct virtio_block *block, struct block_request *request,
-                        enum status status)
-{
-    struct virtqueue *ring = ring_of(block);
-    const struct virtqueue_chain *chain = &request->chain;
-    uint64_t data_bytes = chain->writable_bytes - 1;
-    uint64_t written = request->kind == BLOCK_READ ? request->done : 0;
-    uint8_t byte = (uint8_t)status;
-
-    bounce_release(block, request);
-    if (!block->virtio.resetting && !(block->virtio.status & VIRTIO_STATUS_NEEDS_RESET)) {
-        int ret = virtqueue_chain_write(ring, chain, data_bytes, &byte, 1);
-
-        CHECK(ret == 0); /* that there is a status byte was judged first of all */
-        if (written == data_bytes) {
-            written++;
-        }
-        virtqueue_push(ring, chain->head, (uint32_t)written);
-    }
-    list_add(&block->free, request);
-}
-
-static void log_once(struct virtio_block *block, const struct block_request *request, int ret)
-{
-    static const char *const names[] = {[BLOCK_READ] = "read",
-                                        [BLOCK_WRITE] = "write",
-                                        [BLOCK_FLUSH] = "flush",
-                                        [BLOCK_DISCARD] = "discard",
-                                        [BLOCK_ZEROES] = "write of zeroes"};
-
-    if (!block->error_logged) {
-        block->error_logged = true;
-        log_error(vm_log(block->virtio.vm),
-                  "disk %s: %s of %" PRIu64 " bytes at %" PRIu64
-                  " failed: %s (the guest was told; further errors of this disk are not logged)",
-                  block->disk.path, names[request->kind], request->size, request->offset,
-                  ret == 0 ? "the file has become shorter" : err_text(ret));
-    }
-}
-
-/* ---- beginning a request ----------------------------------------------------------------------- */
-
-static bool range_valid(const struct virtio_block *block, uint64_t sector, uint64_t size)
-{
-    uint64_t capacity = block->disk.size_bytes / BLOCK_SECTOR_SIZE;
-    uint32_t align = block->disk.direct ? block->disk.offset_align : BLOCK_SECTOR_SIZE;
-
-    return size % align == 0 && sector <= capacity &&
-           size / BLOCK_SECTOR_SIZE <= capacity - sector &&
-           sector * BLOCK_SECTOR_SIZE % align == 0;
-}
-
-static void transfer_begin(struct virtio_block *block, struct block_request *request,
-                           uint64_t sector)
-{
-    if (!range_valid(block, sector, request->size)) {
-        request_end(block, request, STATUS_IOERR);
-        return;
-    }
-    request->offset = sector * BLOCK_SECTOR_SIZE;
-    if (request->size == 0) {
-        request_end(block, request, STATUS_OK);
-        return;
-    }
-    list_add(&block->pending, request);
-}
-
-static void range_begin(struct virtio_block *block, struct block_request *request, bool discard)
-{
-    uint8_t range[RANGE_SIZE];
-    uint64_t sector;
-    uint32_t count, flags;
-
-    if (request->chain.readable_bytes != HEADER_SIZE + RANGE_SIZE ||
-        virtqueue_chain_read(ring_of(block), &request->chain, HEADER_SIZE, range, RANGE_SIZE) < 0) {
-        request_end(block, request, STATUS_IOERR);
-        return;
-    }
-    memcpy(&sector, range, 8);
-    memcpy(&count, range + 8, 4);
-    memcpy(&flags, range + 12, 4);
-    if ((flags & ~(uint32_t)RANGE_UNMAP) != 0 || (discard && flags != 0)) {
-        request_end(block, request, STATUS_UNSUPP);
-        return;
-    }
-    request->kind = discard ? BLOCK_DISCARD : BLOCK_ZEROES;
-    request->fallocate_mode = discard || (flags & RANGE_UNMAP)
-                                  ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-                                  : FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
-    request->size = count <= BLOCK_RANGE_SECTORS ? (uint64_t)count * BLOCK_SECTOR_SIZE : UINT64_MAX;
-    transfer_begin(block, request, sector);
-}
-
-static void id_write(struct virtio_block *block, struct block_request *request)
-{
-    uint64_t room = request->chain.writable_bytes - 1;
-    size_t size = room < BLOCK_ID_SIZE ? (size_t)room : BLOCK_ID_SIZE;
-    int ret = virtqueue_chain_write(ring_of(block), &request->chain, 0, block->serial, size);
-
-    CHECK(ret == 0); /* fits */
-    request->done = size;
-    request_end(block, request, STATUS_OK);
-}
-
-static void request_begin(struct virtio_block *block, struct block_request *request)
-{
-    const struct virtqueue_chain *chain = &request->chain;
-    uint8_t header[HEADER_SIZE];
-    uint32_t type;
-    uint64_t sector;
-
-    request->kind = BLOCK_READ;
-    request->done = request->size = request->offset = 0;
-    request->retries = 0;
-    request->bounce = NULL;
-    if (chain->writable_bytes < 1 ||
-        virtqueue_chain_read(ring_of(block), chain, 0, header, HEADER_SIZE) < 0) {
-        virtio_broken(&block->virtio, "a request has no header or no status byte");
-        list_add(&block->free, request);
-        return;
-    }
-    memcpy(&type, header, 4);
-    memcpy(&sector, header + 8, 8);
-    if (block->disk.read_only && (type == TYPE_OUT || type == TYPE_DISCARD || type == TYPE_WRITE_ZEROES)) {
-        request_end(block, request, STATUS_IOERR);
-        return;
-    }
-    switch (type) {
-    case TYPE_IN:
-        request->size = chain->writable_bytes - 1;
-        transfer_begin(block, request, sector);
-        break;
-    case TYPE_OUT:
-        request->kind = BLOCK_WRITE;
-        request->size = chain->readable_bytes - HEADER_SIZE;
-        transfer_begin(block, request, sector);
-        break;
-    case TYPE_FLUSH:
-        request->kind = BLOCK_FLUSH;
-        list_add(&block->pending, request);
-        break;
-    case TYPE_GET_ID:
-        id_write(block, request);
-        break;
-    case TYPE_DISCARD:
-    case TYPE_WRITE_ZEROES:
-        range_begin(block, request, type == TYPE_DISCARD);
-        break;
-    default:
-        request_end(block, request, STATUS_UNSUPP);
-        break;
-    }
-}
-
-/* ---- submitting -------------------------------------------------------------------------------- */
-
-static bool vectors_aligned(const struct block_disk *disk, const struct iovec *vectors, int count)
+static bool vectors_aligned(const struct block_disk *disk, const struct iovec *vectors,
+                            int count)
 {
     uintptr_t bits = 0;
 
@@ -255,7 +37,8 @@ static bool vectors_aligned(const struct block_disk *disk, const struct iovec *v
     return bits == 0;
 }
 
-/* Direct I/O wants aligned memory; a guest need not have it. False: no buffer is free, wait for one. */
+/* Direct I/O wants aligned memory; a guest need not have it. False: no buffer is free,
+ * wait for one. */
 static bool bounce_take(struct virtio_block *block, struct block_request *request)
 {
     uint64_t left = request->size - request->done;
@@ -266,12 +49,14 @@ static bool bounce_take(struct virtio_block *block, struct block_request *reques
         }
         request->bounce = block->bounces[--block->bounce_free_count];
     }
-    request->submitted_bytes = left < BLOCK_BOUNCE_SIZE ? (size_t)left : BLOCK_BOUNCE_SIZE;
+    request->submitted_bytes =
+        left < BLOCK_BOUNCE_SIZE ? (size_t)left : BLOCK_BOUNCE_SIZE;
     request->vectors[0] =
         (struct iovec){.iov_base = request->bounce, .iov_len = request->submitted_bytes};
     if (request->kind == BLOCK_WRITE) {
-        int ret = virtqueue_chain_read(ring_of(block), &request->chain, HEADER_SIZE + request->done,
-                                       request->bounce, request->submitted_bytes);
+        int ret = virtqueue_chain_read(block_ring(block), &request->chain,
+                                       BLOCK_HEADER_SIZE + request->done, request->bounce,
+                                       request->submitted_bytes);
 
         CHECK(ret == 0); /* inside the chain by construction */
     }
@@ -289,8 +74,8 @@ static bool transfer_prepare(struct virtio_block *block, struct block_request *r
     if (request->submitted_bytes > BLOCK_SUBMIT_MAX) {
         request->submitted_bytes = BLOCK_SUBMIT_MAX;
     }
-    count = virtqueue_chain_vectors(ring_of(block), &request->chain, !is_write,
-                                    (is_write ? HEADER_SIZE : 0) + request->done,
+    count = virtqueue_chain_vectors(block_ring(block), &request->chain, !is_write,
+                                    (is_write ? BLOCK_HEADER_SIZE : 0) + request->done,
                                     request->submitted_bytes, request->vectors);
     CHECK(count > 0);
     if (block->disk.direct && !vectors_aligned(&block->disk, request->vectors, count)) {
@@ -302,13 +87,15 @@ static bool transfer_prepare(struct virtio_block *block, struct block_request *r
     sqe = io_uring_get_sqe(&block->ring);
     CHECK(sqe != NULL); /* the ring is as long as the queue */
     if (is_write) {
-        /* Without flush there is no other time at which the guest could learn that it is stable. */
+        /* Without flush there is no other time at which the guest could learn that it is
+         * stable. */
         bool through = !virtio_feature(&block->virtio, BLOCK_FEATURE_FLUSH);
 
-        io_uring_prep_writev2(sqe, block->disk.fd, request->vectors, (unsigned)count, offset,
-                              through ? RWF_DSYNC : 0);
+        io_uring_prep_writev2(sqe, block->disk.fd, request->vectors, (unsigned)count,
+                              offset, through ? RWF_DSYNC : 0);
     } else {
-        io_uring_prep_readv(sqe, block->disk.fd, request->vectors, (unsigned)count, offset);
+        io_uring_prep_readv(sqe, block->disk.fd, request->vectors, (unsigned)count,
+                            offset);
     }
     io_uring_sqe_set_data(sqe, request);
     return true;
@@ -326,8 +113,8 @@ static bool request_prepare(struct virtio_block *block, struct block_request *re
     if (request->kind == BLOCK_FLUSH) {
         io_uring_prep_fsync(sqe, block->disk.fd, IORING_FSYNC_DATASYNC);
     } else {
-        io_uring_prep_fallocate(sqe, block->disk.fd, request->fallocate_mode, request->offset,
-                                request->size);
+        io_uring_prep_fallocate(sqe, block->disk.fd, request->fallocate_mode,
+                                request->offset, request->size);
     }
     io_uring_sqe_set_data(sqe, request);
     return true;
@@ -361,66 +148,92 @@ static void submit(struct virtio_block *block)
     if (!virtio_io_allowed(&block->virtio)) {
         return;
     }
-    while ((request = list_take(&block->pending)) != NULL) {
+    while ((request = block_list_take(&block->pending)) != NULL) {
         if (request_prepare(block, request)) {
             block->submitted_count++;
         } else {
-            list_add(&block->waiting, request);
+            block_list_add(&block->waiting, request);
         }
     }
     ring_submit(block);
 }
 
-/* ---- completing -------------------------------------------------------------------------------- */
+/* ---- completing
+ * -------------------------------------------------------------------------------- */
 
-static void transfer_complete(struct virtio_block *block, struct block_request *request, int ret)
+static void log_once(struct virtio_block *block, const struct block_request *request,
+                     int ret)
+{
+    static const char *const names[] = {[BLOCK_READ] = "read",
+                                        [BLOCK_WRITE] = "write",
+                                        [BLOCK_FLUSH] = "flush",
+                                        [BLOCK_DISCARD] = "discard",
+                                        [BLOCK_ZEROES] = "write of zeroes"};
+
+    if (!block->error_logged) {
+        block->error_logged = true;
+        log_error(vm_log(block->virtio.vm),
+                  "disk %s: %s of %" PRIu64 " bytes at %" PRIu64
+                  " failed: %s (the guest was told; further errors of this disk are not "
+                  "logged)",
+                  block->disk.path, names[request->kind], request->size, request->offset,
+                  ret == 0 ? "the file has become shorter" : err_text(ret));
+    }
+}
+
+static void transfer_complete(struct virtio_block *block, struct block_request *request,
+                              int ret)
 {
     if (ret > (int64_t)request->submitted_bytes || ret < 0 || ret == 0) {
         log_once(block, request, ret < 0 ? ret : 0);
-        request_end(block, request, STATUS_IOERR);
+        block_request_end(block, request, BLOCK_STATUS_IOERR);
         return;
     }
     if (request->kind == BLOCK_READ && request->bounce != NULL) {
-        int written = virtqueue_chain_write(ring_of(block), &request->chain, request->done,
-                                            request->bounce, (size_t)ret);
+        int written = virtqueue_chain_write(block_ring(block), &request->chain,
+                                            request->done, request->bounce, (size_t)ret);
 
         CHECK(written == 0); /* inside the chain by construction */
     }
     request->done += (uint64_t)ret;
     request->retries = 0;
     if (request->done < request->size) {
-        list_add(&block->pending, request);
+        block_list_add(&block->pending, request);
         return;
     }
-    request_end(block, request, STATUS_OK);
+    block_request_end(block, request, BLOCK_STATUS_OK);
 }
 
-/* Holes are a wish of the guest; zeroes are not: there the guest falls back to writing them. */
-static void range_complete(struct virtio_block *block, struct block_request *request, int ret)
+/* Holes are a wish of the guest; zeroes are not: there the guest falls back to writing
+ * them. */
+static void range_complete(struct virtio_block *block, struct block_request *request,
+                           int ret)
 {
     bool unsupported = ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -EINVAL;
 
     if (ret == 0 || (unsupported && request->kind == BLOCK_DISCARD)) {
-        request_end(block, request, STATUS_OK);
+        block_request_end(block, request, BLOCK_STATUS_OK);
     } else if (unsupported && request->kind == BLOCK_ZEROES) {
-        request_end(block, request, STATUS_UNSUPP);
+        block_request_end(block, request, BLOCK_STATUS_UNSUPP);
     } else {
         log_once(block, request, ret);
-        request_end(block, request, STATUS_IOERR);
+        block_request_end(block, request, BLOCK_STATUS_IOERR);
     }
 }
 
-static void request_complete(struct virtio_block *block, struct block_request *request, int ret)
+static void request_complete(struct virtio_block *block, struct block_request *request,
+                             int ret)
 {
     bool is_transfer = request->kind == BLOCK_READ || request->kind == BLOCK_WRITE;
 
     if (request->kind == BLOCK_READ) {
-        /* What has come of it, also if it failed half way, was written by the host's kernel. */
-        virtqueue_chain_mark_dirty(ring_of(block), &request->chain, request->done,
+        /* What has come of it, also if it failed half way, was written by the host's
+         * kernel. */
+        virtqueue_chain_mark_dirty(block_ring(block), &request->chain, request->done,
                                    request->submitted_bytes);
     }
     if ((ret == -EINTR || ret == -EAGAIN) && request->retries++ < BLOCK_RETRIES_MAX) {
-        list_add(&block->pending, request);
+        block_list_add(&block->pending, request);
     } else if (is_transfer) {
         transfer_complete(block, request, ret);
     } else {
@@ -450,20 +263,22 @@ void block_io_complete(struct virtio_block *block)
     }
 }
 
-/* ---- taking from the queue -------------------------------------------------------------------- */
+/* ---- taking from the queue
+ * -------------------------------------------------------------------- */
 
 static void taken_begin(struct virtio_block *block)
 {
     for (unsigned i = 0; i < block->taken_count; i++) {
-        struct block_request *request = list_take(&block->free);
+        struct block_request *request = block_list_take(&block->free);
 
         CHECK(request != NULL); /* nothing else has begun yet */
-        if (virtqueue_chain_load(ring_of(block), block->taken_heads[i], &request->chain) < 0) {
-            list_add(&block->free, request);
-            virtio_broken(&block->virtio, ring_of(block)->broken);
+        if (virtqueue_chain_load(block_ring(block), block->taken_heads[i],
+                                 &request->chain) < 0) {
+            block_list_add(&block->free, request);
+            virtio_broken(&block->virtio, block_ring(block)->broken);
             break;
         }
-        request_begin(block, request);
+        block_request_begin(block, request);
     }
     block->taken_count = 0;
 }
@@ -471,7 +286,7 @@ static void taken_begin(struct virtio_block *block)
 /* True if the guest may have added more while notifications were being asked for. */
 static bool queue_take(struct virtio_block *block)
 {
-    struct virtqueue *ring = ring_of(block);
+    struct virtqueue *ring = block_ring(block);
 
     virtqueue_notify_disable(ring);
     for (;;) {
@@ -489,7 +304,7 @@ static bool queue_take(struct virtio_block *block)
         if (ret == 0) {
             break;
         }
-        request_begin(block, list_take(&block->free));
+        block_request_begin(block, block_list_take(&block->free));
     }
     virtqueue_notify_enable(ring);
     return block->free.first != NULL && virtio_running(&block->virtio) &&
@@ -514,18 +329,19 @@ void block_io_forget(struct virtio_block *block)
     struct block_request *request;
 
     CHECK(block->submitted_count == 0);
-    while ((request = list_take(&block->pending)) != NULL ||
-           (request = list_take(&block->waiting)) != NULL) {
+    while ((request = block_list_take(&block->pending)) != NULL ||
+           (request = block_list_take(&block->waiting)) != NULL) {
         if (request->bounce != NULL) {
             block->bounces[block->bounce_free_count++] = request->bounce;
             request->bounce = NULL;
         }
-        list_add(&block->free, request);
+        block_list_add(&block->free, request);
     }
     block->taken_count = 0;
 }
 
-unsigned block_io_taken(const struct virtio_block *block, uint16_t ret_heads[BLOCK_QUEUE_SIZE])
+unsigned block_io_taken(const struct virtio_block *block,
+                        uint16_t ret_heads[BLOCK_QUEUE_SIZE])
 {
     const struct block_list *lists[] = {&block->pending, &block->waiting};
     unsigned count = 0;
@@ -543,32 +359,37 @@ unsigned block_io_taken(const struct virtio_block *block, uint16_t ret_heads[BLO
     return count;
 }
 
-/* ---- making and releasing ---------------------------------------------------------------------- */
+/* ---- making and releasing
+ * ---------------------------------------------------------------------- */
 
 int block_io_init(struct virtio_block *block, struct error *err)
 {
     int ret = io_uring_queue_init(BLOCK_QUEUE_SIZE, &block->ring, 0);
 
     if (ret < 0) {
-        return error_set(err, ret,
-                         "no io_uring for disk %s: %s (sysctl kernel.io_uring_disabled must be 0)",
-                         block->disk.path, err_text(ret));
+        return error_set(
+            err, ret,
+            "no io_uring for disk %s: %s (sysctl kernel.io_uring_disabled must be 0)",
+            block->disk.path, err_text(ret));
     }
     block->ring_ready = true;
     block->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (block->done_fd < 0 || io_uring_register_eventfd(&block->ring, block->done_fd) < 0) {
-        return error_set(err, -EMFILE, "no eventfd for disk %s: raise the limit of open files",
+    if (block->done_fd < 0 ||
+        io_uring_register_eventfd(&block->ring, block->done_fd) < 0) {
+        return error_set(err, -EMFILE,
+                         "no eventfd for disk %s: raise the limit of open files",
                          block->disk.path);
     }
     block->requests = calloc(BLOCK_QUEUE_SIZE, sizeof(block->requests[0]));
     if (block->disk.direct) {
-        block->bounce_memory = aligned_alloc(BLOCK_DISK_ALIGN_MAX, (size_t)BLOCK_BOUNCES * BLOCK_BOUNCE_SIZE);
+        block->bounce_memory = aligned_alloc(BLOCK_DISK_ALIGN_MAX,
+                                             (size_t)BLOCK_BOUNCES * BLOCK_BOUNCE_SIZE);
     }
     if (block->requests == NULL || (block->disk.direct && block->bounce_memory == NULL)) {
         return error_set(err, -ENOMEM, "no memory for disk %s", block->disk.path);
     }
     for (unsigned i = 0; i < BLOCK_QUEUE_SIZE; i++) {
-        list_add(&block->free, &block->requests[i]);
+        block_list_add(&block->free, &block->requests[i]);
     }
     for (unsigned i = 0; i < BLOCK_BOUNCES && block->disk.direct; i++) {
         block->bounces[block->bounce_free_count++] =

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared by virtio_block.c (the device) and block_io.c (its requests) only. The device's lock guards all of it. */
+/* Shared by virtio_block.c (the device), block_io.c and block_request.c only. The
+ * device's lock guards all of it. */
 #ifndef DROVER_VMM_VIRTIO_BLOCK_IO_H
 #define DROVER_VMM_VIRTIO_BLOCK_IO_H
 
@@ -8,13 +9,16 @@
 #include "vmm/virtio/block_disk.h"
 #include "vmm/virtio/virtio.h"
 
-#define BLOCK_QUEUE_SIZE    256
-#define BLOCK_SEGMENTS_MAX  254 /* data segments of one request: header and status take one each */
-#define BLOCK_BOUNCES       4
-#define BLOCK_BOUNCE_SIZE   (256u * 1024u)
-#define BLOCK_ID_SIZE       20
-#define BLOCK_RETRIES_MAX   16
-/* What a guest asks for at once is cut, so that stopping never waits long for what is under way. */
+#define BLOCK_QUEUE_SIZE 256
+#define BLOCK_SEGMENTS_MAX                                                               \
+    254 /* data segments of one request: header and status take one each */
+#define BLOCK_BOUNCES     4
+#define BLOCK_BOUNCE_SIZE (256u * 1024u)
+#define BLOCK_ID_SIZE     20
+#define BLOCK_HEADER_SIZE 16 /* of a request */
+#define BLOCK_RETRIES_MAX 16
+/* What a guest asks for at once is cut, so that stopping never waits long for what is
+ * under way. */
 #define BLOCK_SUBMIT_MAX    (4u * 1024u * 1024u)
 #define BLOCK_RANGE_SECTORS (1u << 17) /* of one discard or write-zeroes: 64 MiB */
 
@@ -24,6 +28,12 @@
 #define BLOCK_FEATURE_FLUSH        VIRTIO_FEATURE(9)
 #define BLOCK_FEATURE_DISCARD      VIRTIO_FEATURE(13)
 #define BLOCK_FEATURE_WRITE_ZEROES VIRTIO_FEATURE(14)
+
+enum block_status {
+    BLOCK_STATUS_OK = 0,
+    BLOCK_STATUS_IOERR = 1,
+    BLOCK_STATUS_UNSUPP = 2
+};
 
 enum block_kind { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_ZEROES };
 
@@ -84,7 +94,24 @@ void block_io_run(struct virtio_block *block);
 void block_io_complete(struct virtio_block *block);
 /* Drops requests that have not been submitted: the guest has reset the device. */
 void block_io_forget(struct virtio_block *block);
-/* Heads of the requests that have not been submitted, in `ret_heads`; returns their number. */
-unsigned block_io_taken(const struct virtio_block *block, uint16_t ret_heads[BLOCK_QUEUE_SIZE]);
+/* Heads of the requests that have not been submitted, in `ret_heads`; returns their
+ * number. */
+unsigned block_io_taken(const struct virtio_block *block,
+                        uint16_t ret_heads[BLOCK_QUEUE_SIZE]);
+
+static inline struct virtqueue *block_ring(struct virtio_block *block)
+{
+    return &block->virtio.queues[0].ring;
+}
+
+void block_list_add(struct block_list *list, struct block_request *request);
+/* The first, or NULL. */
+struct block_request *block_list_take(struct block_list *list);
+/* Judges a request whose chain has been taken: ends it, or makes it pending. Takes
+ * `request`, which is in no list. */
+void block_request_begin(struct virtio_block *block, struct block_request *request);
+/* Gives a request back, unless the guest has given the device up; it is free then. */
+void block_request_end(struct virtio_block *block, struct block_request *request,
+                       enum block_status status);
 
 #endif

@@ -16,9 +16,15 @@
 
 #define NUM_BUFFERS_OFFSET 10 /* in the header */
 
-enum { CONTROL_CLASS_ANNOUNCE = 3, CONTROL_ANNOUNCE_ACK = 0, CONTROL_OK = 0, CONTROL_ERR = 1 };
+enum {
+    CONTROL_CLASS_ANNOUNCE = 3,
+    CONTROL_ANNOUNCE_ACK = 0,
+    CONTROL_OK = 0,
+    CONTROL_ERR = 1
+};
 
-/* ---- to the guest ------------------------------------------------------------------------------- */
+/* ---- to the guest
+ * ------------------------------------------------------------------------------- */
 
 void net_io_listen(struct virtio_net *net, bool listen)
 {
@@ -39,7 +45,8 @@ static void packet_drop(struct virtio_net *net, uint16_t taken_count)
     net->packet_size = 0;
 }
 
-/* The packet that waits goes into as many buffers as it needs; all of them become visible at once. */
+/* The packet that waits goes into as many buffers as it needs; all of them become visible
+ * at once. */
 static enum delivery packet_deliver(struct virtio_net *net)
 {
     struct virtqueue *ring = &net->virtio.queues[NET_QUEUE_RECEIVE].ring;
@@ -88,7 +95,8 @@ static bool buffers_awaited(struct virtqueue *ring)
     return virtqueue_pending(ring);
 }
 
-/* Reads one packet from the tap into net->packet; false if there is none, or none may be read. */
+/* Reads one packet from the tap into net->packet; false if there is none, or none may be
+ * read. */
 static bool packet_read(struct virtio_net *net)
 {
     ssize_t size = read(net->tap_fd, net->packet, sizeof(net->packet));
@@ -147,7 +155,8 @@ void net_io_stale_drop(struct virtio_net *net)
     net->packet_size = 0;
 }
 
-/* ---- from the guest ------------------------------------------------------------------------------- */
+/* ---- from the guest
+ * ------------------------------------------------------------------------------- */
 
 static void write_failed(struct virtio_net *net, int ret)
 {
@@ -215,7 +224,8 @@ void net_io_frame_send(struct virtio_net *net, const uint8_t *frame, size_t size
     }
 }
 
-/* ---- orders (5.1.6.5): 0 class u8 | 1 command u8 | ... and an answer of one byte --------------------- */
+/* ---- orders (5.1.6.5): 0 class u8 | 1 command u8 | ... and an answer of one byte
+ * --------------------- */
 
 static uint8_t order_run(struct virtio_net *net)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared by virtio_net.c (the device) and net_io.c (its packets) only. The device's lock guards all of it. */
+/* Shared by virtio_net.c (the device) and net_io.c (its packets) only. The device's lock
+ * guards all of it. */
 #ifndef DROVER_VMM_VIRTIO_NET_IO_H
 #define DROVER_VMM_VIRTIO_NET_IO_H
 
@@ -7,10 +8,11 @@
 #include "vmm/virtio/virtio.h"
 #include "vmm/virtio/virtio_net.h"
 
-#define NET_QUEUE_SIZE    256
-#define NET_PACKET_MAX    (NET_HEADER_SIZE + 14 + 4 + 65535) /* Ethernet, VLAN tag, largest IP packet */
-#define NET_BUFFERS_MAX   64  /* of the guest, for one packet */
-#define NET_RUN_PACKETS   64  /* then other devices get their turn */
+#define NET_QUEUE_SIZE 256
+#define NET_PACKET_MAX                                                                   \
+    (NET_HEADER_SIZE + 14 + 4 + 65535) /* Ethernet, VLAN tag, largest IP packet */
+#define NET_BUFFERS_MAX   64           /* of the guest, for one packet */
+#define NET_RUN_PACKETS   64           /* then other devices get their turn */
 #define NET_STALE_PACKETS 4096
 
 #define NET_FEATURE_CSUM           VIRTIO_FEATURE(0)

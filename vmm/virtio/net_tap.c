@@ -16,18 +16,21 @@ static int attach_failed(const char *name, int ret, struct error *err)
 {
     switch (-ret) {
     case EBUSY:
-        return error_set(err, DROVER_EINUSE, "tap %s is in use by another process: give each VM its own",
+        return error_set(err, DROVER_EINUSE,
+                         "tap %s is in use by another process: give each VM its own",
                          name);
     case EPERM:
-        return error_set(err, ret,
-                         "no permission to open tap %s: run as root, or make the tap with "
-                         "'ip tuntap add %s mode tap user USER'",
-                         name, name);
+        return error_set(
+            err, ret,
+            "no permission to open tap %s: run as root, or make the tap with "
+            "'ip tuntap add %s mode tap user USER'",
+            name, name);
     case EINVAL:
-        return error_set(err, ret,
-                         "%s is not a tap, or has several queues: make it with 'ip tuntap add NAME "
-                         "mode tap'",
-                         name);
+        return error_set(
+            err, ret,
+            "%s is not a tap, or has several queues: make it with 'ip tuntap add NAME "
+            "mode tap'",
+            name);
     default:
         return error_set(err, ret, "can't open tap %s: %s", name, err_text(ret));
     }
@@ -40,25 +43,31 @@ int net_tap_open(const char *name, int *ret_fd, struct error *err)
     size_t length = strlen(name);
 
     if (length == 0 || length >= sizeof(request.ifr_name)) {
-        return error_set(err, DROVER_EBADINPUT, "'%s' is no name of a tap: 1 to %zu characters", name,
+        return error_set(err, DROVER_EBADINPUT,
+                         "'%s' is no name of a tap: 1 to %zu characters", name,
                          sizeof(request.ifr_name) - 1);
     }
     /* The kernel would make one that nobody has connected to anything. */
     if (if_nametoindex(name) == 0) {
-        return error_set(err, -ENODEV, "tap %s does not exist: make it with 'ip tuntap add %s mode tap'",
-                         name, name);
+        return error_set(
+            err, -ENODEV,
+            "tap %s does not exist: make it with 'ip tuntap add %s mode tap'", name,
+            name);
     }
     CLEANUP(cleanup_fd) int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
-        return error_set(err, -errno, "can't open /dev/net/tun: %s: load the module 'tun', or run as root",
-                         err_text(-errno));
+        return error_set(
+            err, -errno,
+            "can't open /dev/net/tun: %s: load the module 'tun', or run as root",
+            err_text(-errno));
     }
     memcpy(request.ifr_name, name, length);
     if (ioctl(fd, TUNSETIFF, &request) < 0) {
         return attach_failed(name, -errno, err);
     }
     if (ioctl(fd, TUNSETVNETHDRSZ, &header_size) < 0 || ioctl(fd, TUNSETOFFLOAD, 0) < 0) {
-        return error_set(err, -errno, "tap %s can't carry virtio-net headers: %s: use a newer kernel",
+        return error_set(err, -errno,
+                         "tap %s can't carry virtio-net headers: %s: use a newer kernel",
                          name, err_text(-errno));
     }
     *ret_fd = take_fd(&fd);

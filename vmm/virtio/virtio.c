@@ -17,7 +17,8 @@
 
 enum { CONFIG_ISR_BIT = 2, QUEUE_ISR_BIT = 1 };
 
-/* ---- what the I/O loop does -------------------------------------------------------------- */
+/* ---- what the I/O loop does
+ * -------------------------------------------------------------- */
 
 static void resume_if_wanted(struct virtio_device *virtio)
 {
@@ -33,7 +34,8 @@ static void queue_kicked(void *owner, uint32_t epoll_events)
     uint64_t count;
 
     (void)epoll_events;
-    (void)!read(queue->kick_fd, &count, sizeof(count)); /* empty is fine: then it was spurious */
+    (void)!read(queue->kick_fd, &count,
+                sizeof(count)); /* empty is fine: then it was spurious */
     pthread_mutex_lock(&virtio->lock);
     if (virtio_running(virtio)) {
         resume_if_wanted(virtio);
@@ -57,7 +59,8 @@ static void retry(void *owner)
     kick_all(virtio);
 }
 
-/* Runs as the I/O loop's first work for this device: sources may be added on the loop's thread only. */
+/* Runs as the I/O loop's first work for this device: sources may be added on the loop's
+ * thread only. */
 static void attach(void *owner)
 {
     struct virtio_device *virtio = owner;
@@ -70,7 +73,8 @@ static void attach(void *owner)
     for (unsigned i = 0; i < virtio->ops->queue_count && ret == 0; i++) {
         struct virtio_queue *queue = &virtio->queues[i];
 
-        ret = event_loop_add(loop, queue->kick_fd, EPOLLIN, queue_kicked, queue, &queue->source);
+        ret = event_loop_add(loop, queue->kick_fd, EPOLLIN, queue_kicked, queue,
+                             &queue->source);
     }
     if (ret < 0) {
         log_error(vm_log(virtio->vm), "%s %u: can't listen to the guest: %s",
@@ -81,7 +85,8 @@ static void attach(void *owner)
     }
 }
 
-/* ---- making and releasing ---------------------------------------------------------------- */
+/* ---- making and releasing
+ * ---------------------------------------------------------------- */
 
 int virtio_init(struct virtio_device *virtio, struct vm *vm, uint64_t features,
                 struct error *err)
@@ -107,7 +112,8 @@ int virtio_init(struct virtio_device *virtio, struct vm *vm, uint64_t features,
         virtqueue_init(&queue->ring, vm_ram(vm), virtio->ops->queue_size);
         queue->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (queue->kick_fd < 0) {
-            return error_set(err, -errno, "no eventfd for %s: raise the limit of open files",
+            return error_set(err, -errno,
+                             "no eventfd for %s: raise the limit of open files",
                              virtio->device.ops->name);
         }
     }
@@ -139,7 +145,8 @@ void virtio_done(struct virtio_device *virtio)
     pthread_mutex_destroy(&virtio->lock);
 }
 
-/* ---- stopping and going on --------------------------------------------------------------- */
+/* ---- stopping and going on
+ * --------------------------------------------------------------- */
 
 void virtio_io_stop(struct device *device)
 {
@@ -153,7 +160,8 @@ bool virtio_io_drained(struct device *device)
     struct virtio_device *virtio = (struct virtio_device *)device;
     bool drained;
 
-    /* The I/O loop holds the lock while it submits, and looks at `stopped` first: held means not yet. */
+    /* The I/O loop holds the lock while it submits, and looks at `stopped` first: held
+     * means not yet. */
     if (pthread_mutex_trylock(&virtio->lock) != 0) {
         return false;
     }
@@ -187,15 +195,16 @@ bool virtio_io_allowed(struct virtio_device *virtio)
         return true;
     }
     /*
-     * The deadline is over, or nobody has told us yet to stop. If the lease comes back before anybody
-     * does, no io_start follows; so this looks again by itself.
+     * The deadline is over, or nobody has told us yet to stop. If the lease comes back
+     * before anybody does, no io_start follows; so this looks again by itself.
      */
     (void)event_loop_timer_set(virtio->retry_timer,
                                clock_now_ns() + VIRTIO_RETRY_MS * NS_PER_MS);
     return false;
 }
 
-/* ---- reset ---------------------------------------------------------------------------------- */
+/* ---- reset
+ * ---------------------------------------------------------------------------------- */
 
 static void reset_now(struct virtio_device *virtio)
 {
@@ -235,17 +244,22 @@ void virtio_became_idle(struct virtio_device *virtio)
     }
 }
 
-/* ---- the driver's side of status ---------------------------------------------------------- */
+/* ---- the driver's side of status
+ * ---------------------------------------------------------- */
 
 void virtio_status_write(struct virtio_device *virtio, uint8_t status)
 {
-    uint8_t set = status & (uint8_t)~virtio->status;
+    const uint8_t may_set = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER |
+                            VIRTIO_STATUS_DRIVER_OK | VIRTIO_STATUS_FEATURES_OK |
+                            VIRTIO_STATUS_FAILED;
+    uint8_t set = status & may_set & (uint8_t)~virtio->status;
 
     if (virtio->resetting) {
         return;
     }
     if (status == 0) {
-        /* Requests that are out still write into the guest's memory: status reads 0 only after them. */
+        /* Requests that are out still write into the guest's memory: status reads 0 only
+         * after them. */
         virtio->resetting = true;
         if (virtio->ops->idle == NULL || virtio->ops->idle(virtio)) {
             reset_now(virtio);
@@ -262,7 +276,7 @@ void virtio_status_write(struct virtio_device *virtio, uint8_t status)
     if (!((virtio->status | set) & VIRTIO_STATUS_FEATURES_OK)) {
         set &= (uint8_t)~VIRTIO_STATUS_DRIVER_OK;
     }
-    virtio->status |= set & (uint8_t)~VIRTIO_STATUS_NEEDS_RESET;
+    virtio->status |= set;
     if (set & VIRTIO_STATUS_DRIVER_OK) {
         if (virtio->ops->driver_ready != NULL) {
             virtio->ops->driver_ready(virtio);
@@ -282,7 +296,8 @@ void virtio_queue_enable(struct virtio_device *virtio, struct virtio_queue *queu
     }
 }
 
-/* ---- for devices ------------------------------------------------------------------------------ */
+/* ---- for devices
+ * ------------------------------------------------------------------------------ */
 
 void virtio_queue_signal(struct virtio_device *virtio, unsigned queue_index)
 {
@@ -297,7 +312,8 @@ void virtio_queue_kick(struct virtio_device *virtio, unsigned queue_index)
 {
     uint64_t one = 1;
 
-    (void)!write(virtio->queues[queue_index].kick_fd, &one, sizeof(one)); /* full: is set anyway */
+    (void)!write(virtio->queues[queue_index].kick_fd, &one,
+                 sizeof(one)); /* full: is set anyway */
 }
 
 void virtio_config_changed(struct virtio_device *virtio)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the virtio devices have in common: status, features, queues, stopping, saving. A device embeds struct
- * virtio_device first and fills struct virtio_ops. `lock` guards all of it: vCPU threads take it for
- * registers, the I/O loop for requests, the main thread for the rest. Requests run on the I/O loop only.
+ * What the virtio devices have in common: status, features, queues, stopping, saving. A
+ * device embeds struct virtio_device first and fills struct virtio_ops. `lock` guards all
+ * of it: vCPU threads take it for registers, the I/O loop for requests, the main thread
+ * for the rest. Requests run on the I/O loop only.
  */
 #ifndef DROVER_VMM_VIRTIO_VIRTIO_H
 #define DROVER_VMM_VIRTIO_VIRTIO_H
@@ -17,10 +18,11 @@
 struct event_source;
 struct vm;
 
-#define VIRTIO_QUEUES_MAX  3
-#define VIRTIO_NO_VECTOR   0xffffu
-#define VIRTIO_RETRY_MS    10
-#define VIRTIO_BROKEN_LOGS 8 /* lines per device: a guest can break its rings as often as it likes */
+#define VIRTIO_QUEUES_MAX 3
+#define VIRTIO_NO_VECTOR  0xffffu
+#define VIRTIO_RETRY_MS   10
+#define VIRTIO_BROKEN_LOGS                                                               \
+    8 /* lines per device: a guest can break its rings as often as it likes */
 
 enum virtio_type {
     VIRTIO_TYPE_NET = 1,
@@ -51,19 +53,24 @@ struct virtio_ops {
     uint32_t class_code;
     unsigned queue_count;
     uint16_t queue_size;
-    /* I/O loop: the guest may have put requests into the queue. Not called while stopped, broken or not driven. */
+    /* I/O loop: the guest may have put requests into the queue. Not called while stopped,
+     * broken or not driven. */
     void (*queue_run)(struct virtio_device *virtio, unsigned queue_index);
-    /* Fills `size` bytes; what is beyond the configuration is zero already. May be NULL: all zeros. */
-    void (*config_read)(struct virtio_device *virtio, unsigned offset, uint8_t *data, unsigned size);
+    /* Fills `size` bytes; what is beyond the configuration is zero already. May be NULL:
+     * all zeros. */
+    void (*config_read)(struct virtio_device *virtio, unsigned offset, uint8_t *data,
+                        unsigned size);
     /* The driver is ready to go, or was when the state was saved. May be NULL. */
     void (*driver_ready)(struct virtio_device *virtio);
     /* True if no request is with the host's kernel. May be NULL: always. */
     bool (*idle)(struct virtio_device *virtio);
     /* Forgets everything that the guest has set; idle. May be NULL. */
     void (*reset)(struct virtio_device *virtio);
-    /* On the I/O loop, once, before anything else of the above runs there: adds event sources. May be NULL. */
+    /* On the I/O loop, once, before anything else of the above runs there: adds event
+     * sources. May be NULL. */
     int (*attach)(struct virtio_device *virtio);
-    /* On the I/O loop, after io_start or a reset, before the queues are looked at. May be NULL. */
+    /* On the I/O loop, after io_start or a reset, before the queues are looked at. May be
+     * NULL. */
     void (*resume)(struct virtio_device *virtio);
 };
 
@@ -99,12 +106,14 @@ struct virtio_device {
 };
 
 /*
- * Sets up a zeroed struct whose ops, device.ops and device.instance are filled in, puts its function on the PCI bus
- * and adds it to the VM, which from then on frees it. After an error the caller frees it by virtio_done().
+ * Sets up a zeroed struct whose ops, device.ops and device.instance are filled in, puts
+ * its function on the PCI bus and adds it to the VM, which from then on frees it. After
+ * an error the caller frees it by virtio_done().
  */
 int virtio_init(struct virtio_device *virtio, struct vm *vm, uint64_t features,
                 struct error *err);
-/* Releases what virtio_init made. The I/O loop does not run any more. Half-built is fine. */
+/* Releases what virtio_init made. The I/O loop does not run any more. Half-built is fine.
+ */
 void virtio_done(struct virtio_device *virtio);
 
 /* Members of struct device_ops. */
@@ -113,7 +122,8 @@ bool virtio_io_drained(struct device *device);
 void virtio_io_start(struct device *device);
 void virtio_machine_reset(struct device *device);
 
-/* ---- for devices, lock held ------------------------------------------------------------ */
+/* ---- for devices, lock held
+ * ------------------------------------------------------------ */
 
 static inline bool virtio_feature(const struct virtio_device *virtio, uint64_t feature)
 {
@@ -121,20 +131,25 @@ static inline bool virtio_feature(const struct virtio_device *virtio, uint64_t f
 }
 /* True while requests may be taken from the rings. */
 bool virtio_running(const struct virtio_device *virtio);
-/* Right before each submission. When false because of a deadline, all queues are run again a little later. I/O loop. */
+/* Right before each submission. When false because of a deadline, all queues are run
+ * again a little later. I/O loop. */
 bool virtio_io_allowed(struct virtio_device *virtio);
-/* Asks the guest for an interrupt if it wants one for what was given back on this queue. */
+/* Asks the guest for an interrupt if it wants one for what was given back on this queue.
+ */
 void virtio_queue_signal(struct virtio_device *virtio, unsigned queue_index);
 /* Makes the I/O loop run the queue soon. Any thread, lock or not. */
 void virtio_queue_kick(struct virtio_device *virtio, unsigned queue_index);
 /* The configuration space has changed: a new generation, and an interrupt. */
 void virtio_config_changed(struct virtio_device *virtio);
-/* The guest broke the rules: NEEDS_RESET, one line in the log, nothing more is done for it until it resets the device. */
+/* The guest broke the rules: NEEDS_RESET, one line in the log, nothing more is done for
+ * it until it resets the device. */
 void virtio_broken(struct virtio_device *virtio, const char *how);
-/* The last request came back: completes a reset that waits for it, tells a VM that waits to be quiet. */
+/* The last request came back: completes a reset that waits for it, tells a VM that waits
+ * to be quiet. */
 void virtio_became_idle(struct virtio_device *virtio);
 
-/* ---- for virtio_pci.c, lock held -------------------------------------------------------- */
+/* ---- for virtio_pci.c, lock held
+ * -------------------------------------------------------- */
 
 void virtio_status_write(struct virtio_device *virtio, uint8_t status);
 void virtio_queue_enable(struct virtio_device *virtio, struct virtio_queue *queue);

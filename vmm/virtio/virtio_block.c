@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The virtio-blk device (virtio 1.2, 5.2): making it, its configuration, its state. Requests: block_io.c. */
+/* The virtio-blk device (virtio 1.2, 5.2): making it, its configuration, its state.
+ * Requests: block_io.c. */
 #include "vmm/virtio/virtio_block.h"
 
 #include <errno.h>
@@ -29,12 +30,15 @@ static struct virtio_block *from_virtio(struct virtio_device *virtio)
     return (struct virtio_block *)virtio;
 }
 
-/* ---- called by the common part ------------------------------------------------------------- */
+/* ---- called by the common part
+ * ------------------------------------------------------------- */
 
 /*
- * Configuration (5.2.4): 0 capacity u64 | 8 size_max u32 | 12 seg_max u32 | 16 geometry | 20 blk_size u32 | 24 topology
- * 32 writeback u8 | 34 num_queues u16 | 36 max_discard_sectors u32 | 40 max_discard_seg u32 | 44 discard_alignment u32
- * 48 max_write_zeroes_sectors u32 | 52 max_write_zeroes_seg u32 | 56 write_zeroes_may_unmap u8
+ * Configuration (5.2.4): 0 capacity u64 | 8 size_max u32 | 12 seg_max u32 | 16 geometry |
+ * 20 blk_size u32 | 24 topology 32 writeback u8 | 34 num_queues u16 | 36
+ * max_discard_sectors u32 | 40 max_discard_seg u32 | 44 discard_alignment u32 48
+ * max_write_zeroes_sectors u32 | 52 max_write_zeroes_seg u32 | 56 write_zeroes_may_unmap
+ * u8
  */
 enum { CONFIG_SIZE = 60 };
 
@@ -61,7 +65,8 @@ static void config_read(struct virtio_device *virtio, unsigned offset, uint8_t *
     memcpy(config + 52, &words[3], 4);
     config[56] = 1;
     if (offset < CONFIG_SIZE) {
-        memcpy(data, config + offset, size < CONFIG_SIZE - offset ? size : CONFIG_SIZE - offset);
+        memcpy(data, config + offset,
+               size < CONFIG_SIZE - offset ? size : CONFIG_SIZE - offset);
     }
 }
 
@@ -87,7 +92,8 @@ static void completed(void *owner, uint32_t epoll_events)
     uint64_t count;
 
     (void)epoll_events;
-    (void)!read(block->done_fd, &count, sizeof(count)); /* empty is fine: then it was spurious */
+    (void)!read(block->done_fd, &count,
+                sizeof(count)); /* empty is fine: then it was spurious */
     pthread_mutex_lock(&block->virtio.lock);
     block_io_complete(block);
     pthread_mutex_unlock(&block->virtio.lock);
@@ -97,8 +103,8 @@ static int attach(struct virtio_device *virtio)
 {
     struct virtio_block *block = from_virtio(virtio);
 
-    return event_loop_add(vm_io_loop(virtio->vm), block->done_fd, EPOLLIN, completed, block,
-                          &block->done_source);
+    return event_loop_add(vm_io_loop(virtio->vm), block->done_fd, EPOLLIN, completed,
+                          block, &block->done_source);
 }
 
 static const struct virtio_ops virtio_block_ops = {
@@ -113,7 +119,8 @@ static const struct virtio_ops virtio_block_ops = {
     .attach = attach,
 };
 
-/* ---- state ----------------------------------------------------------------------------------- */
+/* ---- state
+ * ----------------------------------------------------------------------------------- */
 
 static int save(struct device *device, struct buffer *out)
 {
@@ -145,8 +152,8 @@ static int save(struct device *device, struct buffer *out)
     return ret;
 }
 
-static int disk_judge(const struct virtio_block *block, const Drover__VirtioBlockState *message,
-                      struct error *err)
+static int disk_judge(const struct virtio_block *block,
+                      const Drover__VirtioBlockState *message, struct error *err)
 {
     const struct block_disk *disk = &block->disk;
 
@@ -164,22 +171,26 @@ static int disk_judge(const struct virtio_block *block, const Drover__VirtioBloc
                          disk->path, disk->offset_align, message->block_size);
     }
     if (message->read_only != disk->read_only) {
-        return error_set(err, DROVER_EBADINPUT, "disk %s is read-only on one side only: give ,ro on both or on none",
-                         disk->path);
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "disk %s is read-only on one side only: give ,ro on both or on none",
+            disk->path);
     }
-    if (message->serial.len > BLOCK_ID_SIZE || message->n_taken_heads > BLOCK_QUEUE_SIZE) {
+    if (message->serial.len > BLOCK_ID_SIZE ||
+        message->n_taken_heads > BLOCK_QUEUE_SIZE) {
         return virtio_state_malformed(&block->virtio, err, "a field is too long");
     }
     for (size_t i = 0; i < message->n_taken_heads; i++) {
         if (message->taken_heads[i] >= BLOCK_QUEUE_SIZE) {
-            return virtio_state_malformed(&block->virtio, err, "a request is outside of the queue");
+            return virtio_state_malformed(&block->virtio, err,
+                                          "a request is outside of the queue");
         }
     }
     return 0;
 }
 
-static int message_load(struct virtio_block *block, const Drover__VirtioBlockState *message,
-                        struct error *err)
+static int message_load(struct virtio_block *block,
+                        const Drover__VirtioBlockState *message, struct error *err)
 {
     uint16_t taken_counts[VIRTIO_QUEUES_MAX] = {0};
     int ret = disk_judge(block, message, err);
@@ -204,8 +215,8 @@ static int message_load(struct virtio_block *block, const Drover__VirtioBlockSta
     return 0;
 }
 
-static int load(struct device *device, uint32_t version, const uint8_t *payload, size_t size,
-                struct error *err)
+static int load(struct device *device, uint32_t version, const uint8_t *payload,
+                size_t size, struct error *err)
 {
     struct virtio_block *block = from_device(device);
     Drover__VirtioBlockState *message;
@@ -225,7 +236,8 @@ static int load(struct device *device, uint32_t version, const uint8_t *payload,
     return ret;
 }
 
-/* ---- making and releasing ------------------------------------------------------------------------ */
+/* ---- making and releasing
+ * ------------------------------------------------------------------------ */
 
 static void block_free(struct device *device)
 {
@@ -256,7 +268,8 @@ static void serial_set(struct virtio_block *block, const char *serial)
     char text[BLOCK_ID_SIZE + 1];
 
     if (serial == NULL) {
-        (void)snprintf(text, sizeof(text), "drover-%" PRIu32, block->virtio.device.instance);
+        (void)snprintf(text, sizeof(text), "drover-%" PRIu32,
+                       block->virtio.device.instance);
         serial = text;
     }
     memcpy(block->serial, serial, strnlen(serial, BLOCK_ID_SIZE));
@@ -266,7 +279,8 @@ static uint32_t next_instance(struct vm *vm)
 {
     uint32_t count = 0;
 
-    for (const struct device *device = vm_devices(vm); device != NULL; device = device->next) {
+    for (const struct device *device = vm_devices(vm); device != NULL;
+         device = device->next) {
         count += device->ops == &block_device_ops;
     }
     return count;
@@ -275,8 +289,10 @@ static uint32_t next_instance(struct vm *vm)
 static int block_start(struct virtio_block *block, struct vm *vm,
                        const struct virtio_block_config *config, struct error *err)
 {
-    uint64_t features = BLOCK_FEATURE_SEG_MAX | BLOCK_FEATURE_BLK_SIZE | BLOCK_FEATURE_FLUSH;
-    int ret = block_disk_open(&block->disk, block->path, config->read_only, config->direct, err);
+    uint64_t features =
+        BLOCK_FEATURE_SEG_MAX | BLOCK_FEATURE_BLK_SIZE | BLOCK_FEATURE_FLUSH;
+    int ret = block_disk_open(&block->disk, block->path, config->read_only,
+                              config->direct, err);
 
     if (ret == 0 && !config->unlocked) {
         ret = block_disk_lock(&block->disk, err);
@@ -307,15 +323,18 @@ int virtio_block_create(struct vm *vm, const struct virtio_block_config *config,
     block->virtio.device.ops = &block_device_ops;
     block->virtio.device.instance = next_instance(vm);
     block->path = strdup(config->path);
-    ret = block->path == NULL ? error_set(err, -ENOMEM, "no memory for disk %s", config->path)
-                              : block_start(block, vm, config, err);
+    ret = block->path == NULL
+              ? error_set(err, -ENOMEM, "no memory for disk %s", config->path)
+              : block_start(block, vm, config, err);
     if (ret < 0) {
         block_free(&block->virtio.device);
     }
     return ret;
 }
 
-/* ---- locks --------------------------------------------------------------------------------------- */
+/* ---- locks
+ * ---------------------------------------------------------------------------------------
+ */
 
 int virtio_block_unlock(struct device *devices, struct error *err)
 {
@@ -324,7 +343,8 @@ int virtio_block_unlock(struct device *devices, struct error *err)
             int ret = block_disk_unlock(&from_device(device)->disk, err);
 
             if (ret < 0) {
-                (void)virtio_block_lock(devices, NULL); /* nobody else has been told to take them yet */
+                (void)virtio_block_lock(
+                    devices, NULL); /* nobody else has been told to take them yet */
                 return ret;
             }
         }
@@ -339,7 +359,8 @@ int virtio_block_lock(struct device *devices, struct error *err)
             int ret = block_disk_lock(&from_device(device)->disk, err);
 
             if (ret < 0) {
-                /* What was locked here was not written since: there is nothing to make stable. */
+                /* What was locked here was not written since: there is nothing to make
+                 * stable. */
                 (void)virtio_block_unlock(devices, NULL);
                 return ret;
             }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * virtio-blk on a raw file or block device, through io_uring on the VM's I/O loop. A write is
- * acknowledged once the host has it; a flush is acknowledged once all that was acknowledged before is on stable
- * storage. A disk is locked against other VMMs of this host: for itself when it may be written, shared when not.
+ * virtio-blk on a raw file or block device, through io_uring on the VM's I/O loop. A
+ * write is acknowledged once the host has it; a flush is acknowledged once all that was
+ * acknowledged before is on stable storage. A disk is locked against other VMMs of this
+ * host: for itself when it may be written, shared when not.
  */
 #ifndef DROVER_VMM_VIRTIO_VIRTIO_BLOCK_H
 #define DROVER_VMM_VIRTIO_VIRTIO_BLOCK_H
@@ -17,20 +18,24 @@ struct virtio_block_config {
     const char *path;
     bool read_only;
     bool direct;        /* O_DIRECT; block devices always have it */
-    bool unlocked;      /* an incoming guest: another VMM still has the disk; see virtio_block_lock() */
-    const char *serial; /* what the guest sees as the disk's id, at most 20 characters; NULL: "drover-N" */
+    bool unlocked;      /* an incoming guest: another VMM still has the disk; see
+                           virtio_block_lock() */
+    const char *serial; /* what the guest sees as the disk's id, at most 20 characters;
+                           NULL: "drover-N" */
 };
 
-/* Opens and locks the disk and adds the device to the VM. One line in `err` names the file and says what to do. */
+/* Opens and locks the disk and adds the device to the VM. One line in `err` names the
+ * file and says what to do. */
 int virtio_block_create(struct vm *vm, const struct virtio_block_config *config,
                         struct error *err);
 
 /*
- * The lock's way through a migration; main or migration thread, with the VM's I/O drained. Source: unlock before the target
- * is asked whether it is ready (makes all that was written stable first, so that another host sees it), and lock again
- * if the handover fails. Target: lock before it says that it is ready. Both do it for all disks of the list `devices`
- * (vm_devices()), or for none; other devices are skipped. Repeated calls are fine.
- * DROVER_EINUSE (after having tried for a moment), or -errno of a failed sync.
+ * The lock's way through a migration; main or migration thread, with the VM's I/O
+ * drained. Source: unlock before the target is asked whether it is ready (makes all that
+ * was written stable first, so that another host sees it), and lock again if the handover
+ * fails. Target: lock before it says that it is ready. Both do it for all disks of the
+ * list `devices` (vm_devices()), or for none; other devices are skipped. Repeated calls
+ * are fine. DROVER_EINUSE (after having tried for a moment), or -errno of a failed sync.
  */
 int virtio_block_lock(struct device *devices, struct error *err);
 int virtio_block_unlock(struct device *devices, struct error *err);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The virtio-console device (virtio 1.2, 5.3) with its one port: queue 0 to the guest, queue 1 from it. */
+/* The virtio-console device (virtio 1.2, 5.3) with its one port: queue 0 to the guest,
+ * queue 1 from it. */
 #include "vmm/virtio/virtio_console.h"
 
 #include <errno.h>
@@ -156,7 +157,8 @@ size_t virtio_console_input(struct device *device, const uint8_t *data, size_t s
     return size;
 }
 
-/* ---- state ----------------------------------------------------------------------------------- */
+/* ---- state
+ * ----------------------------------------------------------------------------------- */
 
 static int save(struct device *device, struct buffer *out)
 {
@@ -197,8 +199,8 @@ static int message_load(struct virtio_console *console,
     return 0;
 }
 
-static int load(struct device *device, uint32_t version, const uint8_t *payload, size_t size,
-                struct error *err)
+static int load(struct device *device, uint32_t version, const uint8_t *payload,
+                size_t size, struct error *err)
 {
     struct virtio_console *console = (struct virtio_console *)device;
     Drover__VirtioConsoleState *message;

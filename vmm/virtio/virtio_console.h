@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* virtio-console with one port (hvc0). Where its bytes go and come from is the caller's. */
+/* virtio-console with one port (hvc0). Where its bytes go and come from is the caller's.
+ */
 #ifndef DROVER_VMM_VIRTIO_VIRTIO_CONSOLE_H
 #define DROVER_VMM_VIRTIO_VIRTIO_CONSOLE_H
 
@@ -19,7 +20,8 @@ struct virtio_console_config {
 /* `ret_device` (may be NULL) is for virtio_console_input(); the VM owns it. */
 int virtio_console_create(struct vm *vm, const struct virtio_console_config *config,
                           struct device **ret_device, struct error *err);
-/* Types for the guest; any thread. Returns how many bytes were taken: the rest did not fit. */
+/* Types for the guest; any thread. Returns how many bytes were taken: the rest did not
+ * fit. */
 size_t virtio_console_input(struct device *device, const uint8_t *data, size_t size);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The virtio-net device (virtio 1.2, 5.1): making it, its configuration, its state, its announcements. Packets: net_io.c. */
+/* The virtio-net device (virtio 1.2, 5.1): making it, its configuration, its state, its
+ * announcements. Packets: net_io.c. */
 #include "vmm/virtio/virtio_net.h"
 
 #include <errno.h>
@@ -20,7 +21,8 @@
 
 #define CLASS_CODE 0x020000u
 
-/* Frames after a move, the first at once: switches may be slow to listen, and frames get lost. */
+/* Frames after a move, the first at once: switches may be slow to listen, and frames get
+ * lost. */
 #define ANNOUNCE_COUNT    5
 #define ANNOUNCE_FIRST_MS 50
 #define ANNOUNCE_STEP_MS  100
@@ -35,7 +37,8 @@ static struct virtio_net *from_virtio(struct virtio_device *virtio)
     return (struct virtio_net *)virtio;
 }
 
-/* ---- called by the common part ------------------------------------------------------------- */
+/* ---- called by the common part
+ * ------------------------------------------------------------- */
 
 /* Configuration (5.1.4): 0 mac | 6 status u16 */
 enum { CONFIG_SIZE = 8 };
@@ -49,7 +52,8 @@ static void config_read(struct virtio_device *virtio, unsigned offset, uint8_t *
     memcpy(config, net->mac, VIRTIO_NET_MAC_SIZE);
     memcpy(config + 6, &net->status, 2);
     if (offset < CONFIG_SIZE) {
-        memcpy(data, config + offset, size < CONFIG_SIZE - offset ? size : CONFIG_SIZE - offset);
+        memcpy(data, config + offset,
+               size < CONFIG_SIZE - offset ? size : CONFIG_SIZE - offset);
     }
 }
 
@@ -115,7 +119,8 @@ static int attach(struct virtio_device *virtio)
 
     /* Not yet listening: that begins when the guest has given buffers. */
     return ret < 0 ? ret
-                   : event_loop_add(loop, net->tap_fd, 0, tap_readable, net, &net->tap_source);
+                   : event_loop_add(loop, net->tap_fd, 0, tap_readable, net,
+                                    &net->tap_source);
 }
 
 static const struct virtio_ops virtio_net_ops = {
@@ -130,9 +135,11 @@ static const struct virtio_ops virtio_net_ops = {
     .attach = attach,
 };
 
-/* ---- announcing the guest after a move --------------------------------------------------------- */
+/* ---- announcing the guest after a move
+ * --------------------------------------------------------- */
 
-/* A reverse ARP request by the guest for itself: switches learn from its source where the address is now (RFC 903). */
+/* A reverse ARP request by the guest for itself: switches learn from its source where the
+ * address is now (RFC 903). */
 static void frame_announce(struct virtio_net *net)
 {
     uint8_t frame[60] = {
@@ -186,7 +193,9 @@ static void arrived(struct device *device)
     (void)event_loop_post(vm_io_loop(net->virtio.vm), announce, net);
 }
 
-/* ---- state ------------------------------------------------------------------------------------- */
+/* ---- state
+ * -------------------------------------------------------------------------------------
+ */
 
 static int save(struct device *device, struct buffer *out)
 {
@@ -216,7 +225,8 @@ static int message_load(struct virtio_net *net, const Drover__VirtioNetState *me
 
     if (message->mac.len != VIRTIO_NET_MAC_SIZE ||
         (message->status & ~(uint32_t)(NET_STATUS_LINK_UP | NET_STATUS_ANNOUNCE)) != 0) {
-        return virtio_state_malformed(&net->virtio, err, "its configuration makes no sense");
+        return virtio_state_malformed(&net->virtio, err,
+                                      "its configuration makes no sense");
     }
     ret = virtio_state_load(&net->virtio, message->virtio, NULL, err);
     if (ret < 0) {
@@ -228,8 +238,8 @@ static int message_load(struct virtio_net *net, const Drover__VirtioNetState *me
     return 0;
 }
 
-static int load(struct device *device, uint32_t version, const uint8_t *payload, size_t size,
-                struct error *err)
+static int load(struct device *device, uint32_t version, const uint8_t *payload,
+                size_t size, struct error *err)
 {
     struct virtio_net *net = from_device(device);
     Drover__VirtioNetState *message;
@@ -249,7 +259,8 @@ static int load(struct device *device, uint32_t version, const uint8_t *payload,
     return ret;
 }
 
-/* ---- making and releasing -------------------------------------------------------------------------- */
+/* ---- making and releasing
+ * -------------------------------------------------------------------------- */
 
 static void net_free(struct device *device)
 {
@@ -282,7 +293,8 @@ static uint32_t next_instance(struct vm *vm)
 {
     uint32_t count = 0;
 
-    for (const struct device *device = vm_devices(vm); device != NULL; device = device->next) {
+    for (const struct device *device = vm_devices(vm); device != NULL;
+         device = device->next) {
         count += device->ops == &net_device_ops;
     }
     return count;
@@ -297,17 +309,19 @@ static int mac_set(struct virtio_net *net, const struct virtio_net_config *confi
         return 0;
     }
     memcpy(net->mac, prefix, sizeof(prefix));
-    return id_random_bytes(net->mac + sizeof(prefix), VIRTIO_NET_MAC_SIZE - sizeof(prefix));
+    return id_random_bytes(net->mac + sizeof(prefix),
+                           VIRTIO_NET_MAC_SIZE - sizeof(prefix));
 }
 
 static int net_start(struct virtio_net *net, struct vm *vm,
                      const struct virtio_net_config *config, struct error *err)
 {
     const uint64_t features =
-        NET_FEATURE_CSUM | NET_FEATURE_GUEST_CSUM | NET_FEATURE_MAC | NET_FEATURE_GUEST_TSO4 |
-        NET_FEATURE_GUEST_TSO6 | NET_FEATURE_GUEST_ECN | NET_FEATURE_HOST_TSO4 |
-        NET_FEATURE_HOST_TSO6 | NET_FEATURE_HOST_ECN | NET_FEATURE_MRG_RXBUF |
-        NET_FEATURE_STATUS | NET_FEATURE_CTRL_VQ | NET_FEATURE_GUEST_ANNOUNCE;
+        NET_FEATURE_CSUM | NET_FEATURE_GUEST_CSUM | NET_FEATURE_MAC |
+        NET_FEATURE_GUEST_TSO4 | NET_FEATURE_GUEST_TSO6 | NET_FEATURE_GUEST_ECN |
+        NET_FEATURE_HOST_TSO4 | NET_FEATURE_HOST_TSO6 | NET_FEATURE_HOST_ECN |
+        NET_FEATURE_MRG_RXBUF | NET_FEATURE_STATUS | NET_FEATURE_CTRL_VQ |
+        NET_FEATURE_GUEST_ANNOUNCE;
     int ret = net_tap_open(net->tap_name, &net->tap_fd, err);
 
     if (ret < 0) {
@@ -315,13 +329,15 @@ static int net_start(struct virtio_net *net, struct vm *vm,
     }
     ret = mac_set(net, config);
     if (ret < 0) {
-        return error_set(err, ret, "no random address for tap %s: give mac=", net->tap_name);
+        return error_set(err, ret,
+                         "no random address for tap %s: give mac=", net->tap_name);
     }
     net->status = NET_STATUS_LINK_UP;
     return virtio_init(&net->virtio, vm, features, err);
 }
 
-int virtio_net_create(struct vm *vm, const struct virtio_net_config *config, struct error *err)
+int virtio_net_create(struct vm *vm, const struct virtio_net_config *config,
+                      struct error *err)
 {
     struct virtio_net *net = calloc(1, sizeof(*net));
     int ret;
@@ -334,8 +350,9 @@ int virtio_net_create(struct vm *vm, const struct virtio_net_config *config, str
     net->virtio.device.ops = &net_device_ops;
     net->virtio.device.instance = next_instance(vm);
     net->tap_name = strdup(config->tap);
-    ret = net->tap_name == NULL ? error_set(err, -ENOMEM, "no memory for tap %s", config->tap)
-                                : net_start(net, vm, config, err);
+    ret = net->tap_name == NULL
+              ? error_set(err, -ENOMEM, "no memory for tap %s", config->tap)
+              : net_start(net, vm, config, err);
     if (ret < 0) {
         net_free(&net->virtio.device);
     }

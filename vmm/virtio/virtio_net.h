@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * virtio-net on an existing tap, on the VM's I/O loop. A guest that does not take its packets
- * leaves them in the tap, where they are dropped. After a move the guest's address is announced: RARP frames from here, and a
- * request to the guest to announce itself.
+ * virtio-net on an existing tap, on the VM's I/O loop. A guest that does not take its
+ * packets leaves them in the tap, where they are dropped. After a move the guest's
+ * address is announced: RARP frames from here, and a request to the guest to announce
+ * itself.
  */
 #ifndef DROVER_VMM_VIRTIO_VIRTIO_NET_H
 #define DROVER_VMM_VIRTIO_VIRTIO_NET_H
@@ -22,8 +23,10 @@ struct virtio_net_config {
 };
 
 /* Opens the tap and adds the device to the VM. One line in `err` says what to do. */
-int virtio_net_create(struct vm *vm, const struct virtio_net_config *config, struct error *err);
-/* "52:54:00:12:34:56"; DROVER_EBADINPUT for anything else, for group addresses and for zero. */
+int virtio_net_create(struct vm *vm, const struct virtio_net_config *config,
+                      struct error *err);
+/* "52:54:00:12:34:56"; DROVER_EBADINPUT for anything else, for group addresses and for
+ * zero. */
 int virtio_net_mac_parse(const char *text, uint8_t ret_mac[VIRTIO_NET_MAC_SIZE]);
 
 #endif

@@ -13,21 +13,21 @@
 #include "vmm/virtio/virtio.h"
 #include "vmm/vm.h"
 
-#define PCI_VENDOR           0x1af4
-#define PCI_DEVICE_BASE      0x1040
-#define PCI_SUBSYSTEM        0x1100
-#define PCI_CAPABILITY_VNDR  0x09
+#define PCI_VENDOR          0x1af4
+#define PCI_DEVICE_BASE     0x1040
+#define PCI_SUBSYSTEM       0x1100
+#define PCI_CAPABILITY_VNDR 0x09
 
 /* BAR 0. */
-#define REGISTERS_BAR        0
-#define MSIX_BAR             1
-#define COMMON_OFFSET        0x0000u
-#define ISR_OFFSET           0x1000u
-#define CONFIG_OFFSET        0x2000u
-#define NOTIFY_OFFSET        0x3000u
-#define REGISTERS_SIZE       0x4000u
-#define AREA_SIZE            0x1000u
-#define NOTIFY_MULTIPLIER    4u
+#define REGISTERS_BAR     0
+#define MSIX_BAR          1
+#define COMMON_OFFSET     0x0000u
+#define ISR_OFFSET        0x1000u
+#define CONFIG_OFFSET     0x2000u
+#define NOTIFY_OFFSET     0x3000u
+#define REGISTERS_SIZE    0x4000u
+#define AREA_SIZE         0x1000u
+#define NOTIFY_MULTIPLIER 4u
 
 enum capability_type {
     CAPABILITY_COMMON = 1,
@@ -41,9 +41,10 @@ enum capability_type {
  * The common configuration (4.1.4.3):
  *
  *    0 device_feature_select u32 |  4 device_feature u32 |  8 driver_feature_select u32
- *   12 driver_feature u32 | 16 config_vector u16 | 18 num_queues u16 | 20 status u8 | 21 generation u8
- *   22 queue_select u16 | 24 queue_size u16 | 26 queue_vector u16 | 28 queue_enable u16
- *   30 queue_notify_off u16 | 32 queue_desc u64 | 40 queue_driver u64 | 48 queue_device u64
+ *   12 driver_feature u32 | 16 config_vector u16 | 18 num_queues u16 | 20 status u8 | 21
+ * generation u8 22 queue_select u16 | 24 queue_size u16 | 26 queue_vector u16 | 28
+ * queue_enable u16 30 queue_notify_off u16 | 32 queue_desc u64 | 40 queue_driver u64 | 48
+ * queue_device u64
  */
 enum common {
     COMMON_DEVICE_FEATURE_SELECT = 0,
@@ -126,8 +127,10 @@ static void common_encode(struct virtio_device *virtio, uint8_t out[COMMON_SIZE]
     put_u64(out + COMMON_QUEUE_DEVICE, queue->ring.used_gpa);
 }
 
-/* Writes one half (or, from a guest that is not so careful, both) of a 64-bit register. */
-static void write_address(uint64_t *address, unsigned offset, uint64_t value, unsigned size)
+/* Writes one half (or, from a guest that is not so careful, both) of a 64-bit register.
+ */
+static void write_address(uint64_t *address, unsigned offset, uint64_t value,
+                          unsigned size)
 {
     unsigned shift = 8 * (offset % 8);
 
@@ -175,7 +178,8 @@ static void driver_feature_write(struct virtio_device *virtio, uint32_t value)
 {
     unsigned shift = 32 * virtio->driver_feature_select;
 
-    if (virtio->driver_feature_select < 2 && !(virtio->status & VIRTIO_STATUS_FEATURES_OK)) {
+    if (virtio->driver_feature_select < 2 &&
+        !(virtio->status & VIRTIO_STATUS_FEATURES_OK)) {
         virtio->driver_features &= ~(UINT64_C(0xffffffff) << shift);
         virtio->driver_features |= (uint64_t)value << shift;
     }
@@ -195,7 +199,8 @@ static void common_write(struct virtio_device *virtio, unsigned offset, uint64_t
         driver_feature_write(virtio, (uint32_t)value);
         break;
     case COMMON_CONFIG_VECTOR:
-        virtio->config_vector = value < vector_count(virtio) ? (uint16_t)value : VIRTIO_NO_VECTOR;
+        virtio->config_vector =
+            value < vector_count(virtio) ? (uint16_t)value : VIRTIO_NO_VECTOR;
         break;
     case COMMON_STATUS:
         virtio_status_write(virtio, (uint8_t)value);
@@ -210,7 +215,8 @@ static void common_write(struct virtio_device *virtio, unsigned offset, uint64_t
     }
 }
 
-static void area_read(struct virtio_device *virtio, unsigned offset, uint8_t *data, unsigned size)
+static void area_read(struct virtio_device *virtio, unsigned offset, uint8_t *data,
+                      unsigned size)
 {
     unsigned within = offset % AREA_SIZE;
 
@@ -267,8 +273,8 @@ static void area_write(struct virtio_device *virtio, unsigned offset, const uint
 
 static bool access_valid(uint64_t offset, unsigned size)
 {
-    return (size == 1 || size == 2 || size == 4 || size == 8) && offset < REGISTERS_SIZE &&
-           offset % size == 0;
+    return (size == 1 || size == 2 || size == 4 || size == 8) &&
+           offset < REGISTERS_SIZE && offset % size == 0;
 }
 
 static void bar_read(void *owner, uint64_t offset, uint8_t *data, unsigned size)
@@ -288,7 +294,8 @@ static void bar_write(void *owner, uint64_t offset, const uint8_t *data, unsigne
 
 static const struct bus_ops bar_ops = {.read = bar_read, .write = bar_write};
 
-/* ---- notifications through KVM ----------------------------------------------------------- */
+/* ---- notifications through KVM
+ * ----------------------------------------------------------- */
 
 static void ioeventfd_set(struct virtio_device *virtio, uint64_t base, bool on)
 {
@@ -325,11 +332,12 @@ static void bar_moved(void *owner, unsigned bar_index, uint64_t base)
     pthread_mutex_unlock(&virtio->pci.notify_lock);
 }
 
-/* ---- the capabilities, and the window to BAR 0 in one of them (4.1.4.9) ------------------------ */
+/* ---- the capabilities, and the window to BAR 0 in one of them (4.1.4.9)
+ * ------------------------ */
 
 /*
- * Capability: 0 id | 1 next | 2 size | 3 type | 4 bar | 5 id | 6 padding | 8 offset u32 | 12 length u32
- * and, by type, 16: notify_off_multiplier u32, or the window's data.
+ * Capability: 0 id | 1 next | 2 size | 3 type | 4 bar | 5 id | 6 padding | 8 offset u32 |
+ * 12 length u32 and, by type, 16: notify_off_multiplier u32, or the window's data.
  */
 enum { CAPABILITY_SIZE = 16, CAPABILITY_LONG_SIZE = 20, WINDOW_DATA = 16 };
 
@@ -450,14 +458,15 @@ int virtio_pci_init(struct virtio_device *virtio, struct error *err)
     int ret;
 
     pthread_mutex_init(&virtio->pci.notify_lock, NULL);
-    virtio->pci.notify_any_length =
-        ioctl(vm_kvm_fd(virtio->vm), KVM_CHECK_EXTENSION, KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0;
+    virtio->pci.notify_any_length = ioctl(vm_kvm_fd(virtio->vm), KVM_CHECK_EXTENSION,
+                                          KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0;
     ret = pci_function_add(vm_pci(virtio->vm), &config, &virtio->pci.function);
     if (ret == 0) {
         ret = capabilities_add(virtio);
     }
     if (ret < 0) {
-        return error_set(err, ret, "no room for one more device (%s): take out a disk or a NIC",
+        return error_set(err, ret,
+                         "no room for one more device (%s): take out a disk or a NIC",
                          virtio->device.ops->name);
     }
     return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The modern virtio-pci transport (virtio 1.2, 4.1): registers in BAR 0, MSI-X in BAR 1. There is no
- * INTx: all drivers of today either use MSI-X or poll (SeaBIOS, OVMF).
+ * The modern virtio-pci transport (virtio 1.2, 4.1): registers in BAR 0, MSI-X in BAR 1.
+ * There is no INTx: all drivers of today either use MSI-X or poll (SeaBIOS, OVMF).
  */
 #ifndef DROVER_VMM_VIRTIO_VIRTIO_PCI_H
 #define DROVER_VMM_VIRTIO_VIRTIO_PCI_H
@@ -20,10 +20,12 @@ struct virtio_device;
 /* Private to virtio_pci.c; embedded in struct virtio_device. */
 struct virtio_pci {
     struct pci_function *function;
-    unsigned window_offset;                 /* of the PCI configuration access capability */
-    uint8_t window[VIRTIO_PCI_WINDOW_SIZE]; /* as the guest set it; guarded by the device's lock */
-    pthread_mutex_t notify_lock; /* guards the next two; never taken around anything else of ours */
-    uint64_t notify_base;        /* where KVM listens for notifications, or 0 */
+    unsigned window_offset; /* of the PCI configuration access capability */
+    uint8_t window[VIRTIO_PCI_WINDOW_SIZE]; /* as the guest set it; guarded by the
+                                               device's lock */
+    pthread_mutex_t
+        notify_lock; /* guards the next two; never taken around anything else of ours */
+    uint64_t notify_base; /* where KVM listens for notifications, or 0 */
     bool notify_any_length;
 };
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The virtio-rng device (virtio 1.2, 5.4). A guest gets a budget of bytes that is filled up again by a timer. */
+/* The virtio-rng device (virtio 1.2, 5.4). A guest gets a budget of bytes that is filled
+ * up again by a timer. */
 #include "vmm/virtio/virtio_rng.h"
 
 #include <errno.h>
@@ -15,12 +16,12 @@
 #include "vmm/virtio/virtio_state.h"
 #include "vmm/vm.h"
 
-#define CLASS_CODE     0x00ff00u
-#define QUEUE_SIZE     8
-#define PIECE_SIZE     4096u
-#define PERIOD_MS      100
-#define BUDGET_BYTES   (128u * 1024u) /* a period: 1.3 MB/s */
-#define REQUEST_BYTES  (64u * 1024u)  /* a guest that gives more gets this much */
+#define CLASS_CODE    0x00ff00u
+#define QUEUE_SIZE    8
+#define PIECE_SIZE    4096u
+#define PERIOD_MS     100
+#define BUDGET_BYTES  (128u * 1024u) /* a period: 1.3 MB/s */
+#define REQUEST_BYTES (64u * 1024u)  /* a guest that gives more gets this much */
 
 struct virtio_rng {
     struct virtio_device virtio;
@@ -45,7 +46,8 @@ static void budget_renew(struct virtio_rng *rng)
     }
 }
 
-/* Fills the request as far as the budget goes; at least a byte. 0 if the kernel has none to give. */
+/* Fills the request as far as the budget goes; at least a byte. 0 if the kernel has none
+ * to give. */
 static uint32_t request_fill(struct virtio_rng *rng)
 {
     uint8_t piece[PIECE_SIZE];
@@ -62,7 +64,8 @@ static uint32_t request_fill(struct virtio_rng *rng)
         size_t next = size - done < PIECE_SIZE ? (size_t)(size - done) : PIECE_SIZE;
 
         if (id_random_bytes(piece, next) < 0 ||
-            virtqueue_chain_write(&rng->virtio.queues[0].ring, &rng->chain, done, piece, next) < 0) {
+            virtqueue_chain_write(&rng->virtio.queues[0].ring, &rng->chain, done, piece,
+                                  next) < 0) {
             break;
         }
         done += (uint32_t)next;
@@ -91,12 +94,14 @@ static void queue_run(struct virtio_device *virtio, unsigned queue_index)
             return;
         }
         virtqueue_push(ring, rng->chain.head, request_fill(rng));
-        /* Requests without room cost something too: a guest must not keep this thread busy with them. */
+        /* Requests without room cost something too: a guest must not keep this thread
+         * busy with them. */
         rng->budget -= rng->budget < 64 ? rng->budget : 64;
         virtqueue_notify_enable(ring);
     }
     virtio_queue_signal(virtio, queue_index);
-    (void)event_loop_timer_set(rng->timer, (rng->period_start_ms + PERIOD_MS) * NS_PER_MS);
+    (void)event_loop_timer_set(rng->timer,
+                               (rng->period_start_ms + PERIOD_MS) * NS_PER_MS);
 }
 
 static void period_over(void *owner)
@@ -137,8 +142,8 @@ static int save(struct device *device, struct buffer *out)
     return ret;
 }
 
-static int load(struct device *device, uint32_t version, const uint8_t *payload, size_t size,
-                struct error *err)
+static int load(struct device *device, uint32_t version, const uint8_t *payload,
+                size_t size, struct error *err)
 {
     struct virtio_device *virtio = (struct virtio_device *)device;
     Drover__VirtioRngState *message;

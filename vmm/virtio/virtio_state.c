@@ -68,11 +68,11 @@ int virtio_state_version_judge(const struct virtio_device *virtio, uint32_t vers
     if (version == VIRTIO_STATE_VERSION) {
         return 0;
     }
-    return error_set(err, DROVER_EVERSION,
-                     "the state of %s %u has version %" PRIu32
-                     ", this drover-vmm reads version %d: use the same release on both hosts",
-                     virtio->device.ops->name, virtio->device.instance, version,
-                     VIRTIO_STATE_VERSION);
+    return error_set(
+        err, DROVER_EVERSION,
+        "the state of %s %u has version %" PRIu32
+        ", this drover-vmm reads version %d: use the same release on both hosts",
+        virtio->device.ops->name, virtio->device.instance, version, VIRTIO_STATE_VERSION);
 }
 
 int virtio_state_malformed(const struct virtio_device *virtio, struct error *err,
@@ -199,8 +199,8 @@ int virtio_state_load(struct virtio_device *virtio, const Drover__VirtioState *m
     if (message->pci.len > UINT32_MAX) {
         return virtio_state_malformed(virtio, err, "its PCI part is too long");
     }
-    ret = pci_function_load(virtio->pci.function, message->pci.data, (uint32_t)message->pci.len,
-                            err);
+    ret = pci_function_load(virtio->pci.function, message->pci.data,
+                            (uint32_t)message->pci.len, err);
     if (ret < 0) {
         return ret;
     }

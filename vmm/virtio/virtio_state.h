@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Save and load of what the virtio devices have in common (proto/virtio_state.proto). I/O is drained. */
+/* Save and load of what the virtio devices have in common (proto/virtio_state.proto). I/O
+ * is drained. */
 #ifndef DROVER_VMM_VIRTIO_VIRTIO_STATE_H
 #define DROVER_VMM_VIRTIO_VIRTIO_STATE_H
 
@@ -24,8 +25,8 @@ int virtio_state_fill(struct virtio_device *virtio, struct virtio_state *state);
 void virtio_state_done(struct virtio_state *state);
 
 /*
- * Judges all of `message` (NULL: malformed), then takes it over. `taken_counts` (NULL: zeros) has for each queue how many
- * requests were taken and not given back.
+ * Judges all of `message` (NULL: malformed), then takes it over. `taken_counts` (NULL:
+ * zeros) has for each queue how many requests were taken and not given back.
  */
 int virtio_state_load(struct virtio_device *virtio, const Drover__VirtioState *message,
                       const uint16_t *taken_counts, struct error *err);

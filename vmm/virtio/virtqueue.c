@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The device's side of a split virtqueue; every word of the ring is judged after it was copied. */
+/* The device's side of a split virtqueue; every word of the ring is judged after it was
+ * copied. */
 #include "vmm/virtio/virtqueue.h"
 
 #include <assert.h>
@@ -9,7 +10,8 @@
 #include "base/err.h"
 #include "vmm/guest_ram.h"
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rings are little endian, read as they are");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+              "rings are little endian, read as they are");
 
 /*
  * Layout of the three parts (virtio 1.2, 2.7.5, 2.7.6, 2.7.8), n = size of the queue:
@@ -75,12 +77,14 @@ int virtqueue_enable(struct virtqueue *queue, bool event_index, bool indirect)
     if (size == 0 || size > queue->size_max || (size & (size - 1)) != 0) {
         return broken(queue, "the queue's size is no power of two, or too large");
     }
-    if (queue->desc_gpa % 16 != 0 || queue->avail_gpa % 2 != 0 || queue->used_gpa % 4 != 0) {
+    if (queue->desc_gpa % 16 != 0 || queue->avail_gpa % 2 != 0 ||
+        queue->used_gpa % 4 != 0) {
         return broken(queue, "a part of the queue is not aligned");
     }
-    queue->desc = guest_ram_pointer(queue->ram, queue->desc_gpa, (size_t)size * DESC_SIZE);
-    queue->avail =
-        guest_ram_pointer(queue->ram, queue->avail_gpa, AVAIL_RING + 2 * (size_t)size + 2);
+    queue->desc =
+        guest_ram_pointer(queue->ram, queue->desc_gpa, (size_t)size * DESC_SIZE);
+    queue->avail = guest_ram_pointer(queue->ram, queue->avail_gpa,
+                                     AVAIL_RING + 2 * (size_t)size + 2);
     queue->used = guest_ram_pointer(queue->ram, queue->used_gpa,
                                     USED_RING + USED_ELEM_SIZE * (size_t)size + 2);
     if (queue->desc == NULL || queue->avail == NULL || queue->used == NULL) {
@@ -120,7 +124,8 @@ static int chain_add(struct virtqueue *queue, struct virtqueue_chain *chain,
     if (guest_ram_pointer(queue->ram, desc->gpa, desc->size) == NULL) {
         return broken(queue, "a descriptor points outside of memory");
     }
-    chain->segments[count] = (struct virtqueue_segment){.gpa = desc->gpa, .size = desc->size};
+    chain->segments[count] =
+        (struct virtqueue_segment){.gpa = desc->gpa, .size = desc->size};
     if (desc->flags & DESC_WRITE) {
         chain->writable_count++;
         chain->writable_bytes += desc->size;
@@ -131,9 +136,11 @@ static int chain_add(struct virtqueue *queue, struct virtqueue_chain *chain,
     return 0;
 }
 
-/* Walks one table: the ring's own, or an indirect one at `table_gpa`. Returns the indirect descriptor if one ended it. */
+/* Walks one table: the ring's own, or an indirect one at `table_gpa`. Returns the
+ * indirect descriptor if one ended it. */
 static int table_walk(struct virtqueue *queue, struct virtqueue_chain *chain,
-                      const uint8_t *table, unsigned count, struct descriptor *ret_indirect)
+                      const uint8_t *table, unsigned count,
+                      struct descriptor *ret_indirect)
 {
     unsigned index = ret_indirect != NULL ? chain->head : 0;
 
@@ -271,7 +278,8 @@ bool virtqueue_interrupt_wanted(struct virtqueue *queue)
     }
     queue->signalled_used = now;
     queue->signalled_valid = true;
-    /* The guest must see the used index before we see its wish: it does the same the other way round. */
+    /* The guest must see the used index before we see its wish: it does the same the
+     * other way round. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (!queue->event_index) {
         return !(load_u16(queue->avail) & AVAIL_NO_INTERRUPT);
@@ -286,7 +294,8 @@ void virtqueue_notify_enable(struct virtqueue *queue)
         return;
     }
     if (queue->event_index) {
-        store_u16(queue, USED_RING + USED_ELEM_SIZE * (uint64_t)queue->size, queue->next_avail);
+        store_u16(queue, USED_RING + USED_ELEM_SIZE * (uint64_t)queue->size,
+                  queue->next_avail);
     } else {
         store_u16(queue, 0, 0);
     }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One split virtqueue (virtio 1.2, 2.7), the device's side: indirect descriptors, event index.
- * The ring lies in guest memory and is hostile: what makes no sense gives DROVER_EGUEST with a
- * reason, and the caller marks its device broken. No allocation. The caller's lock guards a queue.
+ * One split virtqueue (virtio 1.2, 2.7), the device's side: indirect descriptors, event
+ * index. The ring lies in guest memory and is hostile: what makes no sense gives
+ * DROVER_EGUEST with a reason, and the caller marks its device broken. No allocation. The
+ * caller's lock guards a queue.
  */
 #ifndef DROVER_VMM_VIRTIO_VIRTQUEUE_H
 #define DROVER_VMM_VIRTIO_VIRTQUEUE_H
@@ -14,15 +15,17 @@
 
 struct guest_ram;
 
-#define VIRTQUEUE_SIZE_MAX     256
-#define VIRTQUEUE_SEGMENTS_MAX 256 /* of one chain: a chain is never longer than its queue */
+#define VIRTQUEUE_SIZE_MAX 256
+#define VIRTQUEUE_SEGMENTS_MAX                                                           \
+    256 /* of one chain: a chain is never longer than its queue */
 
 struct virtqueue_segment {
     uint64_t gpa;
     uint32_t size;
 };
 
-/* One request: what the device may read comes first, then what it may write. All ranges are guest memory. */
+/* One request: what the device may read comes first, then what it may write. All ranges
+ * are guest memory. */
 struct virtqueue_chain {
     uint16_t head;
     uint16_t readable_count; /* segments */
@@ -43,10 +46,12 @@ struct virtqueue {
     bool indirect;    /* VIRTIO_F_INDIRECT_DESC */
     uint16_t next_avail;
     uint16_t next_used;
-    uint16_t signalled_used; /* next_used when the guest was last asked for an interrupt */
+    uint16_t
+        signalled_used; /* next_used when the guest was last asked for an interrupt */
     bool signalled_valid;
     const char *broken; /* NULL, or what the guest did wrong */
-    uint8_t *desc, *avail, *used; /* checked when it became ready; guest memory never moves */
+    uint8_t *desc, *avail,
+        *used; /* checked when it became ready; guest memory never moves */
 };
 
 void virtqueue_init(struct virtqueue *queue, struct guest_ram *ram, uint16_t size_max);
@@ -56,41 +61,54 @@ void virtqueue_reset(struct virtqueue *queue);
 int virtqueue_enable(struct virtqueue *queue, bool event_index, bool indirect);
 
 /*
- * Takes the next request: 1, 0 when there is none, DROVER_EGUEST when the ring is broken (queue->broken
- * says how, and from then on there is never a next one).
+ * Takes the next request: 1, 0 when there is none, DROVER_EGUEST when the ring is broken
+ * (queue->broken says how, and from then on there is never a next one).
  */
 int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *ret_chain);
-/* Reads the chain of a request again that was taken before a migration. 0 or DROVER_EGUEST. */
-int virtqueue_chain_load(struct virtqueue *queue, uint16_t head, struct virtqueue_chain *ret_chain);
-/* Puts back the `count` requests that were taken last; none of them may have been given back. */
+/* Reads the chain of a request again that was taken before a migration. 0 or
+ * DROVER_EGUEST. */
+int virtqueue_chain_load(struct virtqueue *queue, uint16_t head,
+                         struct virtqueue_chain *ret_chain);
+/* Puts back the `count` requests that were taken last; none of them may have been given
+ * back. */
 void virtqueue_unpop(struct virtqueue *queue, uint16_t count);
 /* True if there is a next request (or a broken ring to be found). */
 bool virtqueue_pending(struct virtqueue *queue);
-/* Gives a request back, `written_bytes` of its writable part having been written from the start. */
+/* Gives a request back, `written_bytes` of its writable part having been written from the
+ * start. */
 void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t written_bytes);
-/* The same for several at once, which the guest must see together: fill number 0, 1, ... then publish all `count`. */
-void virtqueue_fill(struct virtqueue *queue, uint16_t ahead, uint16_t head, uint32_t written_bytes);
+/* The same for several at once, which the guest must see together: fill number 0, 1, ...
+ * then publish all `count`. */
+void virtqueue_fill(struct virtqueue *queue, uint16_t ahead, uint16_t head,
+                    uint32_t written_bytes);
 void virtqueue_publish(struct virtqueue *queue, uint16_t count);
 /* True if the guest wants an interrupt for what was given back since the last time. */
 bool virtqueue_interrupt_wanted(struct virtqueue *queue);
-/* Asks the guest to notify, or tries to spare it that. After asking, look at the ring once more. */
+/* Asks the guest to notify, or tries to spare it that. After asking, look at the ring
+ * once more. */
 void virtqueue_notify_enable(struct virtqueue *queue);
 void virtqueue_notify_disable(struct virtqueue *queue);
 
-/* Copies from the readable part, `offset` bytes into it; -EFAULT (nothing copied) if it is shorter. */
-int virtqueue_chain_read(const struct virtqueue *queue, const struct virtqueue_chain *chain,
-                         uint64_t offset, void *data, size_t size);
+/* Copies from the readable part, `offset` bytes into it; -EFAULT (nothing copied) if it
+ * is shorter. */
+int virtqueue_chain_read(const struct virtqueue *queue,
+                         const struct virtqueue_chain *chain, uint64_t offset, void *data,
+                         size_t size);
 /* Copies to the writable part, and marks it dirty. */
-int virtqueue_chain_write(const struct virtqueue *queue, const struct virtqueue_chain *chain,
-                          uint64_t offset, const void *data, size_t size);
+int virtqueue_chain_write(const struct virtqueue *queue,
+                          const struct virtqueue_chain *chain, uint64_t offset,
+                          const void *data, size_t size);
 /*
- * Describes `size` bytes at `offset` of a part for direct I/O, with at most VIRTQUEUE_SEGMENTS_MAX vectors, whose number it
- * returns; -EFAULT if the part is shorter.
+ * Describes `size` bytes at `offset` of a part for direct I/O, with at most
+ * VIRTQUEUE_SEGMENTS_MAX vectors, whose number it returns; -EFAULT if the part is
+ * shorter.
  */
-int virtqueue_chain_vectors(const struct virtqueue *queue, const struct virtqueue_chain *chain,
-                            bool writable, uint64_t offset, uint64_t size,
+int virtqueue_chain_vectors(const struct virtqueue *queue,
+                            const struct virtqueue_chain *chain, bool writable,
+                            uint64_t offset, uint64_t size,
                             struct iovec ret_vectors[VIRTQUEUE_SEGMENTS_MAX]);
-/* After direct I/O into `size` bytes at `offset` of the writable part; what lies beyond it is ignored. */
+/* After direct I/O into `size` bytes at `offset` of the writable part; what lies beyond
+ * it is ignored. */
 void virtqueue_chain_mark_dirty(const struct virtqueue *queue,
                                 const struct virtqueue_chain *chain, uint64_t offset,
                                 uint64_t size);

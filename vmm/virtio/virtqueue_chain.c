@@ -25,8 +25,9 @@ static struct part chain_part(const struct virtqueue_chain *chain, bool writable
                          .bytes = chain->readable_bytes};
 }
 
-int virtqueue_chain_vectors(const struct virtqueue *queue, const struct virtqueue_chain *chain,
-                            bool writable, uint64_t offset, uint64_t size,
+int virtqueue_chain_vectors(const struct virtqueue *queue,
+                            const struct virtqueue_chain *chain, bool writable,
+                            uint64_t offset, uint64_t size,
                             struct iovec ret_vectors[VIRTQUEUE_SEGMENTS_MAX])
 {
     struct part part = chain_part(chain, writable);
@@ -49,7 +50,8 @@ int virtqueue_chain_vectors(const struct virtqueue *queue, const struct virtqueu
             piece = size;
         }
         at = guest_ram_pointer(queue->ram, segment->gpa + offset, piece);
-        CHECK(at != NULL); /* was checked when the chain was taken, and memory does not move */
+        CHECK(at !=
+              NULL); /* was checked when the chain was taken, and memory does not move */
         ret_vectors[count++] = (struct iovec){.iov_base = at, .iov_len = piece};
         size -= piece;
         offset = 0;
@@ -58,8 +60,9 @@ int virtqueue_chain_vectors(const struct virtqueue *queue, const struct virtqueu
     return count;
 }
 
-int virtqueue_chain_read(const struct virtqueue *queue, const struct virtqueue_chain *chain,
-                         uint64_t offset, void *data, size_t size)
+int virtqueue_chain_read(const struct virtqueue *queue,
+                         const struct virtqueue_chain *chain, uint64_t offset, void *data,
+                         size_t size)
 {
     struct iovec vectors[VIRTQUEUE_SEGMENTS_MAX];
     int count = virtqueue_chain_vectors(queue, chain, false, offset, size, vectors);
@@ -72,8 +75,9 @@ int virtqueue_chain_read(const struct virtqueue *queue, const struct virtqueue_c
     return count < 0 ? count : 0;
 }
 
-int virtqueue_chain_write(const struct virtqueue *queue, const struct virtqueue_chain *chain,
-                          uint64_t offset, const void *data, size_t size)
+int virtqueue_chain_write(const struct virtqueue *queue,
+                          const struct virtqueue_chain *chain, uint64_t offset,
+                          const void *data, size_t size)
 {
     struct part part = chain_part(chain, true);
     const uint8_t *from = data;
