@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* /vms/{name}/...: start, stop, kill, pause, resume, migrate, cancel. */
+#include <string.h>
+
+#include "consensus/cluster_state.h"
+#include "consensus/placement.h"
+#include "node-agent/api_internal.h"
+#include "node-agent/json_reader.h"
+
+#define MAX_DOWNTIME_MS_MAX 60000
+#define DEADLINE_S_MAX      604800
+
+static const Drover__VmRecord *named(struct api_call *call)
+{
+    const Drover__VmRecord *vm =
+        cluster_state_vm_by_name(api_state(call), call->segments[1]);
+    if (vm == NULL) {
+        api_fail(call, DROVER_ENOTFOUND, "no such VM: 'drover vm list' shows all");
+    } else {
+        call->subject_id = vm->vm_id;
+    }
+    return vm;
+}
+
+static bool body_is_empty(struct api_call *call)
+{
+    struct error err = {0};
+    struct json_reader reader;
+    json_reader_init(&reader, call->body, "", &err);
+    if (json_reader_end(&reader) != 0) {
+        api_fail_err(call, &err);
+        return false;
+    }
+    return true;
+}
+
+static void answer_200(struct api_call *call, uint64_t result_id)
+{
+    (void)result_id;
+    api_vm_answer(call, 200);
+}
+
+static void answer_202(struct api_call *call, uint64_t result_id)
+{
+    (void)result_id;
+    api_vm_answer(call, 202);
+}
+
+/* ---- wanted
+ * ---------------------------------------------------------------------------------- */
+
+static Drover__VmWanted wanted_of(const char *action)
+{
+    static const struct {
+        const char *action;
+        Drover__VmWanted wanted;
+    } rows[] = {
+        {"start", DROVER__VM_WANTED__VM_WANTED_RUNNING},
+        {"resume", DROVER__VM_WANTED__VM_WANTED_RUNNING},
+        {"pause", DROVER__VM_WANTED__VM_WANTED_PAUSED},
+        {"stop", DROVER__VM_WANTED__VM_WANTED_STOPPED},
+        {"kill", DROVER__VM_WANTED__VM_WANTED_KILLED},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (strcmp(rows[i].action, action) == 0) {
+            return rows[i].wanted;
+        }
+    }
+    return DROVER__VM_WANTED__VM_WANTED_UNSPECIFIED;
+}
+
+/* What would surprise whoever asked; NULL: fine. */
+static const char *objection(const Drover__VmRecord *vm, const char *action)
+{
+    bool paused = vm->wanted == DROVER__VM_WANTED__VM_WANTED_PAUSED;
+    bool up = paused || vm->wanted == DROVER__VM_WANTED__VM_WANTED_RUNNING;
+    if (strcmp(action, "start") == 0 && paused) {
+        return "the VM is paused: resume it";
+    }
+    if (strcmp(action, "resume") == 0 && !up) {
+        return "the VM is stopped: start it";
+    }
+    if (strcmp(action, "pause") == 0 && !up) {
+        return "the VM is stopped: there is nothing to pause";
+    }
+    return NULL;
+}
+
+void api_vm_wanted(struct api_call *call)
+{
+    const char *action = call->segments[2];
+    const Drover__VmRecord *vm = body_is_empty(call) ? named(call) : NULL;
+    if (vm == NULL) {
+        return;
+    }
+    const char *why = objection(vm, action);
+    if (why != NULL) {
+        api_fail(call, DROVER_EWRONGSTATE, why);
+        return;
+    }
+    Drover__VmWanted wanted = wanted_of(action);
+    if (vm->wanted == wanted) {
+        api_vm_answer(call, 200); /* recorded long since */
+        return;
+    }
+    Drover__Command command = DROVER__COMMAND__INIT;
+    Drover__VmSetWanted order = DROVER__VM_SET_WANTED__INIT;
+    order.vm_id = vm->vm_id;
+    order.wanted = wanted;
+    command.what_case = DROVER__COMMAND__WHAT_VM_SET_WANTED;
+    command.vm_set_wanted = &order;
+    api_propose(call, &command, answer_200);
+}
+
+/* ---- migrate
+ * --------------------------------------------------------------------------------- */
+
+struct view_owner {
+    const struct api_core *core;
+};
+
+static bool host_usable(const void *owner, uint64_t host_id)
+{
+    const struct view_owner *view = owner;
+    return view->core->backend->host_usable(view->core->owner, host_id);
+}
+
+static int choose_target(struct api_call *call, const Drover__VmRecord *vm,
+                         const char *target, uint64_t *ret_host_id, struct error *err)
+{
+    const struct cluster_state *state = api_state(call);
+    const struct view_owner owner = {call->core};
+    const struct placement_view view = {host_usable, &owner};
+    if (target[0] == '\0') {
+        uint64_t chosen =
+            placement_choose(state, &view, vm->spec, vm->owner_host_id, err);
+        *ret_host_id = chosen;
+        return chosen == 0 ? err->code : 0;
+    }
+    const Drover__HostRecord *host = cluster_state_host_by_name(state, target);
+    if (host == NULL) {
+        return error_set(err, DROVER_ENOTFOUND,
+                         "target: no host '%.63s': 'drover node list' shows all", target);
+    }
+    if (host->host_id == vm->owner_host_id) {
+        return error_set(err, DROVER_EWRONGSTATE,
+                         "VM '%s' is on %s already: choose another host", vm->spec->name,
+                         target);
+    }
+    *ret_host_id = host->host_id;
+    return placement_check(state, &view, vm->spec, host->host_id, err);
+}
+
+void api_vm_migrate(struct api_call *call)
+{
+    struct error err = {0};
+    struct json_reader reader;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    Drover__MigrationBegin begin = DROVER__MIGRATION_BEGIN__INIT;
+    json_reader_init(&reader, call->body, "", &err);
+    const char *target = json_reader_text(&reader, "target", "");
+    begin.max_downtime_ms = (uint32_t)json_reader_number(&reader, "max_downtime_ms", 1,
+                                                         MAX_DOWNTIME_MS_MAX, 0);
+    begin.deadline_s =
+        (uint32_t)json_reader_number(&reader, "deadline_s", 1, DEADLINE_S_MAX, 0);
+    if (json_reader_end(&reader) != 0) {
+        api_fail_err(call, &err);
+        return;
+    }
+    const Drover__VmRecord *vm = named(call);
+    if (vm == NULL) {
+        return;
+    }
+    if (vm->owner_host_id == 0) {
+        api_fail(call, DROVER_EWRONGSTATE,
+                 "the VM runs nowhere: start it, then it can be moved");
+        return;
+    }
+    if (vm->migration != NULL) {
+        api_fail(call, DROVER_EWRONGSTATE,
+                 "the VM is being moved already: wait, or cancel that");
+        return;
+    }
+    int rv = choose_target(call, vm, target, &begin.target_host_id, &err);
+    if (rv != 0) {
+        api_fail(call, rv, err.text);
+        return;
+    }
+    begin.vm_id = vm->vm_id;
+    begin.expected_epoch = vm->epoch;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_BEGIN;
+    command.migration_begin = &begin;
+    api_propose(call, &command, answer_202);
+}
+
+void api_vm_cancel(struct api_call *call)
+{
+    const Drover__VmRecord *vm = body_is_empty(call) ? named(call) : NULL;
+    if (vm == NULL) {
+        return;
+    }
+    if (vm->migration == NULL) {
+        api_fail(call, DROVER_EWRONGSTATE, "no migration of this VM is under way");
+        return;
+    }
+    Drover__Command command = DROVER__COMMAND__INIT;
+    Drover__MigrationCancel cancel = DROVER__MIGRATION_CANCEL__INIT;
+    cancel.vm_id = vm->vm_id;
+    cancel.next_epoch = vm->migration->next_epoch;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_CANCEL;
+    command.migration_cancel = &cancel;
+    api_propose(call, &command, answer_202);
+}
