@@ -11,6 +11,12 @@ consensus_libconsensus_a_SOURCES = \
 	consensus/cluster_state.c consensus/cluster_state.h \
 	consensus/cluster_valid.c \
 	consensus/placement.c consensus/placement.h \
+	consensus/raft_fsm.c \
+	consensus/raft_guard.c \
+	consensus/raft_node.c consensus/raft_node.h \
+	consensus/raft_private.h \
+	consensus/raft_request.c \
+	consensus/raft_transport.c \
 	consensus/text.c \
 	consensus/vm_spec.c
-consensus_libconsensus_a_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS)
+consensus_libconsensus_a_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS) $(RAFT_CFLAGS) $(UV_CFLAGS)

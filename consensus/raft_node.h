@@ -40,11 +40,15 @@ struct raft_node_config {
     uint64_t host_id;
     const char *address;
     unsigned heartbeat_ms, election_ms;
+    /* A snapshot is taken each so many entries, and so many are kept behind it for hosts that lag; 0: the defaults. */
+    unsigned snapshot_threshold, snapshot_trailing;
     const struct raft_node_transport *transport;
     void *transport_owner;
     struct cluster_state *state; /* borrowed; applied to by this node only */
-    /* All on the loop thread. `applied` after each applied command; `changed` when role, term or leader changed;
-     * `failed` when raft can't go on (disk full, I/O error): text says what to do; nothing acknowledged is lost. */
+    /* All on the loop thread, never inside a call. `applied` once for each applied command, in order (the state may be further on by
+     * then); `changed` when role, term or leader changed; `failed` when raft can't go on (text says what to do; nothing acknowledged is
+     * lost): with DROVER_ENOSPACE it goes on by itself when there is room again, and tells the next such incident anew; with any other
+     * error it has stopped, keeps silent to all others, and only raft_node_close() is left. */
     void (*applied)(void *owner, uint64_t index, const struct apply_result *result);
     void (*changed)(void *owner);
     void (*failed)(void *owner, int error, const char *text);

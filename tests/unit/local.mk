@@ -52,6 +52,12 @@ tests_unit_test_migration_zero_SOURCES = tests/unit/test_migration_zero.c tests/
 tests_unit_test_migration_zero_LDADD = $(MIGRATION_TEST_LIBS)
 
 # ---- consensus ----
+CONSENSUS_LIBS = consensus/libconsensus.a proto/libproto.a base/libbase.a \
+	$(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(RAFT_LIBS) $(UV_LIBS)
+check_PROGRAMS += tests/unit/test_raft_node
+tests_unit_test_raft_node_SOURCES = tests/unit/test_raft_node.c tests/unit/raft_cluster.c \
+	tests/unit/raft_cluster.h
+tests_unit_test_raft_node_LDADD = $(CONSENSUS_LIBS) $(UNIT_LIBS)
 
 # ---- fencing ----
 check_PROGRAMS += tests/unit/test_timing
