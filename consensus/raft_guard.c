@@ -3,12 +3,18 @@
  * Guards between libraft and its disk and network. libraft goes on as if nothing were when the disk refuses its term or its vote; but
  * a vote that is not on the disk must never be told. So the first such failure halts the node: from
  * then on nothing is sent, and nothing is written, until it is closed. What libraft asks for meanwhile is held.
+ *
+ * libraft 0.22.1 also wants to try a failed write again, and crashes then: it starts its timer `prepare_retry` for it, whose data is not
+ * what the timer's callback takes it for. Such a timer is told from all others: not repeating, and with the backend itself
+ * as data. As long as an append is unanswered it is looked for, and the node halted before it fires.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/check.h"
 #include "consensus/raft_private.h"
+
+#define LOOK_EACH_MS 200u
 
 static struct raft_node *node_of(struct raft_io *io)
 {
@@ -67,22 +73,87 @@ static int guard_send(struct raft_io *io, struct raft_io_send *request,
     return hold(node, (struct raft_held){.send = request});
 }
 
+static void on_appended(struct raft_io_append *append, int status)
+{
+    struct raft_appending *appending = append->data;
+    struct raft_appending **at = &appending->node->appending;
+    while (*at != appending) {
+        CHECK(*at != NULL);
+        at = &(*at)->next;
+    }
+    *at = appending->next;
+    struct raft_io_append *theirs = appending->theirs;
+    free(appending);
+    theirs->cb(theirs, status);
+}
+
+static int append_watched(struct raft_node *node, struct raft_io_append *request,
+                          const struct raft_entry entries[], unsigned n)
+{
+    struct raft_appending *appending = calloc(1, sizeof(*appending));
+    if (appending == NULL) {
+        return RAFT_NOMEM;
+    }
+    appending->node = node;
+    appending->theirs = request;
+    appending->append.data = appending;
+    appending->since_ms = uv_now(node->config.loop);
+    appending->next = node->appending;
+    node->appending = appending;
+    int rv = node->backend.append(&node->io, &appending->append, entries, n, on_appended);
+    if (rv != 0) {
+        node->appending = appending->next;
+        free(appending);
+    }
+    return rv;
+}
+
 static int guard_append(struct raft_io *io, struct raft_io_append *request,
                         const struct raft_entry entries[], unsigned n, raft_io_append_cb done)
 {
     struct raft_node *node = node_of(io);
+    request->cb = done;
     if (!node->halted) {
-        int rv = node->backend.append(io, request, entries, n, done);
+        int rv = append_watched(node, request, entries, n);
         if (rv == 0) {
             return 0;
         }
-        raft_node_halt(node, -EIO,
+        raft_node_halt(node, rv == RAFT_NOMEM ? -ENOMEM : -EIO,
                        "raft can't write its log in %s (%s): mend or free the disk, then "
                        "restart droverd",
                        node->config.directory, node->io.errmsg);
     }
-    request->cb = done;
     return hold(node, (struct raft_held){.append = request});
+}
+
+/* The timer that libraft must not see fire. */
+static void look_at_handle(uv_handle_t *handle, void *context)
+{
+    struct raft_node *node = context;
+    if (handle->type == UV_TIMER && handle->data == node->io.impl && uv_is_active(handle) &&
+        uv_timer_get_repeat((uv_timer_t *)handle) == 0) {
+        raft_node_halt(node, -EIO,
+                       "a write to raft's log in %s has failed (disk full, a quota, or an I/O "
+                       "error): mend it, then restart droverd",
+                       node->config.directory);
+    }
+}
+
+void raft_guard_look(struct raft_node *node)
+{
+    uint64_t now_ms = uv_now(node->config.loop);
+    if (node->appending == NULL || node->halted || node->raft_closing ||
+        now_ms - node->looked_at_ms < LOOK_EACH_MS) {
+        return;
+    }
+    node->looked_at_ms = now_ms;
+    const struct raft_appending *oldest = node->appending;
+    while (oldest->next != NULL) {
+        oldest = oldest->next;
+    }
+    if (now_ms - oldest->since_ms >= LOOK_EACH_MS) {
+        uv_walk(node->config.loop, look_at_handle, node);
+    }
 }
 
 static int guard_truncate(struct raft_io *io, raft_index index)

@@ -22,7 +22,7 @@
 #define DISK_MIB_MIN               32u /* libraft prepares two files of 8 MiB, and closes a third */
 #define CAPACITY_KIB_MIN           4096u /* libraft's own threshold: below it, it takes no entries */
 #define SHORT_OF_DISK_MS           2000u
-#define DISK_RETRY_MS              500u
+#define DISK_RETRY_MS              5000u /* raft_guard.c needs a good part of it */
 #define SNAPSHOT_THRESHOLD_DEFAULT 1024u
 /* Far more than a host falls behind by a restart: libraft 0.22.1 crashes on a snapshot that comes while it takes its own. */
 #define SNAPSHOT_TRAILING_DEFAULT  8192u
@@ -169,6 +169,7 @@ void raft_node_tell(struct raft_node *node)
     /* Any of the callbacks may close the node; what was asked is answered even then. */
     raft_fsm_tell_applied(node);
     if (!node->closing) {
+        raft_guard_look(node);
         watch_disk(node);
     }
     if (!node->closing) {

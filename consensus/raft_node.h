@@ -2,6 +2,7 @@
 /*
  * The one place that knows libraft: a raft server on a libuv loop with libraft's own disk and
  * network backend (raft_uv), its connections carried by a transport that the agent gives (TLS). Loop thread only.
+ * The program must ignore SIGPIPE.
  */
 #ifndef DROVER_CONSENSUS_RAFT_NODE_H
 #define DROVER_CONSENSUS_RAFT_NODE_H

@@ -65,6 +65,15 @@ struct raft_held {
     struct raft_io_snapshot_put *put;
 };
 
+/* An append that the disk has not answered yet. */
+struct raft_appending {
+    struct raft_appending *next;
+    struct raft_node *node;
+    struct raft_io_append append;
+    struct raft_io_append *theirs;
+    uint64_t since_ms; /* uv_now() */
+};
+
 struct raft_node {
     struct raft_node_config config; /* strings are our own */
     int lock_fd;
@@ -84,6 +93,8 @@ struct raft_node {
     struct raft_request *requests;
     bool changing; /* a change of the configuration is under way */
     struct raft_held *held;
+    struct raft_appending *appending; /* the newest first */
+    uint64_t looked_at_ms;
 
     /* What was last told by `changed`. */
     enum raft_node_role role;
@@ -127,6 +138,8 @@ void raft_fsm_drop_applied(struct raft_node *node);
 
 /* raft_guard.c: between libraft and its backend. */
 void raft_guard_init(struct raft_node *node);
+/* Halts the node if a write has failed. */
+void raft_guard_look(struct raft_node *node);
 /* After raft_close() was called: libraft may have back what the guards held. */
 void raft_guard_release(struct raft_node *node);
 

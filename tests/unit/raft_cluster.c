@@ -363,15 +363,18 @@ int raft_peer_propose_event(struct raft_peer *leader, size_t text_size,
 
 static bool all_applied(void *context)
 {
-    struct raft_cluster *cluster = context;
-    uint64_t index = 0;
+    const struct raft_cluster *cluster = context;
+    uint64_t most = 1;
     for (unsigned i = 0; i < PEERS_MAX; i++) {
         if (cluster->peers[i].node != NULL) {
             uint64_t here = cluster_state_applied_index(cluster->peers[i].state);
-            if (index != 0 && here != index) {
-                return false;
-            }
-            index = here;
+            most = here > most ? here : most;
+        }
+    }
+    for (unsigned i = 0; i < PEERS_MAX; i++) {
+        if (cluster->peers[i].node != NULL &&
+            cluster_state_applied_index(cluster->peers[i].state) != most) {
+            return false;
         }
     }
     return true;
