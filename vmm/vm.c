@@ -159,7 +159,7 @@ int vm_run(struct vm *vm)
     return event_loop_run(vm->main_loop);
 }
 
-static void threads_end(struct vm *vm)
+void vm_stop(struct vm *vm)
 {
     vm_lock(vm);
     vm->ending_threads = true;
@@ -171,6 +171,7 @@ static void threads_end(struct vm *vm)
     if (vm->io_thread_started) {
         event_loop_stop(vm->io_loop);
         CHECK(pthread_join(vm->io_thread, NULL) == 0);
+        vm->io_thread_started = false;
     }
 }
 
@@ -179,7 +180,7 @@ void vm_free(struct vm *vm)
     if (vm == NULL) {
         return;
     }
-    threads_end(vm);
+    vm_stop(vm);
     while (vm->devices != NULL) {
         struct device *device = vm->devices;
         vm->devices = device->next;

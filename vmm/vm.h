@@ -92,7 +92,9 @@ int vm_create(const struct vm_config *config, const struct log *log, struct vm *
 int vm_start(struct vm *vm, struct error *err);
 /* Runs the main loop until the VM has ended for good and was told to go. */
 int vm_run(struct vm *vm);
-/* Ends threads, frees devices. NULL is fine. */
+/* Ends all threads but the caller's: then whatever else uses the loops can be freed. */
+void vm_stop(struct vm *vm);
+/* vm_stop(), and frees devices and all. NULL is fine. */
 void vm_free(struct vm *vm);
 
 const struct vm_config *vm_config(const struct vm *vm);

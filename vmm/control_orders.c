@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The orders, one by one. Each is judged first: is it for this VM, of this epoch, and possible now? */
+#include "vmm/control_orders.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "vmm/guest_ram.h"
+#include "vmm/migrate.h"
+
+#define US_PER_MS 1000
+
+static Drover__VmRunState run_state(struct vm *vm)
+{
+    unsigned holds = vm_holds(vm);
+    if (vm_ended(vm)) {
+        return vm_failed(vm) ? DROVER__VM_RUN_STATE__VM_RUN_FAILED
+                             : DROVER__VM_RUN_STATE__VM_RUN_STOPPED;
+    }
+    if (vm_handed_over(vm)) {
+        return DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER;
+    }
+    if ((holds & VM_HOLD_INCOMING) != 0) {
+        return DROVER__VM_RUN_STATE__VM_RUN_INCOMING;
+    }
+    bool lease_over = vm_config(vm)->ha && clock_now_ns() >= vm_lease_deadline_ns(vm);
+    if (lease_over || (holds & VM_HOLD_LEASE) != 0) {
+        bool frozen = (holds & VM_HOLD_LEASE) != 0 && vm_quiet(vm);
+        return frozen ? DROVER__VM_RUN_STATE__VM_RUN_FROZEN
+                      : DROVER__VM_RUN_STATE__VM_RUN_FREEZING;
+    }
+    if ((holds & VM_HOLD_OPERATOR) != 0) {
+        return DROVER__VM_RUN_STATE__VM_RUN_PAUSED;
+    }
+    return DROVER__VM_RUN_STATE__VM_RUN_RUNNING;
+}
+
+static void migration_fill(struct migrate *migrate, struct control_status *status)
+{
+    struct migrate_status now = {0};
+    migrate_status(migrate, &now);
+    const struct migration_status *engine = &now.engine;
+    drover__vm_migration_status__init(&status->migration);
+    drover__migration_figures__init(&status->figures);
+    (void)snprintf(status->uri, sizeof(status->uri), "%s", now.uri);
+    (void)snprintf(status->incoming_uri, sizeof(status->incoming_uri), "%s", now.incoming_uri);
+    (void)snprintf(status->error, sizeof(status->error), "%s", engine->error.text);
+    /* The engine's numbers are those of the message (migration/status.h). */
+    status->migration.state = (Drover__VmMigrationState)engine->state;
+    status->migration.uri = status->uri;
+    status->migration.round = engine->round;
+    status->migration.bytes_total = engine->bytes_total;
+    status->migration.bytes_remaining = engine->bytes_remaining;
+    status->migration.bytes_per_second = engine->bytes_per_second;
+    status->migration.dirty_bytes_per_second = engine->dirty_bytes_per_second;
+    if (engine->started_ns != 0) {
+        uint64_t end_ns = engine->ended_ns != 0 ? engine->ended_ns : clock_now_ns();
+        status->migration.elapsed_ms = (end_ns - engine->started_ns) / NS_PER_MS;
+    }
+    status->figures.total_ms = engine->figures.total_us / US_PER_MS;
+    status->figures.downtime_us = engine->figures.downtime_us;
+    status->figures.predicted_downtime_us = engine->figures.predicted_downtime_us;
+    status->figures.bytes_sent = engine->figures.bytes_sent;
+    status->figures.pages_sent = engine->figures.pages_sent;
+    status->figures.pages_zero = engine->figures.pages_zero;
+    status->figures.rounds = engine->figures.rounds;
+    status->migration.figures = &status->figures;
+    status->migration.error = status->error;
+    status->status.migration = &status->migration;
+    status->status.incoming_uri = status->incoming_uri;
+}
+
+void control_status_fill(struct vm *vm, struct migrate *migrate, struct control_status *ret_status)
+{
+    const struct vm_config *config = vm_config(vm);
+    Drover__VmStatus *status = &ret_status->status;
+    drover__vm_status__init(status);
+    vm_end_reason(vm, ret_status->reason, sizeof(ret_status->reason));
+    status->name = (char *)config->name; /* protobuf-c does not write to them */
+    status->version = (char *)DROVER_VERSION;
+    status->vm_id = config->vm_id;
+    status->epoch = config->epoch;
+    status->run_state = run_state(vm);
+    status->lease_deadline_ns = config->ha ? vm_lease_deadline_ns(vm) : 0;
+    status->pid = getpid();
+    status->memory_bytes = guest_ram_size(vm_ram(vm));
+    status->cpus = config->cpus;
+    status->reason = ret_status->reason;
+    status->guest_powered_off = vm_guest_powered_off(vm);
+    status->paused_wanted = (vm_holds(vm) & VM_HOLD_OPERATOR) != 0;
+    status->uptime_ms = vm_uptime_ms(vm);
+    migration_fill(migrate, ret_status);
+}
+
+static int request_judge(const struct vm_config *config, const Drover__ControlRequest *request,
+                         struct error *err)
+{
+    if (request->vm_id != 0 && request->vm_id != config->vm_id) {
+        return error_set(err, DROVER_ENOTFOUND,
+                         "the order is for VM %" PRIu64 ", this is VM %" PRIu64, request->vm_id,
+                         config->vm_id);
+    }
+    if (request->epoch != 0 && request->epoch != config->epoch) {
+        return error_set(err, DROVER_ESTALEEPOCH,
+                         "the order carries epoch %" PRIu64 ", this VM runs in epoch %" PRIu64,
+                         request->epoch, config->epoch);
+    }
+    return 0;
+}
+
+/* Most orders make no sense for a VM that is gone. */
+static int alive_judge(struct vm *vm, struct error *err)
+{
+    if (vm_ended(vm)) {
+        return error_set(err, DROVER_EWRONGSTATE, "the VM has ended: start it again");
+    }
+    if (vm_handed_over(vm)) {
+        return error_set(err, DROVER_EHANDEDOVER,
+                         "the guest was handed over to another host: give the order there");
+    }
+    return 0;
+}
+
+static int order_pause(struct vm *vm, vm_quiet_handler quiet, void *owner, bool *ret_wait,
+                       struct error *err)
+{
+    int result = alive_judge(vm, err);
+    if (result < 0) {
+        return result;
+    }
+    result = vm_hold_set(vm, VM_HOLD_OPERATOR, quiet, owner);
+    if (result < 0) {
+        return error_set(err, result, "too many orders wait for this VM to stop: try again");
+    }
+    *ret_wait = true;
+    return 0;
+}
+
+static int order_quit(struct vm *vm, vm_quiet_handler quiet, void *owner, bool *ret_wait,
+                      struct error *err)
+{
+    vm_end(vm, false, "stopped by order");
+    int result = vm_hold_set(vm, VM_HOLD_SHUTDOWN, quiet, owner);
+    if (result < 0) {
+        return error_set(err, result, "too many orders wait for this VM to stop: it will end");
+    }
+    *ret_wait = true;
+    return 0;
+}
+
+static int order_simple(struct vm *vm, struct migrate *migrate,
+                        const Drover__ControlRequest *request, struct error *err)
+{
+    int result = alive_judge(vm, err);
+    bool reclaims = request->order_case == DROVER__CONTROL_REQUEST__ORDER_RECLAIM;
+    if (result < 0 && !(reclaims && result == DROVER_EHANDEDOVER)) {
+        return result;
+    }
+    switch (request->order_case) {
+    case DROVER__CONTROL_REQUEST__ORDER_RESUME:
+        vm_hold_clear(vm, VM_HOLD_OPERATOR);
+        return 0;
+    case DROVER__CONTROL_REQUEST__ORDER_POWER_BUTTON:
+        vm_power_button(vm);
+        return 0;
+    case DROVER__CONTROL_REQUEST__ORDER_LEASE:
+        result = vm_lease_set(vm, request->lease->deadline_ns);
+        return result == 0 ? 0
+                           : error_set(err, result, "this VM is bound to no lease: start it "
+                                                    "with --ha");
+    case DROVER__CONTROL_REQUEST__ORDER_MIGRATE:
+        return migrate_leave(migrate, request->migrate->uri, request->migrate->max_downtime_ms,
+                             request->migrate->deadline_s, err);
+    case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL:
+        return migrate_cancel(migrate, err);
+    case DROVER__CONTROL_REQUEST__ORDER_RECLAIM:
+        return migrate_reclaim(migrate, err);
+    case DROVER__CONTROL_REQUEST__ORDER_SNAPSHOT:
+        return error_set(err, DROVER_EBADINPUT, "snapshots are not supported yet");
+    default:
+        return error_set(err, DROVER_EBADINPUT,
+                         "an order that this drover-vmm (%s) does not know", DROVER_VERSION);
+    }
+}
+
+int control_order(struct vm *vm, struct migrate *migrate, const Drover__ControlRequest *request,
+                  vm_quiet_handler quiet, void *owner, bool *ret_wait, struct error *err)
+{
+    int result = request_judge(vm_config(vm), request, err);
+    if (result < 0) {
+        return result;
+    }
+    switch (request->order_case) {
+    case DROVER__CONTROL_REQUEST__ORDER_STATUS:
+    case DROVER__CONTROL_REQUEST__ORDER_SUBSCRIBE: /* control.c notes it */
+        return 0;
+    case DROVER__CONTROL_REQUEST__ORDER_PAUSE:
+        return order_pause(vm, quiet, owner, ret_wait, err);
+    case DROVER__CONTROL_REQUEST__ORDER_QUIT:
+        return order_quit(vm, quiet, owner, ret_wait, err);
+    default:
+        return order_simple(vm, migrate, request, err);
+    }
+}

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Parsing of drover-vmm's command line. */
+#include "vmm/options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/id.h"
+
+const char options_help[] =
+    "drover-vmm: runs one virtual machine on KVM\n"
+    "\n"
+    "  drover-vmm --name NAME --memory SIZE --cpus N --kernel FILE --control PATH [OPTION]...\n"
+    "  drover-vmm control PATH ORDER...       (drover-vmm control --help)\n"
+    "\n"
+    "The machine\n"
+    "  --name NAME            letters, digits and dashes: for logs and status\n"
+    "  --memory SIZE          such as 512M or 4G\n"
+    "  --cpus N               1 to 64\n"
+    "  --kernel FILE          a Linux bzImage, or an ELF file with a PVH entry\n"
+    "  --initrd FILE\n"
+    "  --cmdline TEXT         kernel arguments, such as \"console=ttyS0 root=/dev/vda\"\n"
+    "  --disk FILE[,ro][,direct]      raw image or block device: /dev/vda, /dev/vdb...\n"
+    "  --net tap=NAME[,mac=MAC]       an existing tap interface\n"
+    "  --serial stdio|none|file:PATH|unix:PATH    (default stdio; there, Ctrl-A x ends the VM)\n"
+    "\n"
+    "Control\n"
+    "  --control PATH         socket for orders\n"
+    "  --paused               do not start before `control PATH resume`\n"
+    "  --incoming tcp:HOST:PORT       wait for a guest that another drover-vmm sends\n"
+    "\n"
+    "In a cluster\n"
+    "  --vm-id N --epoch N    orders of other VMs and older epochs are refused\n"
+    "  --ha                   run only while a lease lasts; frozen until the first one comes\n"
+    "\n"
+    "  --help, --version\n"
+    "\n"
+    "Example: a Debian kernel with its console here\n"
+    "  drover-vmm --name one --memory 512M --cpus 2 --kernel /boot/vmlinuz-6.1.0-amd64 \\\n"
+    "      --initrd initrd.img --cmdline \"console=ttyS0\" --disk one.raw \\\n"
+    "      --control /run/one.sock\n";
+
+enum option_key {
+    KEY_NAME = 256,
+    KEY_MEMORY,
+    KEY_CPUS,
+    KEY_KERNEL,
+    KEY_INITRD,
+    KEY_CMDLINE,
+    KEY_FIRMWARE,
+    KEY_DISK,
+    KEY_NET,
+    KEY_SERIAL,
+    KEY_CONTROL,
+    KEY_INCOMING,
+    KEY_PAUSED,
+    KEY_VM_ID,
+    KEY_EPOCH,
+    KEY_HA,
+    KEY_HELP,
+    KEY_VERSION,
+};
+
+static const struct option long_options[] = {
+    {"name", required_argument, NULL, KEY_NAME},
+    {"memory", required_argument, NULL, KEY_MEMORY},
+    {"cpus", required_argument, NULL, KEY_CPUS},
+    {"kernel", required_argument, NULL, KEY_KERNEL},
+    {"initrd", required_argument, NULL, KEY_INITRD},
+    {"cmdline", required_argument, NULL, KEY_CMDLINE},
+    {"firmware", required_argument, NULL, KEY_FIRMWARE},
+    {"disk", required_argument, NULL, KEY_DISK},
+    {"net", required_argument, NULL, KEY_NET},
+    {"serial", required_argument, NULL, KEY_SERIAL},
+    {"control", required_argument, NULL, KEY_CONTROL},
+    {"incoming", required_argument, NULL, KEY_INCOMING},
+    {"paused", no_argument, NULL, KEY_PAUSED},
+    {"vm-id", required_argument, NULL, KEY_VM_ID},
+    {"epoch", required_argument, NULL, KEY_EPOCH},
+    {"ha", no_argument, NULL, KEY_HA},
+    {"help", no_argument, NULL, KEY_HELP},
+    {"version", no_argument, NULL, KEY_VERSION},
+    {NULL, 0, NULL, 0},
+};
+
+static int number_parse(const char *text, uint64_t *ret_number)
+{
+    char *end = NULL;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || text[0] == '+') {
+        return DROVER_EBADINPUT;
+    }
+    *ret_number = number;
+    return 0;
+}
+
+int options_size_parse(const char *text, uint64_t *ret_bytes)
+{
+    static const char units[] = "KMGT";
+    size_t size = strlen(text);
+    if (size == 0 || size > 24) {
+        return DROVER_EBADINPUT;
+    }
+    char digits[32];
+    memcpy(digits, text, size + 1);
+    unsigned shift = 0;
+    const char *unit = strchr(units, digits[size - 1]);
+    if (unit != NULL && *unit != '\0') {
+        shift = 10 * ((unsigned)(unit - units) + 1);
+        digits[size - 1] = '\0';
+    }
+    uint64_t number = 0;
+    if (number_parse(digits, &number) < 0 || number == 0 || number > UINT64_MAX >> shift >> 1) {
+        return DROVER_EBADINPUT;
+    }
+    *ret_bytes = number << shift;
+    return 0;
+}
+
+static int disk_parse(const char *text, struct options *options, struct error *err)
+{
+    if (options->disk_count == LIMIT_VM_DISKS) {
+        return error_set(err, DROVER_EBADINPUT, "more than %d disks: give fewer --disk",
+                         LIMIT_VM_DISKS);
+    }
+    struct options_disk *disk = &options->disks[options->disk_count];
+    size_t path_size = strcspn(text, ",");
+    if (path_size == 0 || path_size >= sizeof(disk->path)) {
+        return error_set(err, DROVER_EBADINPUT, "--disk %s: give FILE[,ro][,direct]", text);
+    }
+    memcpy(disk->path, text, path_size);
+    for (const char *flag = text + path_size; *flag != '\0';) {
+        flag++;
+        size_t size = strcspn(flag, ",");
+        if (size == 2 && memcmp(flag, "ro", 2) == 0) {
+            disk->read_only = true;
+        } else if (size == 6 && memcmp(flag, "direct", 6) == 0) {
+            disk->direct = true;
+        } else {
+            return error_set(err, DROVER_EBADINPUT,
+                             "--disk %s: only ro and direct may follow the file", text);
+        }
+        flag += size;
+    }
+    options->disk_count++;
+    return 0;
+}
+
+static int net_parse(const char *text, struct options *options, struct error *err)
+{
+    if (options->net_count == LIMIT_VM_NICS) {
+        return error_set(err, DROVER_EBADINPUT, "more than %d networks: give fewer --net",
+                         LIMIT_VM_NICS);
+    }
+    struct options_net *net = &options->nets[options->net_count];
+    for (const char *part = text; *part != '\0';) {
+        size_t size = strcspn(part, ",");
+        char *to = NULL;
+        if (size > 4 && size - 4 < LIMIT_NAME_SIZE && memcmp(part, "tap=", 4) == 0) {
+            to = net->tap;
+        } else if (size > 4 && size - 4 < LIMIT_NAME_SIZE && memcmp(part, "mac=", 4) == 0) {
+            to = net->mac;
+        } else {
+            return error_set(err, DROVER_EBADINPUT, "--net %s: give tap=NAME[,mac=MAC]", text);
+        }
+        memcpy(to, part + 4, size - 4);
+        to[size - 4] = '\0';
+        part += size;
+        part += *part == ',' ? 1 : 0;
+    }
+    if (net->tap[0] == '\0') {
+        return error_set(err, DROVER_EBADINPUT, "--net %s: give tap=NAME[,mac=MAC]", text);
+    }
+    options->net_count++;
+    return 0;
+}
+
+static int number_option(const char *option, const char *text, uint64_t least, uint64_t most,
+                         uint64_t *ret_number, struct error *err)
+{
+    uint64_t number = 0;
+    if (number_parse(text, &number) < 0 || number < least || number > most) {
+        return error_set(err, DROVER_EBADINPUT, "%s %s: give a number from %llu to %llu", option,
+                         text, (unsigned long long)least, (unsigned long long)most);
+    }
+    *ret_number = number;
+    return 0;
+}
+
+static int machine_option(int key, const char *text, struct options *options, struct error *err)
+{
+    uint64_t number = 0;
+    int result = 0;
+    switch (key) {
+    case KEY_NAME:
+        options->name = text;
+        return id_name_valid(text)
+                   ? 0
+                   : error_set(err, DROVER_EBADINPUT,
+                               "--name %s: give 1 to 63 small letters, digits and dashes", text);
+    case KEY_MEMORY:
+        result = options_size_parse(text, &options->memory_bytes);
+        return result == 0 ? 0
+                           : error_set(err, result, "--memory %s: give a size such as 512M or 4G",
+                                       text);
+    case KEY_CPUS:
+        result = number_option("--cpus", text, 1, LIMIT_VCPUS, &number, err);
+        options->cpus = (unsigned)number;
+        return result;
+    case KEY_KERNEL:
+        options->kernel = text;
+        return 0;
+    case KEY_INITRD:
+        options->initrd = text;
+        return 0;
+    case KEY_CMDLINE:
+        options->cmdline = text;
+        return 0;
+    case KEY_DISK:
+        return disk_parse(text, options, err);
+    case KEY_NET:
+        return net_parse(text, options, err);
+    default:
+        return error_set(err, DROVER_EBADINPUT,
+                         "--firmware is not supported yet: boot a kernel with --kernel FILE");
+    }
+}
+
+static int control_option(int key, const char *text, struct options *options, struct error *err)
+{
+    switch (key) {
+    case KEY_SERIAL:
+        options->serial = text;
+        return 0;
+    case KEY_CONTROL:
+        options->control = text;
+        return 0;
+    case KEY_INCOMING:
+        options->incoming = text;
+        return 0;
+    case KEY_PAUSED:
+        options->paused = true;
+        return 0;
+    case KEY_HA:
+        options->ha = true;
+        return 0;
+    case KEY_VM_ID:
+        return number_option("--vm-id", text, 1, UINT64_MAX, &options->vm_id, err);
+    case KEY_EPOCH:
+        return number_option("--epoch", text, 1, UINT64_MAX, &options->epoch, err);
+    case KEY_HELP:
+        options->action = OPTIONS_ACTION_HELP;
+        return 0;
+    default:
+        options->action = OPTIONS_ACTION_VERSION;
+        return 0;
+    }
+}
+
+static int whole_judge(const struct options *options, struct error *err)
+{
+    if (options->action != OPTIONS_ACTION_RUN) {
+        return 0;
+    }
+    const struct {
+        bool missing;
+        const char *option;
+    } needed[] = {
+        {options->name == NULL, "--name NAME"},
+        {options->memory_bytes == 0, "--memory SIZE"},
+        {options->cpus == 0, "--cpus N"},
+        {options->kernel == NULL, "--kernel FILE"},
+        {options->control == NULL, "--control PATH"},
+    };
+    for (unsigned i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
+        if (needed[i].missing) {
+            return error_set(err, DROVER_EBADINPUT, "%s is missing; see drover-vmm --help",
+                             needed[i].option);
+        }
+    }
+    if ((options->vm_id == 0) != (options->epoch == 0)) {
+        return error_set(err, DROVER_EBADINPUT, "--vm-id and --epoch belong together: give both");
+    }
+    if (options->ha && options->vm_id == 0) {
+        return error_set(err, DROVER_EBADINPUT, "--ha needs --vm-id and --epoch");
+    }
+    return 0;
+}
+
+int options_parse(int argc, char **argv, struct options *ret_options, struct error *err)
+{
+    *ret_options = (struct options){.serial = "stdio"};
+    opterr = 0;
+    optind = 0; /* begins anew */
+    int key;
+    while ((key = getopt_long(argc, argv, "+:", long_options, NULL)) != -1) {
+        if (key == ':') {
+            return error_set(err, DROVER_EBADINPUT, "%s needs a value; see drover-vmm --help",
+                             argv[optind - 1]);
+        }
+        if (key == '?') {
+            return error_set(err, DROVER_EBADINPUT, "unknown option %s; see drover-vmm --help",
+                             argv[optind - 1]);
+        }
+        int result = key <= KEY_NET ? machine_option(key, optarg, ret_options, err)
+                                    : control_option(key, optarg, ret_options, err);
+        if (result < 0) {
+            return result;
+        }
+    }
+    if (optind < argc) {
+        return error_set(err, DROVER_EBADINPUT, "what is \"%s\"? See drover-vmm --help",
+                         argv[optind]);
+    }
+    return whole_judge(ret_options, err);
+}

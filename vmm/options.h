@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command line of drover-vmm, judged. Pure but for the help's text. */
+#ifndef DROVER_VMM_OPTIONS_H
+#define DROVER_VMM_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/limits.h"
+
+struct error;
+
+struct options_disk {
+    char path[LIMIT_PATH_SIZE];
+    bool read_only;
+    bool direct;
+};
+
+struct options_net {
+    char tap[LIMIT_NAME_SIZE];
+    char mac[LIMIT_NAME_SIZE]; /* "": one is made up */
+};
+
+enum options_action {
+    OPTIONS_ACTION_RUN,
+    OPTIONS_ACTION_HELP,
+    OPTIONS_ACTION_VERSION,
+};
+
+/* Strings that are not arrays are those of argv. */
+struct options {
+    enum options_action action;
+    const char *name;
+    uint64_t memory_bytes;
+    unsigned cpus;
+    const char *kernel;
+    const char *initrd;
+    const char *cmdline;
+    const char *serial;
+    const char *control;
+    const char *incoming; /* NULL: none */
+    bool paused;
+    bool ha;
+    uint64_t vm_id;
+    uint64_t epoch;
+    unsigned disk_count;
+    struct options_disk disks[LIMIT_VM_DISKS];
+    unsigned net_count;
+    struct options_net nets[LIMIT_VM_NICS];
+};
+
+/* DROVER_EBADINPUT with one line. */
+int options_parse(int argc, char **argv, struct options *ret_options, struct error *err);
+/* "512M", "2G", "65536K", plain bytes; 0 is refused. */
+int options_size_parse(const char *text, uint64_t *ret_bytes);
+extern const char options_help[];
+
+#endif
