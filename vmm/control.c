@@ -22,8 +22,9 @@
 #include "vmm/state.h"
 #include "vmm/unix_socket.h"
 
-#define READ_SIZE         16384
-#define EVENT_BACKLOG_MAX 65536 /* a client that does not read gets no more events than this */
+#define READ_SIZE 16384
+#define EVENT_BACKLOG_MAX                                                                \
+    65536 /* a client that does not read gets no more events than this */
 #define MIGRATION_TICK_NS (500 * NS_PER_MS)
 
 struct control_client {
@@ -65,8 +66,8 @@ static void client_close(struct control_client *client)
 static int out_flush(struct control_client *client)
 {
     while (client->out.size > 0) {
-        ssize_t sent =
-            send(client->fd, client->out.data, client->out.size, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = send(client->fd, client->out.data, client->out.size,
+                            MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0) {
             if (errno == EINTR) {
                 continue;
@@ -92,13 +93,14 @@ static void client_send(struct control_client *client)
     }
 }
 
-static int message_append(struct control_client *client, const Drover__ControlMessage *message)
+static int message_append(struct control_client *client,
+                          const Drover__ControlMessage *message)
 {
     CLEANUP(buffer_done) struct buffer packed = {0};
     int result = state_pack(&message->base, &packed);
     return result < 0 ? result
-                      : frame_encode(&client->out, FRAME_KIND_CONTROL, packed.data, packed.size,
-                                     LIMIT_CONTROL_FRAME_BYTES);
+                      : frame_encode(&client->out, FRAME_KIND_CONTROL, packed.data,
+                                     packed.size, LIMIT_CONTROL_FRAME_BYTES);
 }
 
 static void reply_send(struct control_client *client, uint64_t request_id, int error,
@@ -164,13 +166,13 @@ static void events_send(struct control *control)
     struct control_status status = {0};
     control_status_fill(control->vm, control->migrate, &status);
     uint64_t next = migration_runs(&status) ? clock_now_ns() + MIGRATION_TICK_NS : 0;
-    (void)event_loop_timer_set(control->tick, next); /* without it, changes still are told */
+    (void)event_loop_timer_set(control->tick,
+                               next); /* without it, changes still are told */
 }
 
-static void vm_changed(struct vm *vm, void *owner)
+void control_vm_changed(struct control *control)
 {
-    (void)vm;
-    events_send(owner);
+    events_send(control);
 }
 
 static void ticked(void *owner)
@@ -192,14 +194,15 @@ static void quiet_reached(struct vm *vm, void *owner)
     client_look(client);
 }
 
-static void request_handle(struct control_client *client, const Drover__ControlRequest *request)
+static void request_handle(struct control_client *client,
+                           const Drover__ControlRequest *request)
 {
     struct control *control = client->control;
     struct error err = {0};
     bool waits = false;
     client->request_id = request->request_id;
-    int result = control_order(control->vm, control->migrate, request, quiet_reached, client,
-                               &waits, &err);
+    int result = control_order(control->vm, control->migrate, request, quiet_reached,
+                               client, &waits, &err);
     if (result == 0 && request->order_case == DROVER__CONTROL_REQUEST__ORDER_SUBSCRIBE) {
         client->subscribed = true;
     }
@@ -211,9 +214,11 @@ static void request_handle(struct control_client *client, const Drover__ControlR
     reply_send(client, request->request_id, result, result == 0 ? "" : err.text);
 }
 
-static int frame_handle(struct control_client *client, const uint8_t *payload, size_t size)
+static int frame_handle(struct control_client *client, const uint8_t *payload,
+                        size_t size)
 {
-    Drover__ControlMessage *message = drover__control_message__unpack(NULL, size, payload);
+    Drover__ControlMessage *message =
+        drover__control_message__unpack(NULL, size, payload);
     bool good = message != NULL &&
                 message->what_case == DROVER__CONTROL_MESSAGE__WHAT_REQUEST &&
                 message->request != NULL;
@@ -231,8 +236,9 @@ static void client_look(struct control_client *client)
         const uint8_t *payload = NULL;
         size_t size = 0;
         size_t frame_size = 0;
-        int result = frame_decode(&client->in, FRAME_KIND_CONTROL, LIMIT_CONTROL_FRAME_BYTES,
-                                  &payload, &size, &frame_size);
+        int result =
+            frame_decode(&client->in, FRAME_KIND_CONTROL, LIMIT_CONTROL_FRAME_BYTES,
+                         &payload, &size, &frame_size);
         if (result == 0) {
             return;
         }
@@ -240,9 +246,8 @@ static void client_look(struct control_client *client)
             result = frame_handle(client, payload, size);
         }
         if (result < 0) {
-            log_warn(vm_log(client->control->vm),
-                     "control client closed: %s vm=%s", err_text(result),
-                     vm_config(client->control->vm)->name);
+            log_warn(vm_log(client->control->vm), "control client closed: %s vm=%s",
+                     err_text(result), vm_config(client->control->vm)->name);
             client_close(client);
             return;
         }
@@ -258,7 +263,8 @@ static int client_read(struct control_client *client)
     if (result < 0) {
         return result;
     }
-    ssize_t got = recv(client->fd, client->in.data + client->in.size, READ_SIZE, MSG_DONTWAIT);
+    ssize_t got =
+        recv(client->fd, client->in.data + client->in.size, READ_SIZE, MSG_DONTWAIT);
     if (got < 0) {
         return errno == EAGAIN || errno == EINTR ? 0 : -errno;
     }
@@ -303,14 +309,15 @@ static void client_arrived(void *owner, uint32_t epoll_events)
 {
     struct control *control = owner;
     (void)epoll_events;
-    CLEANUP(cleanup_fd) int fd =
-        accept4(control->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    CLEANUP(cleanup_fd)
+    int fd = accept4(control->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
         return; /* it went away again */
     }
     struct control_client *client = client_free_find(control);
     if (client == NULL) {
-        log_warn(vm_log(control->vm), "more than %d control clients: one was refused vm=%s",
+        log_warn(vm_log(control->vm),
+                 "more than %d control clients: one was refused vm=%s",
                  LIMIT_CONTROL_CLIENTS, vm_config(control->vm)->name);
         return;
     }
@@ -346,15 +353,14 @@ int control_create(struct vm *vm, struct migrate *migrate, const char *path,
         return result;
     }
     control->path = path;
-    result = event_loop_add(vm_main_loop(vm), control->listen_fd, EPOLLIN, client_arrived, control,
-                            &control->listen_source);
-    result = result < 0
-                 ? result
-                 : event_loop_timer_create(vm_main_loop(vm), ticked, control, &control->tick);
+    result = event_loop_add(vm_main_loop(vm), control->listen_fd, EPOLLIN, client_arrived,
+                            control, &control->listen_source);
+    result = result < 0 ? result
+                        : event_loop_timer_create(vm_main_loop(vm), ticked, control,
+                                                  &control->tick);
     if (result < 0) {
         return error_set(err, result, "cannot serve %s: %s", path, err_text(result));
     }
-    vm_observe(vm, vm_changed, control);
     *ret_control = TAKE(control);
     return 0;
 }
@@ -364,7 +370,6 @@ void control_free(struct control *control)
     if (control == NULL) {
         return;
     }
-    vm_observe(control->vm, NULL, NULL);
     for (unsigned i = 0; i < LIMIT_CONTROL_CLIENTS; i++) {
         client_close(&control->clients[i]);
     }

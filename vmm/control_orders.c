@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The orders, one by one. Each is judged first: is it for this VM, of this epoch, and possible now? */
+/* The orders, one by one. Each is judged first: is it for this VM, of this epoch, and
+ * possible now? */
 #include "vmm/control_orders.h"
 
 #include <inttypes.h>
@@ -46,7 +47,8 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     drover__vm_migration_status__init(&status->migration);
     drover__migration_figures__init(&status->figures);
     (void)snprintf(status->uri, sizeof(status->uri), "%s", now.uri);
-    (void)snprintf(status->incoming_uri, sizeof(status->incoming_uri), "%s", now.incoming_uri);
+    (void)snprintf(status->incoming_uri, sizeof(status->incoming_uri), "%s",
+                   now.incoming_uri);
     (void)snprintf(status->error, sizeof(status->error), "%s", engine->error.text);
     /* The engine's numbers are those of the message (migration/status.h). */
     status->migration.state = (Drover__VmMigrationState)engine->state;
@@ -73,7 +75,8 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->status.incoming_uri = status->incoming_uri;
 }
 
-void control_status_fill(struct vm *vm, struct migrate *migrate, struct control_status *ret_status)
+void control_status_fill(struct vm *vm, struct migrate *migrate,
+                         struct control_status *ret_status)
 {
     const struct vm_config *config = vm_config(vm);
     Drover__VmStatus *status = &ret_status->status;
@@ -95,17 +98,18 @@ void control_status_fill(struct vm *vm, struct migrate *migrate, struct control_
     migration_fill(migrate, ret_status);
 }
 
-static int request_judge(const struct vm_config *config, const Drover__ControlRequest *request,
-                         struct error *err)
+static int request_judge(const struct vm_config *config,
+                         const Drover__ControlRequest *request, struct error *err)
 {
     if (request->vm_id != 0 && request->vm_id != config->vm_id) {
         return error_set(err, DROVER_ENOTFOUND,
-                         "the order is for VM %" PRIu64 ", this is VM %" PRIu64, request->vm_id,
-                         config->vm_id);
+                         "the order is for VM %" PRIu64 ", this is VM %" PRIu64,
+                         request->vm_id, config->vm_id);
     }
     if (request->epoch != 0 && request->epoch != config->epoch) {
         return error_set(err, DROVER_ESTALEEPOCH,
-                         "the order carries epoch %" PRIu64 ", this VM runs in epoch %" PRIu64,
+                         "the order carries epoch %" PRIu64
+                         ", this VM runs in epoch %" PRIu64,
                          request->epoch, config->epoch);
     }
     return 0;
@@ -118,8 +122,9 @@ static int alive_judge(struct vm *vm, struct error *err)
         return error_set(err, DROVER_EWRONGSTATE, "the VM has ended: start it again");
     }
     if (vm_handed_over(vm)) {
-        return error_set(err, DROVER_EHANDEDOVER,
-                         "the guest was handed over to another host: give the order there");
+        return error_set(
+            err, DROVER_EHANDEDOVER,
+            "the guest was handed over to another host: give the order there");
     }
     return 0;
 }
@@ -133,7 +138,8 @@ static int order_pause(struct vm *vm, vm_quiet_handler quiet, void *owner, bool 
     }
     result = vm_hold_set(vm, VM_HOLD_OPERATOR, quiet, owner);
     if (result < 0) {
-        return error_set(err, result, "too many orders wait for this VM to stop: try again");
+        return error_set(err, result,
+                         "too many orders wait for this VM to stop: try again");
     }
     *ret_wait = true;
     return 0;
@@ -142,10 +148,11 @@ static int order_pause(struct vm *vm, vm_quiet_handler quiet, void *owner, bool 
 static int order_quit(struct vm *vm, vm_quiet_handler quiet, void *owner, bool *ret_wait,
                       struct error *err)
 {
-    vm_end(vm, false, "stopped by order");
+    vm_quit(vm);
     int result = vm_hold_set(vm, VM_HOLD_SHUTDOWN, quiet, owner);
     if (result < 0) {
-        return error_set(err, result, "too many orders wait for this VM to stop: it will end");
+        return error_set(err, result,
+                         "too many orders wait for this VM to stop: it will end");
     }
     *ret_wait = true;
     return 0;
@@ -169,10 +176,12 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
     case DROVER__CONTROL_REQUEST__ORDER_LEASE:
         result = vm_lease_set(vm, request->lease->deadline_ns);
         return result == 0 ? 0
-                           : error_set(err, result, "this VM is bound to no lease: start it "
-                                                    "with --ha");
+                           : error_set(err, result,
+                                       "this VM is bound to no lease: start it "
+                                       "with --ha");
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE:
-        return migrate_leave(migrate, request->migrate->uri, request->migrate->max_downtime_ms,
+        return migrate_leave(migrate, request->migrate->uri,
+                             request->migrate->max_downtime_ms,
                              request->migrate->deadline_s, err);
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL:
         return migrate_cancel(migrate, err);
@@ -182,12 +191,14 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
         return error_set(err, DROVER_EBADINPUT, "snapshots are not supported yet");
     default:
         return error_set(err, DROVER_EBADINPUT,
-                         "an order that this drover-vmm (%s) does not know", DROVER_VERSION);
+                         "an order that this drover-vmm (%s) does not know",
+                         DROVER_VERSION);
     }
 }
 
-int control_order(struct vm *vm, struct migrate *migrate, const Drover__ControlRequest *request,
-                  vm_quiet_handler quiet, void *owner, bool *ret_wait, struct error *err)
+int control_order(struct vm *vm, struct migrate *migrate,
+                  const Drover__ControlRequest *request, vm_quiet_handler quiet,
+                  void *owner, bool *ret_wait, struct error *err)
 {
     int result = request_judge(vm_config(vm), request, err);
     if (result < 0) {

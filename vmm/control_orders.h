@@ -23,13 +23,16 @@ struct control_status {
     char error[ERROR_TEXT_SIZE];
 };
 
-void control_status_fill(struct vm *vm, struct migrate *migrate, struct control_status *ret_status);
+void control_status_fill(struct vm *vm, struct migrate *migrate,
+                         struct control_status *ret_status);
 
 /*
- * Carries out an order. Returns 0 or an error with one line; `*ret_wait` is set when the answer is due only once the VM is
- * quiet: then `quiet` was handed to vm_hold_set() and will run.
+ * Carries out an order. Returns 0 or an error with one line; `*ret_wait` is set when the
+ * answer is due only once the VM is quiet: then `quiet` was handed to vm_hold_set() and
+ * will run.
  */
-int control_order(struct vm *vm, struct migrate *migrate, const Drover__ControlRequest *request,
-                  vm_quiet_handler quiet, void *owner, bool *ret_wait, struct error *err);
+int control_order(struct vm *vm, struct migrate *migrate,
+                  const Drover__ControlRequest *request, vm_quiet_handler quiet,
+                  void *owner, bool *ret_wait, struct error *err);
 
 #endif

@@ -268,7 +268,8 @@ int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint
     if (from >= region->size_bytes) {
         return 0;
     }
-    /* The memfd knows what is backed, also what is swapped out. Nobody else uses its position. */
+    /* The memfd knows what is backed, also what is swapped out. Nobody else uses its
+     * position. */
     off_t data = lseek(ram->fd, (off_t)(first + from), SEEK_DATA);
     if (data < 0) {
         return errno == ENXIO ? 0 : -errno;

@@ -13,8 +13,8 @@
 #include "vmm/kvm_cpu_state.h"
 #include "vmm/vm_internal.h"
 
-#define MSR_TSC         0x10u
-#define MSR_DEADLINE    0x6e0u
+#define MSR_TSC      0x10u
+#define MSR_DEADLINE 0x6e0u
 
 /* The TSC goes its own way; counters of performance and of nested guests are not offered
  * to the guest. */

@@ -9,6 +9,10 @@ vmm_libvmm_a_SOURCES = \
 	vmm/boot_bzimage.c \
 	vmm/boot_pvh.c \
 	vmm/bus.c vmm/bus.h \
+	vmm/control.c vmm/control.h \
+	vmm/control_client.c vmm/control_client.h \
+	vmm/control_json.c \
+	vmm/control_orders.c vmm/control_orders.h \
 	vmm/device.h \
 	vmm/event_loop.c vmm/event_loop.h \
 	vmm/guest_ram.c vmm/guest_ram.h \
@@ -24,15 +28,25 @@ vmm_libvmm_a_SOURCES = \
 	vmm/layout.h \
 	vmm/migrate.c vmm/migrate.h \
 	vmm/migrate_guest.c vmm/migrate_guest.h \
+	vmm/options.c vmm/options.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
 	vmm/pci_msix.c \
 	vmm/platform.h \
 	vmm/rtc.c \
 	vmm/serial.c vmm/serial.h \
+	vmm/serial_host.c vmm/serial_host.h \
 	vmm/state.c vmm/state.h \
+	vmm/unix_socket.c vmm/unix_socket.h \
 	vmm/vm.c vmm/vm.h vmm/vm_internal.h \
 	vmm/vm_hold.c \
 	vmm/vm_state.c
 
 include vmm/virtio/local.mk
+
+bin_PROGRAMS += drover-vmm
+drover_vmm_SOURCES = vmm/main.c
+drover_vmm_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS) $(JANSSON_CFLAGS)
+VMM_LIBS = vmm/libvmm.a migration/libmigration.a proto/libproto.a base/libbase.a \
+	$(PROTOBUF_C_LIBS) $(URING_LIBS) $(JANSSON_LIBS) $(ZLIB_LIBS)
+drover_vmm_LDADD = $(VMM_LIBS)

@@ -14,7 +14,8 @@
 const char options_help[] =
     "drover-vmm: runs one virtual machine on KVM\n"
     "\n"
-    "  drover-vmm --name NAME --memory SIZE --cpus N --kernel FILE --control PATH [OPTION]...\n"
+    "  drover-vmm --name NAME --memory SIZE --cpus N --kernel FILE --control PATH "
+    "[OPTION]...\n"
     "  drover-vmm control PATH ORDER...       (drover-vmm control --help)\n"
     "\n"
     "The machine\n"
@@ -26,7 +27,8 @@ const char options_help[] =
     "  --cmdline TEXT         kernel arguments, such as \"console=ttyS0 root=/dev/vda\"\n"
     "  --disk FILE[,ro][,direct]      raw image or block device: /dev/vda, /dev/vdb...\n"
     "  --net tap=NAME[,mac=MAC]       an existing tap interface\n"
-    "  --serial stdio|none|file:PATH|unix:PATH    (default stdio; there, Ctrl-A x ends the VM)\n"
+    "  --serial stdio|none|file:PATH|unix:PATH    (default stdio; there, Ctrl-A x ends "
+    "the VM)\n"
     "\n"
     "Control\n"
     "  --control PATH         socket for orders\n"
@@ -35,12 +37,14 @@ const char options_help[] =
     "\n"
     "In a cluster\n"
     "  --vm-id N --epoch N    orders of other VMs and older epochs are refused\n"
-    "  --ha                   run only while a lease lasts; frozen until the first one comes\n"
+    "  --ha                   run only while a lease lasts; frozen until the first one "
+    "comes\n"
     "\n"
     "  --help, --version\n"
     "\n"
     "Example: a Debian kernel with its console here\n"
-    "  drover-vmm --name one --memory 512M --cpus 2 --kernel /boot/vmlinuz-6.1.0-amd64 \\\n"
+    "  drover-vmm --name one --memory 512M --cpus 2 --kernel /boot/vmlinuz-6.1.0-amd64 "
+    "\\\n"
     "      --initrd initrd.img --cmdline \"console=ttyS0\" --disk one.raw \\\n"
     "      --control /run/one.sock\n";
 
@@ -115,7 +119,8 @@ int options_size_parse(const char *text, uint64_t *ret_bytes)
         digits[size - 1] = '\0';
     }
     uint64_t number = 0;
-    if (number_parse(digits, &number) < 0 || number == 0 || number > UINT64_MAX >> shift >> 1) {
+    if (number_parse(digits, &number) < 0 || number == 0 ||
+        number > UINT64_MAX >> shift >> 1) {
         return DROVER_EBADINPUT;
     }
     *ret_bytes = number << shift;
@@ -131,7 +136,8 @@ static int disk_parse(const char *text, struct options *options, struct error *e
     struct options_disk *disk = &options->disks[options->disk_count];
     size_t path_size = strcspn(text, ",");
     if (path_size == 0 || path_size >= sizeof(disk->path)) {
-        return error_set(err, DROVER_EBADINPUT, "--disk %s: give FILE[,ro][,direct]", text);
+        return error_set(err, DROVER_EBADINPUT, "--disk %s: give FILE[,ro][,direct]",
+                         text);
     }
     memcpy(disk->path, text, path_size);
     for (const char *flag = text + path_size; *flag != '\0';) {
@@ -163,10 +169,12 @@ static int net_parse(const char *text, struct options *options, struct error *er
         char *to = NULL;
         if (size > 4 && size - 4 < LIMIT_NAME_SIZE && memcmp(part, "tap=", 4) == 0) {
             to = net->tap;
-        } else if (size > 4 && size - 4 < LIMIT_NAME_SIZE && memcmp(part, "mac=", 4) == 0) {
+        } else if (size > 4 && size - 4 < LIMIT_NAME_SIZE &&
+                   memcmp(part, "mac=", 4) == 0) {
             to = net->mac;
         } else {
-            return error_set(err, DROVER_EBADINPUT, "--net %s: give tap=NAME[,mac=MAC]", text);
+            return error_set(err, DROVER_EBADINPUT, "--net %s: give tap=NAME[,mac=MAC]",
+                             text);
         }
         memcpy(to, part + 4, size - 4);
         to[size - 4] = '\0';
@@ -174,25 +182,28 @@ static int net_parse(const char *text, struct options *options, struct error *er
         part += *part == ',' ? 1 : 0;
     }
     if (net->tap[0] == '\0') {
-        return error_set(err, DROVER_EBADINPUT, "--net %s: give tap=NAME[,mac=MAC]", text);
+        return error_set(err, DROVER_EBADINPUT, "--net %s: give tap=NAME[,mac=MAC]",
+                         text);
     }
     options->net_count++;
     return 0;
 }
 
-static int number_option(const char *option, const char *text, uint64_t least, uint64_t most,
-                         uint64_t *ret_number, struct error *err)
+static int number_option(const char *option, const char *text, uint64_t least,
+                         uint64_t most, uint64_t *ret_number, struct error *err)
 {
     uint64_t number = 0;
     if (number_parse(text, &number) < 0 || number < least || number > most) {
-        return error_set(err, DROVER_EBADINPUT, "%s %s: give a number from %llu to %llu", option,
-                         text, (unsigned long long)least, (unsigned long long)most);
+        return error_set(err, DROVER_EBADINPUT, "%s %s: give a number from %llu to %llu",
+                         option, text, (unsigned long long)least,
+                         (unsigned long long)most);
     }
     *ret_number = number;
     return 0;
 }
 
-static int machine_option(int key, const char *text, struct options *options, struct error *err)
+static int machine_option(int key, const char *text, struct options *options,
+                          struct error *err)
 {
     uint64_t number = 0;
     int result = 0;
@@ -202,12 +213,14 @@ static int machine_option(int key, const char *text, struct options *options, st
         return id_name_valid(text)
                    ? 0
                    : error_set(err, DROVER_EBADINPUT,
-                               "--name %s: give 1 to 63 small letters, digits and dashes", text);
+                               "--name %s: give 1 to 63 small letters, digits and dashes",
+                               text);
     case KEY_MEMORY:
         result = options_size_parse(text, &options->memory_bytes);
-        return result == 0 ? 0
-                           : error_set(err, result, "--memory %s: give a size such as 512M or 4G",
-                                       text);
+        return result == 0
+                   ? 0
+                   : error_set(err, result, "--memory %s: give a size such as 512M or 4G",
+                               text);
     case KEY_CPUS:
         result = number_option("--cpus", text, 1, LIMIT_VCPUS, &number, err);
         options->cpus = (unsigned)number;
@@ -226,12 +239,14 @@ static int machine_option(int key, const char *text, struct options *options, st
     case KEY_NET:
         return net_parse(text, options, err);
     default:
-        return error_set(err, DROVER_EBADINPUT,
-                         "--firmware is not supported yet: boot a kernel with --kernel FILE");
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "--firmware is not supported yet: boot a kernel with --kernel FILE");
     }
 }
 
-static int control_option(int key, const char *text, struct options *options, struct error *err)
+static int control_option(int key, const char *text, struct options *options,
+                          struct error *err)
 {
     switch (key) {
     case KEY_SERIAL:
@@ -279,12 +294,13 @@ static int whole_judge(const struct options *options, struct error *err)
     };
     for (unsigned i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
         if (needed[i].missing) {
-            return error_set(err, DROVER_EBADINPUT, "%s is missing; see drover-vmm --help",
-                             needed[i].option);
+            return error_set(err, DROVER_EBADINPUT,
+                             "%s is missing; see drover-vmm --help", needed[i].option);
         }
     }
     if ((options->vm_id == 0) != (options->epoch == 0)) {
-        return error_set(err, DROVER_EBADINPUT, "--vm-id and --epoch belong together: give both");
+        return error_set(err, DROVER_EBADINPUT,
+                         "--vm-id and --epoch belong together: give both");
     }
     if (options->ha && options->vm_id == 0) {
         return error_set(err, DROVER_EBADINPUT, "--ha needs --vm-id and --epoch");
@@ -300,11 +316,12 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct err
     int key;
     while ((key = getopt_long(argc, argv, "+:", long_options, NULL)) != -1) {
         if (key == ':') {
-            return error_set(err, DROVER_EBADINPUT, "%s needs a value; see drover-vmm --help",
-                             argv[optind - 1]);
+            return error_set(err, DROVER_EBADINPUT,
+                             "%s needs a value; see drover-vmm --help", argv[optind - 1]);
         }
         if (key == '?') {
-            return error_set(err, DROVER_EBADINPUT, "unknown option %s; see drover-vmm --help",
+            return error_set(err, DROVER_EBADINPUT,
+                             "unknown option %s; see drover-vmm --help",
                              argv[optind - 1]);
         }
         int result = key <= KEY_NET ? machine_option(key, optarg, ret_options, err)

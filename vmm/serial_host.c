@@ -22,23 +22,24 @@
 #include "vmm/serial.h"
 #include "vmm/unix_socket.h"
 
-#define RING_SIZE    65536u
-#define CLIENTS_MAX  16
-#define INPUT_SIZE   256
-#define CHUNK_SIZE   4096 /* what a pipe that is ready takes at once without waiting */
-#define ESCAPE_KEY   0x01 /* Ctrl-A */
-#define ESCAPE_QUIT  'x'
+#define RING_SIZE   65536u
+#define CLIENTS_MAX 16
+#define INPUT_SIZE  256
+#define CHUNK_SIZE  4096 /* what a pipe that is ready takes at once without waiting */
+#define ESCAPE_KEY  0x01 /* Ctrl-A */
+#define ESCAPE_QUIT 'x'
 
 struct serial_client {
     struct serial_host *host;
     int out_fd; /* -1: free */
     int in_fd;  /* -1: none, or at its end */
     bool is_stdio;
-    bool polls_output; /* EPOLLOUT is asked for */
-    struct event_source *source;     /* NULL: a file, always ready */
-    struct event_source *out_source; /* stdio: descriptors of its own for input and output */
-    uint64_t position;           /* in the stream of all bytes ever written */
-    size_t input_size;           /* typed, not taken by the guest yet */
+    bool polls_output;           /* EPOLLOUT is asked for */
+    struct event_source *source; /* NULL: a file, always ready */
+    struct event_source
+        *out_source;   /* stdio: descriptors of its own for input and output */
+    uint64_t position; /* in the stream of all bytes ever written */
+    size_t input_size; /* typed, not taken by the guest yet */
     bool escaped;
     uint8_t input[INPUT_SIZE];
 };
@@ -136,8 +137,9 @@ static bool chunk_write(struct serial_client *client)
         return false;
     }
     bool is_socket = client->host->listen_fd >= 0;
-    ssize_t written = is_socket ? send(client->out_fd, chunk, size, MSG_NOSIGNAL | MSG_DONTWAIT)
-                                : write(client->out_fd, chunk, size);
+    ssize_t written = is_socket
+                          ? send(client->out_fd, chunk, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+                          : write(client->out_fd, chunk, size);
     if (written < 0) {
         if (errno != EAGAIN && errno != EINTR) {
             client_close(client); /* gone, or its disk is full: the guest does not care */
@@ -159,7 +161,8 @@ static bool has_output(struct serial_client *client)
 /* Asks for EPOLLOUT only while there is something to say. */
 static void client_poll(struct serial_client *client)
 {
-    struct event_source *source = client->out_source != NULL ? client->out_source : client->source;
+    struct event_source *source =
+        client->out_source != NULL ? client->out_source : client->source;
     if (client->out_fd < 0 || source == NULL) {
         return;
     }
@@ -170,7 +173,8 @@ static void client_poll(struct serial_client *client)
         events |= EPOLLIN;
     }
     if (client->out_source != NULL && client->source != NULL) {
-        (void)event_loop_modify(client->source, room ? EPOLLIN : 0); /* a descriptor that is open */
+        (void)event_loop_modify(client->source,
+                                room ? EPOLLIN : 0); /* a descriptor that is open */
     }
     client->polls_output = wanted;
     if (event_loop_modify(source, events) < 0) {
@@ -307,7 +311,8 @@ static void client_arrived(void *owner, uint32_t epoll_events)
 {
     struct serial_host *host = owner;
     (void)epoll_events;
-    CLEANUP(cleanup_fd) int fd = accept4(host->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    CLEANUP(cleanup_fd)
+    int fd = accept4(host->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
         return; /* it went away again */
     }
@@ -315,7 +320,8 @@ static void client_arrived(void *owner, uint32_t epoll_events)
     if (client == NULL) {
         return; /* too many: closing tells it */
     }
-    if (event_loop_add(host->loop, fd, EPOLLIN, client_ready, client, &client->source) < 0) {
+    if (event_loop_add(host->loop, fd, EPOLLIN, client_ready, client, &client->source) <
+        0) {
         client->out_fd = -1;
         return;
     }
@@ -362,13 +368,14 @@ static void stdio_open(struct serial_host *host)
     struct serial_client *client = client_begin(host, STDOUT_FILENO, STDIN_FILENO);
     CHECK(client != NULL);
     client->is_stdio = true;
-    /* Files and /dev/null can't be polled: no input from them, and output is always possible. */
-    if (event_loop_add(host->loop, STDIN_FILENO, EPOLLIN, client_ready, client, &client->source) <
-        0) {
+    /* Files and /dev/null can't be polled: no input from them, and output is always
+     * possible. */
+    if (event_loop_add(host->loop, STDIN_FILENO, EPOLLIN, client_ready, client,
+                       &client->source) < 0) {
         client->in_fd = -1;
     }
-    if (event_loop_add(host->loop, STDOUT_FILENO, 0, stdout_ready, client, &client->out_source) <
-        0) {
+    if (event_loop_add(host->loop, STDOUT_FILENO, 0, stdout_ready, client,
+                       &client->out_source) < 0) {
         client->out_source = NULL;
     }
     terminal_set_raw(host);
@@ -398,8 +405,9 @@ static void host_free_scope(struct serial_host **host)
     serial_host_free(*host);
 }
 
-int serial_host_create(struct event_loop *main_loop, const char *where, void (*escape)(void *owner),
-                       void *owner, struct serial_host **ret_host, struct error *err)
+int serial_host_create(struct event_loop *main_loop, const char *where,
+                       void (*escape)(void *owner), void *owner,
+                       struct serial_host **ret_host, struct error *err)
 {
     CLEANUP(host_free_scope) struct serial_host *host = calloc(1, sizeof(*host));
     if (host == NULL) {
@@ -415,10 +423,11 @@ int serial_host_create(struct event_loop *main_loop, const char *where, void (*e
     CHECK(pthread_mutex_init(&host->lock, NULL) == 0);
     host->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int result = host->wake_fd < 0 ? -errno
-                                   : event_loop_add(main_loop, host->wake_fd, EPOLLIN, host_woken,
-                                                    host, &host->wake_source);
+                                   : event_loop_add(main_loop, host->wake_fd, EPOLLIN,
+                                                    host_woken, host, &host->wake_source);
     if (result < 0) {
-        return error_set(err, result, "cannot make the serial port: %s", err_text(result));
+        return error_set(err, result, "cannot make the serial port: %s",
+                         err_text(result));
     }
     result = where_open(host, where, err);
     if (result == 0) {
@@ -441,7 +450,8 @@ void serial_host_free(struct serial_host *host)
         }
     }
     if (host->terminal_raw) {
-        (void)tcsetattr(STDIN_FILENO, TCSANOW, &host->terminal); /* nobody is left to tell */
+        (void)tcsetattr(STDIN_FILENO, TCSANOW,
+                        &host->terminal); /* nobody is left to tell */
     }
     event_loop_remove(host->listen_source);
     event_loop_remove(host->wake_source);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The host's end of the serial port: stdio, none, file:PATH, or unix:PATH with any number of clients (up to a limit). What the guest
- * writes goes into a ring; each client reads at its own pace, and one that falls behind by more than the
- * ring loses the oldest: the guest never waits. A new client first gets what the ring still holds.
+ * The host's end of the serial port: stdio, none, file:PATH, or unix:PATH with any number
+ * of clients (up to a limit). What the guest writes goes into a ring; each client reads
+ * at its own pace, and one that falls behind by more than the ring loses the oldest: the
+ * guest never waits. A new client first gets what the ring still holds.
  */
 #ifndef DROVER_VMM_SERIAL_HOST_H
 #define DROVER_VMM_SERIAL_HOST_H
@@ -15,10 +16,13 @@ struct event_loop;
 struct serial;
 struct serial_host;
 
-/* `where`: as on the command line. Opens and listens; `escape` is called when a person types Ctrl-A x at stdio. */
-int serial_host_create(struct event_loop *main_loop, const char *where, void (*escape)(void *owner),
-                       void *owner, struct serial_host **ret_host, struct error *err);
-/* Restores the terminal. After vm_free() or without a VM; NULL is fine. Flushes what clients take at once. */
+/* `where`: as on the command line. Opens and listens; `escape` is called when a person
+ * types Ctrl-A x at stdio. */
+int serial_host_create(struct event_loop *main_loop, const char *where,
+                       void (*escape)(void *owner), void *owner,
+                       struct serial_host **ret_host, struct error *err);
+/* Restores the terminal. After vm_free() or without a VM; NULL is fine. Flushes what
+ * clients take at once. */
 void serial_host_free(struct serial_host *host);
 /* Where input goes to. Main thread, before the guest runs. NULL takes it back. */
 void serial_host_attach(struct serial_host *host, struct serial *serial);

@@ -14,14 +14,16 @@
 
 #define BACKLOG 16
 
-static int address_set(const char *path, struct sockaddr_un *ret_address, struct error *err)
+static int address_set(const char *path, struct sockaddr_un *ret_address,
+                       struct error *err)
 {
     *ret_address = (struct sockaddr_un){.sun_family = AF_UNIX};
     if (path[0] == '\0' || strlen(path) >= sizeof(ret_address->sun_path)) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "socket path \"%s\" is empty or longer than %zu characters: give a "
-                         "shorter one",
-                         path, sizeof(ret_address->sun_path) - 1);
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "socket path \"%s\" is empty or longer than %zu characters: give a "
+            "shorter one",
+            path, sizeof(ret_address->sun_path) - 1);
     }
     memcpy(ret_address->sun_path, path, strlen(path) + 1);
     return 0;
@@ -30,7 +32,8 @@ static int address_set(const char *path, struct sockaddr_un *ret_address, struct
 static int socket_failed(const char *what, const char *path, struct error *err)
 {
     int result = -errno;
-    return error_set(err, result, "cannot %s socket %s: %s", what, path, err_text(result));
+    return error_set(err, result, "cannot %s socket %s: %s", what, path,
+                     err_text(result));
 }
 
 int unix_socket_connect(const char *path, int *ret_fd, struct error *err)
@@ -56,14 +59,15 @@ static int stale_remove(const char *path, struct error *err)
         return errno == ENOENT ? 0 : socket_failed("make", path, err);
     }
     if (!S_ISSOCK(status.st_mode)) {
-        return error_set(err, DROVER_EINUSE, "%s exists and is no socket: give another path", path);
+        return error_set(err, DROVER_EINUSE,
+                         "%s exists and is no socket: give another path", path);
     }
     CLEANUP(cleanup_fd) int probe = -1;
     int result = unix_socket_connect(path, &probe, NULL);
     if (result != -ECONNREFUSED && result != -ENOENT) {
-        return error_set(err, DROVER_EINUSE,
-                         "another program answers on socket %s: stop it or give another path",
-                         path);
+        return error_set(
+            err, DROVER_EINUSE,
+            "another program answers on socket %s: stop it or give another path", path);
     }
     return unlink(path) == 0 || errno == ENOENT ? 0 : socket_failed("replace", path, err);
 }
@@ -76,8 +80,8 @@ int unix_socket_listen(const char *path, int *ret_fd, struct error *err)
     if (result < 0) {
         return result;
     }
-    CLEANUP(cleanup_fd) int fd =
-        socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    CLEANUP(cleanup_fd)
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         return socket_failed("make", path, err);
     }

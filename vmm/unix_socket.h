@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Listening unix sockets: for their owner only (mode 0600), in place of a stale one, never of one that answers. */
+/* Listening unix sockets: for their owner only (mode 0600), in place of a stale one,
+ * never of one that answers. */
 #ifndef DROVER_VMM_UNIX_SOCKET_H
 #define DROVER_VMM_UNIX_SOCKET_H
 

@@ -11,6 +11,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
 #include "vmm/boot.h"
@@ -149,6 +150,7 @@ int vm_start(struct vm *vm, struct error *err)
     vm->io_thread_started = true;
     result = kvm_vcpus_start(vm, err);
     if (result == 0) {
+        vm->started_ms = clock_now_ms();
         vm_hold_clear(vm, VM_HOLD_START);
     }
     return result;
@@ -343,4 +345,20 @@ void vm_end_reason(struct vm *vm, char *ret_reason, size_t size)
     vm_lock(vm);
     (void)snprintf(ret_reason, size, "%s", vm->end_reason); /* cut is fine */
     vm_unlock(vm);
+}
+
+void vm_quit(struct vm *vm)
+{
+    vm->quit_wanted = true;
+    vm_end(vm, false, "stopped by order");
+}
+
+bool vm_quit_wanted(const struct vm *vm)
+{
+    return vm->quit_wanted;
+}
+
+uint64_t vm_uptime_ms(const struct vm *vm)
+{
+    return vm->started_ms == 0 ? 0 : clock_now_ms() - vm->started_ms;
 }

@@ -152,11 +152,16 @@ bool vm_guest_powered_off(struct vm *vm);
 /* The go was sent, or may have been: from migrate.c, for the state that clients see. Any thread. */
 void vm_handed_over_set(struct vm *vm, bool handed_over);
 bool vm_handed_over(const struct vm *vm);
+/* An order to end the process too, whatever the VM's state is worth. Main thread. */
+void vm_quit(struct vm *vm);
+bool vm_quit_wanted(const struct vm *vm);
+/* Since vm_start(). */
+uint64_t vm_uptime_ms(const struct vm *vm);
 /* Presses the ACPI power button. Any thread. */
 void vm_power_button(struct vm *vm);
 /* Some state that clients of the control socket see has changed: they are told soon. Any thread. */
 void vm_state_changed(struct vm *vm);
-/* For control.c: `changed` runs on the main loop after each change. */
+/* `changed` runs on the main loop after each change; there is one observer. */
 void vm_observe(struct vm *vm, vm_quiet_handler changed, void *owner);
 
 /*

@@ -103,7 +103,9 @@ struct vm {
     bool failed;
     bool guest_powered_off;
     char end_reason[VM_REASON_SIZE];
-    struct vm_quiet_waiter observer; /* main */
+    struct vm_quiet_waiter observer; /* main, as the next two */
+    bool quit_wanted;
+    uint64_t started_ms;
 
     struct buffer power_on_cpu; /* state of vCPU 0 before its first entry, for resets */
     struct boot *boot;

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The client of the control socket. Prints one JSON object on stdout, errors in one line
+ * on stderr. */
+#include "vmm/control_client.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/buffer.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/limits.h"
+#include "proto/frame.h"
+#include "vmm/state.h"
+#include "vmm/unix_socket.h"
+
+#define READ_SIZE    16384
+#define MIB          1048576.0
+#define EXIT_USAGE   2
+#define DEADLINE_MAX 86400
+
+static const char help[] =
+    "drover-vmm control PATH ORDER: gives an order to the VM whose control socket is "
+    "PATH, and\n"
+    "prints how it stands as JSON. The exit status is 0 only if the order was carried "
+    "out.\n"
+    "\n"
+    "  status                how it stands\n"
+    "  pause                 stop the vCPUs; done when they stand and all I/O is "
+    "drained\n"
+    "  resume                go on\n"
+    "  stop                  press the power button: the guest shuts down by itself\n"
+    "  quit                  switch off at once\n"
+    "  migrate tcp:HOST:PORT [--max-downtime MS] [--deadline S]\n"
+    "                        move the guest to the drover-vmm that waits there "
+    "(--incoming)\n"
+    "  cancel                of a migration: the guest stays here\n"
+    "  reclaim               after a handover that nobody confirmed: the other side "
+    "never ran it\n"
+    "  snapshot DIR          (not supported yet)\n";
+
+struct client {
+    int fd;
+    struct buffer in;
+    bool is_terminal; /* progress goes to stderr */
+};
+
+static void client_done(struct client *client)
+{
+    cleanup_fd(&client->fd);
+    buffer_done(&client->in);
+}
+
+static int request_send(struct client *client, Drover__ControlRequest *request,
+                        struct error *err)
+{
+    CLEANUP(buffer_done) struct buffer packed = {0};
+    CLEANUP(buffer_done) struct buffer frame = {0};
+    Drover__ControlMessage message = DROVER__CONTROL_MESSAGE__INIT;
+    message.what_case = DROVER__CONTROL_MESSAGE__WHAT_REQUEST;
+    message.request = request;
+    int result = state_pack(&message.base, &packed);
+    result = result < 0 ? result
+                        : frame_encode(&frame, FRAME_KIND_CONTROL, packed.data,
+                                       packed.size, LIMIT_CONTROL_FRAME_BYTES);
+    for (size_t sent = 0; result == 0 && sent < frame.size;) {
+        ssize_t count =
+            send(client->fd, frame.data + sent, frame.size - sent, MSG_NOSIGNAL);
+        if (count < 0 && errno != EINTR) {
+            result = -errno;
+        }
+        sent += count > 0 ? (size_t)count : 0;
+    }
+    return result < 0
+               ? error_set(err, result, "cannot send the order: %s", err_text(result))
+               : 0;
+}
+
+/* The next message; the caller frees it. */
+static int message_receive(struct client *client, Drover__ControlMessage **ret_message,
+                           struct error *err)
+{
+    for (;;) {
+        const uint8_t *payload = NULL;
+        size_t size = 0;
+        size_t frame_size = 0;
+        int result =
+            frame_decode(&client->in, FRAME_KIND_CONTROL, LIMIT_CONTROL_FRAME_BYTES,
+                         &payload, &size, &frame_size);
+        if (result > 0) {
+            *ret_message = drover__control_message__unpack(NULL, size, payload);
+            buffer_consume(&client->in, frame_size);
+            return *ret_message != NULL
+                       ? 0
+                       : error_set(err, DROVER_EMALFORMED, "malformed answer");
+        }
+        result = result < 0 ? result : buffer_reserve(&client->in, READ_SIZE);
+        if (result < 0) {
+            return error_set(err, result, "cannot read the answer: %s", err_text(result));
+        }
+        ssize_t got = recv(client->fd, client->in.data + client->in.size, READ_SIZE, 0);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            return error_set(err, DROVER_ECLOSED, "the VMM went away without an answer");
+        }
+        client->in.size += (size_t)got;
+    }
+}
+
+static void json_print(json_t *object)
+{
+    if (object != NULL) {
+        (void)json_dumpf(object, stdout, JSON_PRESERVE_ORDER);
+        (void)putchar('\n');
+        json_decref(object);
+    }
+}
+
+static bool migration_final(Drover__VmMigrationState state)
+{
+    return state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE ||
+           state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED ||
+           state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED ||
+           state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_UNKNOWN;
+}
+
+static void progress_show(const struct client *client,
+                          const Drover__VmMigrationStatus *migration)
+{
+    if (!client->is_terminal) {
+        return;
+    }
+    (void)fprintf(
+        stderr, "\rround %u: %.1f MiB left of %.1f, %.1f MiB/s, dirtied %.1f MiB/s   ",
+        migration->round, (double)migration->bytes_remaining / MIB,
+        (double)migration->bytes_total / MIB, (double)migration->bytes_per_second / MIB,
+        (double)migration->dirty_bytes_per_second / MIB);
+    if (migration_final(migration->state)) {
+        (void)fputc('\n', stderr);
+    }
+}
+
+/* True if it was the last word of a migration, which is printed then. */
+static bool migration_follow(const struct client *client,
+                             const Drover__VmMigrationStatus *migration, int *ret_result,
+                             struct error *err)
+{
+    if (migration == NULL) {
+        return false;
+    }
+    progress_show(client, migration);
+    if (!migration_final(migration->state)) {
+        return false;
+    }
+    json_print(control_json_migration(migration));
+    *ret_result = migration->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE
+                      ? 0
+                      : error_set(err, DROVER_ECANCELLED, "the guest was not moved: %s",
+                                  migration->error);
+    return true;
+}
+
+/* One answer to the request; then, for a migration, events until its end. */
+static int answer_wait(struct client *client, uint64_t request_id, bool follows,
+                       struct error *err)
+{
+    bool replied = false;
+    int result = 0;
+    bool over = false;
+    while (!over) {
+        Drover__ControlMessage *message = NULL;
+        int received = message_receive(client, &message, err);
+        if (received < 0) {
+            return received;
+        }
+        if (message->what_case == DROVER__CONTROL_MESSAGE__WHAT_REPLY &&
+            message->reply->request_id == request_id) {
+            const Drover__ControlReply *reply = message->reply;
+            replied = true;
+            if (reply->error != 0) {
+                result = error_set(err, reply->error, "%s", reply->message);
+                over = true;
+            } else if (!follows) {
+                json_print(reply->status != NULL ? control_json_status(reply->status)
+                                                 : NULL);
+                over = true;
+            } else if (reply->status != NULL) {
+                over = migration_follow(client, reply->status->migration, &result, err);
+            }
+        } else if (message->what_case == DROVER__CONTROL_MESSAGE__WHAT_EVENT && replied &&
+                   message->event->status != NULL) {
+            over =
+                migration_follow(client, message->event->status->migration, &result, err);
+        }
+        drover__control_message__free_unpacked(message, NULL);
+    }
+    return result;
+}
+
+/* All that a request may point to. */
+struct order {
+    Drover__ControlRequest request;
+    Drover__ControlMigrate migrate;
+    Drover__ControlSnapshot snapshot;
+};
+
+static int number_parse(const char *option, const char *text, unsigned long most,
+                        uint32_t *ret_number, struct error *err)
+{
+    char *end = NULL;
+    errno = 0;
+    unsigned long number = text == NULL ? 0 : strtoul(text, &end, 10);
+    if (text == NULL || errno != 0 || end == text || *end != '\0' || number == 0 ||
+        number > most || text[0] == '-') {
+        return error_set(err, DROVER_EBADINPUT, "%s needs a number from 1 to %lu", option,
+                         most);
+    }
+    *ret_number = (uint32_t)number;
+    return 0;
+}
+
+static int migrate_parse(int count, char **words, struct order *order, struct error *err)
+{
+    if (count < 1) {
+        return error_set(err, DROVER_EBADINPUT, "migrate needs a target: tcp:HOST:PORT");
+    }
+    order->migrate.uri = words[0];
+    for (int i = 1; i < count; i += 2) {
+        const char *value = i + 1 < count ? words[i + 1] : NULL;
+        int result = DROVER_EBADINPUT;
+        if (strcmp(words[i], "--max-downtime") == 0) {
+            result = number_parse(words[i], value, UINT32_MAX,
+                                  &order->migrate.max_downtime_ms, err);
+        } else if (strcmp(words[i], "--deadline") == 0) {
+            result = number_parse(words[i], value, DEADLINE_MAX,
+                                  &order->migrate.deadline_s, err);
+        } else {
+            (void)error_set(err, result,
+                            "unknown option %s; see drover-vmm control --help", words[i]);
+        }
+        if (result < 0) {
+            return result;
+        }
+    }
+    order->request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE;
+    order->request.migrate = &order->migrate;
+    return 0;
+}
+
+/* Orders without arguments; their messages are empty. */
+static const struct simple_order {
+    const char *word;
+    Drover__ControlRequest__OrderCase order_case;
+} simple_orders[] = {
+    {"status", DROVER__CONTROL_REQUEST__ORDER_STATUS},
+    {"pause", DROVER__CONTROL_REQUEST__ORDER_PAUSE},
+    {"resume", DROVER__CONTROL_REQUEST__ORDER_RESUME},
+    {"stop", DROVER__CONTROL_REQUEST__ORDER_POWER_BUTTON},
+    {"quit", DROVER__CONTROL_REQUEST__ORDER_QUIT},
+    {"cancel", DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL},
+    {"reclaim", DROVER__CONTROL_REQUEST__ORDER_RECLAIM},
+};
+
+static void simple_fill(Drover__ControlRequest *request)
+{
+    static Drover__ControlStatus status = DROVER__CONTROL_STATUS__INIT;
+    static Drover__ControlPause pause = DROVER__CONTROL_PAUSE__INIT;
+    static Drover__ControlResume resume = DROVER__CONTROL_RESUME__INIT;
+    static Drover__ControlPowerButton button = DROVER__CONTROL_POWER_BUTTON__INIT;
+    static Drover__ControlQuit quit = DROVER__CONTROL_QUIT__INIT;
+    static Drover__ControlMigrateCancel cancel = DROVER__CONTROL_MIGRATE_CANCEL__INIT;
+    static Drover__ControlReclaim reclaim = DROVER__CONTROL_RECLAIM__INIT;
+    switch (request->order_case) {
+    case DROVER__CONTROL_REQUEST__ORDER_STATUS:
+        request->status = &status;
+        break;
+    case DROVER__CONTROL_REQUEST__ORDER_PAUSE:
+        request->pause = &pause;
+        break;
+    case DROVER__CONTROL_REQUEST__ORDER_RESUME:
+        request->resume = &resume;
+        break;
+    case DROVER__CONTROL_REQUEST__ORDER_POWER_BUTTON:
+        request->power_button = &button;
+        break;
+    case DROVER__CONTROL_REQUEST__ORDER_QUIT:
+        request->quit = &quit;
+        break;
+    case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL:
+        request->migrate_cancel = &cancel;
+        break;
+    default:
+        request->reclaim = &reclaim;
+        break;
+    }
+}
+
+static int order_parse(int count, char **words, struct order *order, struct error *err)
+{
+    drover__control_request__init(&order->request);
+    drover__control_migrate__init(&order->migrate);
+    drover__control_snapshot__init(&order->snapshot);
+    if (strcmp(words[0], "migrate") == 0) {
+        return migrate_parse(count - 1, words + 1, order, err);
+    }
+    if (strcmp(words[0], "snapshot") == 0 && count == 2) {
+        order->snapshot.directory = words[1];
+        order->request.order_case = DROVER__CONTROL_REQUEST__ORDER_SNAPSHOT;
+        order->request.snapshot = &order->snapshot;
+        return 0;
+    }
+    for (unsigned i = 0; i < sizeof(simple_orders) / sizeof(simple_orders[0]); i++) {
+        if (strcmp(words[0], simple_orders[i].word) == 0 && count == 1) {
+            order->request.order_case = simple_orders[i].order_case;
+            simple_fill(&order->request);
+            return 0;
+        }
+    }
+    return error_set(err, DROVER_EBADINPUT,
+                     "unknown order \"%s\"; see drover-vmm control --help", words[0]);
+}
+
+static int client_run(const char *path, struct order *order, struct error *err)
+{
+    CLEANUP(client_done) struct client client = {.fd = -1};
+    int result = unix_socket_connect(path, &client.fd, err);
+    if (result < 0) {
+        return result;
+    }
+    client.is_terminal = isatty(STDERR_FILENO) == 1;
+    bool follows = order->request.order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE;
+    if (follows) {
+        Drover__ControlRequest subscribe = DROVER__CONTROL_REQUEST__INIT;
+        Drover__ControlSubscribe nothing = DROVER__CONTROL_SUBSCRIBE__INIT;
+        subscribe.request_id = 1;
+        subscribe.order_case = DROVER__CONTROL_REQUEST__ORDER_SUBSCRIBE;
+        subscribe.subscribe = &nothing;
+        result = request_send(&client, &subscribe, err);
+    }
+    order->request.request_id = 2;
+    result = result < 0 ? result : request_send(&client, &order->request, err);
+    return result < 0 ? result
+                      : answer_wait(&client, order->request.request_id, follows, err);
+}
+
+int control_client_main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+        (void)fputs(help, stdout);
+        return 0;
+    }
+    if (argc < 3) {
+        (void)fputs(
+            "drover-vmm control: give PATH and an order; see drover-vmm control --help\n",
+            stderr);
+        return EXIT_USAGE;
+    }
+    struct error err = {0};
+    struct order order;
+    int result = order_parse(argc - 2, argv + 2, &order, &err);
+    if (result < 0) {
+        (void)fprintf(stderr, "drover-vmm control: %s\n", err.text);
+        return EXIT_USAGE;
+    }
+    result = client_run(argv[1], &order, &err);
+    if (result < 0) {
+        (void)fprintf(stderr, "drover-vmm control: %s\n", err.text);
+        return EXIT_FAILURE;
+    }
+    return 0;
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* VmStatus as JSON. */
+#include "vmm/control_client.h"
+
+#include <stdbool.h>
+
+#define US_PER_MS 1000.0
+
+static const char *run_state_name(Drover__VmRunState state)
+{
+    switch (state) {
+    case DROVER__VM_RUN_STATE__VM_RUN_RUNNING:
+        return "running";
+    case DROVER__VM_RUN_STATE__VM_RUN_PAUSED:
+        return "paused";
+    case DROVER__VM_RUN_STATE__VM_RUN_FROZEN:
+        return "frozen";
+    case DROVER__VM_RUN_STATE__VM_RUN_INCOMING:
+        return "incoming";
+    case DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER:
+        return "handed-over";
+    case DROVER__VM_RUN_STATE__VM_RUN_STOPPED:
+        return "stopped";
+    case DROVER__VM_RUN_STATE__VM_RUN_FAILED:
+        return "failed";
+    case DROVER__VM_RUN_STATE__VM_RUN_FREEZING:
+        return "freezing";
+    default:
+        return "unknown";
+    }
+}
+
+static const char *migration_state_name_of(Drover__VmMigrationState state)
+{
+    switch (state) {
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CONNECTING:
+        return "connecting";
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_PRECOPY:
+        return "precopy";
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER:
+        return "handover";
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE:
+        return "completed";
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED:
+        return "failed";
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED:
+        return "cancelled";
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_UNKNOWN:
+        return "unknown";
+    default:
+        return "none";
+    }
+}
+
+json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
+{
+    const Drover__MigrationFigures none = DROVER__MIGRATION_FIGURES__INIT;
+    const Drover__MigrationFigures *figures =
+        migration->figures != NULL ? migration->figures : &none;
+    return json_pack(
+        "{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:i, "
+        "s:s}",
+        "status", migration_state_name_of(migration->state), "uri", migration->uri,
+        "round", (int)migration->round, "bytes_total", (json_int_t)migration->bytes_total,
+        "bytes_remaining", (json_int_t)migration->bytes_remaining, "bytes_per_second",
+        (json_int_t)migration->bytes_per_second, "dirty_bytes_per_second",
+        (json_int_t)migration->dirty_bytes_per_second, "elapsed_ms",
+        (json_int_t)migration->elapsed_ms, "total_ms", (json_int_t)figures->total_ms,
+        "downtime_ms", (double)figures->downtime_us / US_PER_MS, "predicted_downtime_ms",
+        (double)figures->predicted_downtime_us / US_PER_MS, "bytes_sent",
+        (json_int_t)figures->bytes_sent, "pages_sent", (json_int_t)figures->pages_sent,
+        "pages_zero", (json_int_t)figures->pages_zero, "rounds", (int)figures->rounds,
+        "error", migration->error);
+}
+
+json_t *control_json_status(const Drover__VmStatus *status)
+{
+    json_t *object = json_pack(
+        "{s:s, s:s, s:I, s:I, s:i, s:I, s:i, s:b, s:I, s:s, s:I, s:b, s:s, s:s}", "name",
+        status->name, "state", run_state_name(status->run_state), "vm_id",
+        (json_int_t)status->vm_id, "epoch", (json_int_t)status->epoch, "pid",
+        (int)status->pid, "memory_bytes", (json_int_t)status->memory_bytes, "cpus",
+        (int)status->cpus, "paused_wanted", status->paused_wanted, "lease_deadline_ns",
+        (json_int_t)status->lease_deadline_ns, "incoming_uri", status->incoming_uri,
+        "uptime_ms", (json_int_t)status->uptime_ms, "guest_powered_off",
+        status->guest_powered_off, "reason", status->reason, "version", status->version);
+    bool moves =
+        status->migration != NULL &&
+        status->migration->state != DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE;
+    if (object != NULL && moves &&
+        json_object_set_new(object, "migration",
+                            control_json_migration(status->migration)) < 0) {
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}

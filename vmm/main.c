@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* drover-vmm: one process, one VM. Puts the machine together in a fixed order, and takes
+ * it apart in the other. */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "vmm/control.h"
+#include "vmm/control_client.h"
+#include "vmm/event_loop.h"
+#include "vmm/migrate.h"
+#include "vmm/options.h"
+#include "vmm/platform.h"
+#include "vmm/serial.h"
+#include "vmm/serial_host.h"
+#include "vmm/virtio/virtio_block.h"
+#include "vmm/virtio/virtio_net.h"
+#include "vmm/virtio/virtio_rng.h"
+#include "vmm/vm.h"
+
+#define EXIT_USAGE 2
+/* Once the VM has ended, so that whoever watches the control socket reads how. */
+#define FAREWELL_NS (200 * NS_PER_MS)
+
+struct program {
+    struct options options;
+    struct log log;
+    struct vm *vm;
+    struct serial_host *serial_host;
+    struct migrate *migrate;
+    struct control *control;
+    struct event_source *farewell; /* timer */
+    bool leaving;
+    int signal_fd;
+    struct event_source *signal_source;
+};
+
+static void farewell_over(void *owner)
+{
+    struct program *program = owner;
+    event_loop_stop(vm_main_loop(program->vm));
+}
+
+/*
+ * A VM of a cluster that failed stays until it is told to quit: the agent must be able to
+ * ask what became of it.
+ */
+static void vm_changed(struct vm *vm, void *owner)
+{
+    struct program *program = owner;
+    control_vm_changed(program->control);
+    bool stays = vm_failed(vm) && program->options.vm_id != 0 && !vm_quit_wanted(vm);
+    if (program->leaving || stays || !vm_ended(vm) || !vm_quiet(vm)) {
+        return;
+    }
+    program->leaving = true;
+    char reason[256];
+    vm_end_reason(vm, reason, sizeof(reason));
+    log_notice(&program->log, "the VM has ended: %s vm=%s", reason,
+               program->options.name);
+    if (event_loop_timer_set(program->farewell, clock_now_ns() + FAREWELL_NS) < 0) {
+        event_loop_stop(vm_main_loop(vm));
+    }
+}
+
+static void person_quits(void *owner)
+{
+    struct program *program = owner;
+    vm_quit(program->vm);
+}
+
+static void signalled(void *owner, uint32_t epoll_events)
+{
+    struct program *program = owner;
+    struct signalfd_siginfo info = {0};
+    (void)epoll_events;
+    if (read(program->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        log_notice(&program->log, "signal %u: switching off vm=%s", info.ssi_signo,
+                   program->options.name);
+        vm_quit(program->vm);
+    }
+}
+
+/* SIGTERM and its like switch the VM off in an orderly way. Before any thread is made:
+ * they inherit the mask. */
+static int signals_take(struct program *program)
+{
+    sigset_t signals;
+    CHECK(sigemptyset(&signals) == 0 && sigaddset(&signals, SIGTERM) == 0 &&
+          sigaddset(&signals, SIGINT) == 0 && sigaddset(&signals, SIGHUP) == 0);
+    CHECK(pthread_sigmask(SIG_BLOCK, &signals, NULL) == 0);
+    CHECK(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
+    program->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    return program->signal_fd < 0 ? -errno : 0;
+}
+
+static int disks_create(struct program *program, struct error *err)
+{
+    const struct options *options = &program->options;
+    for (unsigned i = 0; i < options->disk_count; i++) {
+        const struct virtio_block_config config = {
+            .path = options->disks[i].path,
+            .read_only = options->disks[i].read_only,
+            .direct = options->disks[i].direct,
+            .unlocked = options->incoming != NULL,
+        };
+        int result = virtio_block_create(program->vm, &config, err);
+        if (result < 0) {
+            return result;
+        }
+    }
+    return 0;
+}
+
+static int nets_create(struct program *program, struct error *err)
+{
+    const struct options *options = &program->options;
+    for (unsigned i = 0; i < options->net_count; i++) {
+        const struct options_net *net = &options->nets[i];
+        struct virtio_net_config config = {.tap = net->tap,
+                                           .has_mac = net->mac[0] != '\0'};
+        if (config.has_mac && virtio_net_mac_parse(net->mac, config.mac) < 0) {
+            return error_set(err, DROVER_EBADINPUT,
+                             "mac=%s: give an address such as 52:54:00:12:34:56",
+                             net->mac);
+        }
+        int result = virtio_net_create(program->vm, &config, err);
+        if (result < 0) {
+            return result;
+        }
+    }
+    return 0;
+}
+
+/* The order is part of the contract of save and load. */
+static int devices_create(struct program *program, struct error *err)
+{
+    struct vm *vm = program->vm;
+    int result = serial_host_create(vm_main_loop(vm), program->options.serial,
+                                    person_quits, program, &program->serial_host, err);
+    if (result < 0) {
+        return result;
+    }
+    const struct serial_config serial_config = {
+        .output = serial_host_output,
+        .input_room = serial_host_input_room,
+        .owner = program->serial_host,
+    };
+    struct serial *serial = NULL;
+    result = serial_create(vm, &serial_config, &serial, err);
+    if (result < 0) {
+        return result;
+    }
+    serial_host_attach(program->serial_host, serial);
+    result = platform_create(vm, err);
+    result = result < 0 ? result : disks_create(program, err);
+    result = result < 0 ? result : nets_create(program, err);
+    return result < 0 ? result : virtio_rng_create(vm, err);
+}
+
+static int machine_create(struct program *program, struct error *err)
+{
+    const struct options *options = &program->options;
+    const struct vm_config config = {
+        .name = options->name,
+        .memory_bytes = options->memory_bytes,
+        .cpus = options->cpus,
+        .kernel = options->kernel,
+        .initrd = options->initrd,
+        .cmdline = options->cmdline,
+        .vm_id = options->vm_id,
+        .epoch = options->epoch,
+        .ha = options->ha,
+        .incoming = options->incoming != NULL,
+        .paused = options->paused,
+    };
+    int result = vm_create(&config, &program->log, &program->vm, err);
+    return result < 0 ? result : devices_create(program, err);
+}
+
+static int loop_join(struct program *program, struct error *err)
+{
+    struct event_loop *loop = vm_main_loop(program->vm);
+    int result =
+        event_loop_timer_create(loop, farewell_over, program, &program->farewell);
+    if (result == 0) {
+        result = event_loop_add(loop, program->signal_fd, EPOLLIN, signalled, program,
+                                &program->signal_source);
+    }
+    return result < 0 ? error_set(err, result, "cannot start: %s", err_text(result)) : 0;
+}
+
+/*
+ * The guest does not enter before vm_run(): whatever fails up to there leaves nothing
+ * behind. The control socket comes last, so that who finds it finds a VMM that is ready,
+ * an arrival's listener included.
+ */
+static int program_start(struct program *program, struct error *err)
+{
+    int result = signals_take(program);
+    if (result < 0) {
+        return error_set(err, result, "cannot take signals: %s", err_text(result));
+    }
+    result = machine_create(program, err);
+    result = result < 0 ? result : loop_join(program, err);
+    if (result < 0) {
+        return result;
+    }
+    result = migrate_create(program->vm, 0, &program->migrate);
+    if (result < 0) {
+        return error_set(err, result, "cannot prepare for migration: %s",
+                         err_text(result));
+    }
+    result = vm_start(program->vm, err);
+    if (result == 0 && program->options.incoming != NULL) {
+        result = migrate_incoming(program->migrate, program->options.incoming, err);
+    }
+    if (result == 0) {
+        result = control_create(program->vm, program->migrate, program->options.control,
+                                &program->control, err);
+    }
+    if (result == 0) {
+        vm_observe(program->vm, vm_changed, program);
+    }
+    return result;
+}
+
+static void program_done(struct program *program)
+{
+    migrate_free(program->migrate);
+    if (program->vm != NULL) {
+        vm_observe(program->vm, NULL, NULL);
+        vm_stop(program->vm);
+        event_loop_remove(program->farewell);
+        event_loop_remove(program->signal_source);
+    }
+    control_free(program->control);
+    serial_host_free(program->serial_host);
+    vm_free(program->vm);
+    cleanup_fd(&program->signal_fd);
+}
+
+static int run(struct program *program)
+{
+    struct error err = {0};
+    int status = EXIT_FAILURE;
+    if (program_start(program, &err) < 0) {
+        (void)fprintf(stderr, "drover-vmm: %s\n", err.text);
+    } else {
+        log_notice(&program->log, "started vm=%s cpus=%u memory_mib=%" PRIu64,
+                   program->options.name, program->options.cpus,
+                   program->options.memory_bytes >> 20);
+        int result = vm_run(program->vm);
+        status = result < 0 || vm_failed(program->vm) ? EXIT_FAILURE : EXIT_SUCCESS;
+    }
+    program_done(program);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "control") == 0) {
+        return control_client_main(argc - 1, argv + 1);
+    }
+    struct program program = {.signal_fd = -1};
+    struct error err = {0};
+    log_init(&program.log, "drover-vmm", LOG_LEVEL_NOTICE);
+    if (options_parse(argc, argv, &program.options, &err) < 0) {
+        (void)fprintf(stderr, "drover-vmm: %s\n", err.text);
+        return EXIT_USAGE;
+    }
+    switch (program.options.action) {
+    case OPTIONS_ACTION_HELP:
+        (void)fputs(options_help, stdout);
+        return EXIT_SUCCESS;
+    case OPTIONS_ACTION_VERSION:
+        (void)puts("drover-vmm " DROVER_VERSION);
+        return EXIT_SUCCESS;
+    case OPTIONS_ACTION_RUN:
+        break;
+    }
+    return run(&program);
+}
