@@ -64,12 +64,12 @@ class Writer(threading.Thread):
         self.acknowledged = {}   # text -> number
         self.answer_times = []   # of each acknowledgement, CLOCK_MONOTONIC
         self.connections = 0
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self.start()
 
     def run(self):
         client, number = None, 0
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             try:
                 if client is None:
                     client = Client(self.address, 1.0)
@@ -82,12 +82,12 @@ class Writer(threading.Thread):
                     raise OSError(answer)
                 self.acknowledged[text] = int(answer[3:])
                 self.answer_times.append(time.monotonic())
-                self._stop.wait(self.pause_s)
+                self._ended.wait(self.pause_s)
             except (OSError, ValueError):
                 if client:
                     client.close()
                 client = None
-                self._stop.wait(0.1)
+                self._ended.wait(0.1)
 
     def wait_count(self, count, timeout):
         """Until so many more records are acknowledged."""
@@ -103,7 +103,7 @@ class Writer(threading.Thread):
         return next((t for t in list(self.answer_times) if t > moment), None)
 
     def stop(self):
-        self._stop.set()
+        self._ended.set()
         self.join(5)
 
 
@@ -115,7 +115,7 @@ class Stream(threading.Thread):
         self._client = Client(address, 10)
         self._client._socket.settimeout(120)
         self.lines, self.broken, self.largest_gap_s = 0, "", 0.0
-        self._stopped = False
+        
         self.start()
 
     def run(self):
