@@ -18,7 +18,8 @@
 
 #define TRY_MS         5000u  /* to reach one address */
 #define ANSWER_MS      20000u /* for the leader to commit and sign */
-#define HOPS_MAX       20u    /* addresses asked, redirections included */
+#define HOPS_AT_ONCE   3u
+#define HOPS_MAX       12u /* addresses asked, redirections included */
 #define NO_LEADER_WAIT 500u
 
 /*
@@ -42,7 +43,8 @@ struct join_client {
     uint64_t server_id;
     struct buffer in;
     bool cancelled, ended;
-    int error; /* of the last try */
+    bool answered; /* some member did, if only that it does not lead */
+    int error;     /* of the last try */
     char text[ERROR_TEXT_SIZE];
 };
 
@@ -96,10 +98,15 @@ static void judge_reply(struct join_client *client, const Drover__JoinReply *rep
         strlen(reply->leader_address) < sizeof(client->redirected)) {
         (void)snprintf(client->redirected, sizeof(client->redirected), "%.127s",
                        reply->leader_address);
-        try_next(client, 0);
+        client->answered = true;
+        client->error = DROVER_ENOLEADER;
+        (void)snprintf(client->text, sizeof(client->text),
+                       "the cluster's hosts name one another as leader: try again");
+        try_next(client, client->hops > HOPS_AT_ONCE ? NO_LEADER_WAIT : 0);
         return;
     }
     if (reply->error == DROVER_ENOLEADER || reply->error == DROVER_ENOTLEADER) {
+        client->answered = true;
         client->error = DROVER_ENOLEADER;
         (void)snprintf(client->text, sizeof(client->text), "%.200s", reply->message);
         try_next(client, NO_LEADER_WAIT);
@@ -191,7 +198,7 @@ static void on_failed(void *owner, struct peer_channel *channel, int error,
     client->error = error;
     (void)snprintf(client->text, sizeof(client->text), "%.100s can't be reached: %.180s",
                    client->address, text);
-    try_next(client, 0);
+    try_next(client, client->answered ? NO_LEADER_WAIT : 0);
 }
 
 static const struct peer_channel_ops channel_ops = {.opened = on_opened,
@@ -223,14 +230,10 @@ static void on_timer(uv_timer_t *timer)
 
 static void try_next(struct join_client *client, uint32_t wait_ms)
 {
-    bool cluster_answers = client->error == DROVER_ENOLEADER;
     if (++client->hops > HOPS_MAX ||
         (client->redirected[0] == '\0' &&
-         client->next_address >= client->token.address_count && !cluster_answers)) {
-        end(client, client->error != 0 ? client->error : DROVER_ENOLEADER,
-            client->text[0] != '\0'
-                ? client->text
-                : "the cluster's hosts name one another as leader: try again",
+         client->next_address >= client->token.address_count && !client->answered)) {
+        end(client, client->error != 0 ? client->error : DROVER_ENOLEADER, client->text,
             NULL);
         return;
     }
