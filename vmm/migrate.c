@@ -17,6 +17,7 @@
 #include "migration/target.h"
 #include "migration/times.h"
 #include "proto/control.pb-c.h"
+#include "vmm/event_loop.h"
 #include "vmm/migrate_guest.h"
 #include "vmm/vm.h"
 
@@ -34,14 +35,35 @@ SAME(FAILED);
 SAME(CANCELLED);
 SAME(UNKNOWN);
 
+/* Without a cluster nobody orders a VMM to quit whose guest has left: so long it still answers. */
+#define MOVED_STAYS_NS (5 * NS_PER_S)
+
 struct migrate {
     struct migrate_guest guest;
     struct vm *vm;
     struct migration_times times;
     struct migration_source *source; /* the latest departure; NULL: none */
     struct migration_target *target; /* NULL: this VM did not arrive */
+    struct event_source *moved;      /* timer: MOVED_STAYS_NS are over */
     char uri[TRANSPORT_URI_SIZE];
 };
+
+static void moved_over(void *owner)
+{
+    struct migrate *migrate = owner;
+    char reason[TRANSPORT_URI_SIZE + 16];
+    (void)snprintf(reason, sizeof(reason), "moved to %s", migrate->uri); /* fits */
+    vm_end(migrate->vm, false, reason);
+}
+
+/* Main loop. */
+static void moved_begin(void *owner)
+{
+    struct migrate *migrate = owner;
+    if (event_loop_timer_set(migrate->moved, clock_now_ns() + MOVED_STAYS_NS) != 0) {
+        moved_over(migrate);
+    }
+}
 
 int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_migrate)
 {
@@ -52,7 +74,11 @@ int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_mig
     migrate->vm = vm;
     migrate->times = migration_times_from(patience_ms);
     int rv = migrate_guest_init(&migrate->guest, vm);
+    if (rv == 0) {
+        rv = event_loop_timer_create(vm_main_loop(vm), moved_over, migrate, &migrate->moved);
+    }
     if (rv != 0) {
+        migrate_guest_done(&migrate->guest);
         free(migrate);
         return rv;
     }
@@ -67,6 +93,7 @@ void migrate_free(struct migrate *migrate)
     }
     migration_source_free(migrate->source);
     migration_target_free(migrate->target);
+    event_loop_remove(migrate->moved);
     migrate_guest_done(&migrate->guest);
     free(migrate);
 }
@@ -150,6 +177,10 @@ static void source_changed(void *owner)
                 status.state == MIGRATION_STATE_DONE ? "the guest has left"
                                                      : "the guest did not leave",
                 &status);
+    }
+    if (status.state == MIGRATION_STATE_DONE && vm_config(migrate->vm)->vm_id == 0 &&
+        event_loop_post(vm_main_loop(migrate->vm), moved_begin, migrate) != 0) {
+        moved_over(migrate);
     }
     vm_state_changed(migrate->vm);
 }

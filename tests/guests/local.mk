@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Small guests that run directly on /dev/kvm, by the PVH entry. Built for no system: no flags of ours but these.
-TEST_GUESTS = tests/guests/hello.elf tests/guests/reset.elf tests/guests/timer.elf \
+TEST_GUESTS = tests/guests/checker.elf tests/guests/hello.elf tests/guests/reset.elf tests/guests/timer.elf \
 	tests/guests/dirtier.elf tests/guests/block.elf
 GUEST_CFLAGS = -std=gnu17 -m64 -O2 -Wall -Wextra -ffreestanding -fno-pie -fno-stack-protector \
 	-fcf-protection=none -mno-red-zone -mgeneral-regs-only -fno-asynchronous-unwind-tables
