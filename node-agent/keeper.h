@@ -16,6 +16,7 @@
 
 struct error;
 struct keeper_client;
+struct watchdog_device_ops;
 
 struct keeper_options {
     const char *run_directory;
@@ -24,9 +25,13 @@ struct keeper_options {
     uint32_t watchdog_ms; /* wanted time-out: timing.watchdog_ms */
 };
 
-/* The keeper's whole life: returns the process's exit code. Called by droverd's main for
- * --keeper (no loop, no threads yet). */
-int keeper_main(const struct keeper_options *options);
+/* The keeper's whole life: returns the process's exit code. `ops` NULL: the real device.
+ * It must be called before the process has threads; blocks SIGTERM and SIGINT, which ask
+ * it to end when no VM needs it any more. */
+int keeper_main(const struct keeper_options *options,
+                const struct watchdog_device_ops *ops, void *owner);
+/* The same from `droverd --keeper RUN DEVICE WATCHDOG_MS`, as keeper_client starts it. */
+int keeper_main_arguments(int argc, char **argv);
 
 /* From the loop, never from inside keeper_client_*(). */
 struct keeper_client_ops {

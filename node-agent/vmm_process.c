@@ -106,6 +106,16 @@ int vmm_process_spawn(char *const argv[], int lock_fd, const char *log_path, int
     return 0;
 }
 
+void vmm_process_spare(int pid, const char *oom_score_adj)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", pid);
+    CLEANUP(cleanup_fd) int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0 && write(fd, oom_score_adj, strlen(oom_score_adj)) < 0) {
+        return; /* without the right to, it keeps droverd's own */
+    }
+}
+
 int vmm_process_adopt(int pid, uint64_t start_ticks)
 {
     if (pid <= 0 || start_ticks == 0) {

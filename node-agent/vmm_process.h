@@ -20,6 +20,8 @@ int vmm_process_spawn(char *const argv[], int lock_fd, const char *log_path, int
                       int *ret_pidfd, struct error *err);
 /* A pidfd for the process that had this pid since `start_ticks`; -ESRCH if it is gone. */
 int vmm_process_adopt(int pid, uint64_t start_ticks);
+/* How readily the kernel ends it when memory runs out: it would inherit droverd's own. */
+void vmm_process_spare(int pid, const char *oom_score_adj);
 /* SIGKILL; a process that is gone already is no error. */
 void vmm_process_kill(int pidfd);
 /* Reaps our own child, which has ended; its end in words ("ended with status 1", "was

@@ -3,8 +3,9 @@
  * A program that speaks the control protocol but runs no guest, for the faults that a
  * real drover-vmm can't be brought to. The VM's name chooses: "dies" complains and ends,
  * "mute" never listens, "hangs" does not end on a quit, "liar" reports another epoch,
- * "garbage" answers with noise; any other name behaves.
+ * "garbage" answers with noise, "frozen" is frozen; any other name behaves.
  */
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,6 +25,7 @@ struct fake {
     const char *control;
     const char *incoming;
     uint64_t vm_id, epoch;
+    bool ha;
     Drover__VmRunState run_state;
     int fd;
 };
@@ -48,6 +50,7 @@ static void fill_status(const struct fake *fake, Drover__VmStatus *status)
     status->epoch = fake->epoch + (strcmp(fake->name, "liar") == 0 ? 1 : 0);
     status->run_state = fake->run_state;
     status->pid = getpid();
+    status->lease_deadline_ns = fake->ha ? 1 : 0;
     if (fake->incoming != NULL) {
         status->incoming_uri = (char *)"tcp:127.0.0.1:49152";
     }
@@ -136,6 +139,19 @@ static bool serve_client(struct fake *fake)
     return go_on;
 }
 
+/* A client each, as the real one can: its state is a client's own, which is enough here. */
+static void *serve_thread(void *argument)
+{
+    struct fake *client = argument;
+    bool go_on = serve_client(client);
+    (void)close(client->fd);
+    free(client);
+    if (!go_on) {
+        exit(0);
+    }
+    return NULL;
+}
+
 static const char *option(int argc, char **argv, const char *name)
 {
     for (int i = 1; i + 1 < argc; i++) {
@@ -157,6 +173,12 @@ int main(int argc, char **argv)
         .run_state = DROVER__VM_RUN_STATE__VM_RUN_RUNNING,
     };
     (void)signal(SIGPIPE, SIG_IGN);
+    for (int i = 1; i < argc; i++) {
+        fake.ha = fake.ha || strcmp(argv[i], "--ha") == 0;
+    }
+    if (strcmp(fake.name, "frozen") == 0) {
+        fake.run_state = DROVER__VM_RUN_STATE__VM_RUN_FROZEN;
+    }
     if (strcmp(fake.name, "dies") == 0) {
         (void)fprintf(
             stderr,
@@ -177,15 +199,18 @@ int main(int argc, char **argv)
         perror(fake.control);
         return 1;
     }
-    do {
-        fake.fd = accept(listener, NULL, NULL);
-        if (fake.fd < 0) {
+    while (true) {
+        int fd = accept(listener, NULL, NULL);
+        struct fake *client = malloc(sizeof(*client));
+        pthread_t thread;
+        if (fd < 0 || client == NULL) {
             return 1;
         }
-        bool go_on = serve_client(&fake);
-        (void)close(fake.fd);
-        if (!go_on) {
-            return 0;
+        *client = fake;
+        client->fd = fd;
+        if (pthread_create(&thread, NULL, serve_thread, client) != 0 ||
+            pthread_detach(thread) != 0) {
+            return 1;
         }
-    } while (true);
+    }
 }
