@@ -180,6 +180,29 @@ int vmm_folder_record_load(const char *run_directory, uint64_t vm_id, uint64_t e
     return 0;
 }
 
+/* What base/log.h puts in front of a line, with and without the journal, says nothing to
+ * who reads the reason. */
+static const char *without_log_prefix(const char *line)
+{
+    int used = 0;
+    int number = 0;
+    char word[16];
+    if (sscanf(line, "<%1d>%n", &number, &used) == 1 && used > 0) {
+        line += used;
+    }
+    used = 0;
+    if (sscanf(line, "%2d:%2d:%2d.%3d %n", &number, &number, &number, &number, &used) ==
+            4 &&
+        used > 0) {
+        line += used;
+    }
+    used = 0;
+    if (sscanf(line, "drover-vmm %15[a-z]: %n", word, &used) == 1 && used > 0) {
+        line += used;
+    }
+    return line;
+}
+
 void vmm_folder_last_words(const char *run_directory, uint64_t vm_id, uint64_t epoch,
                            char *ret_text, size_t size)
 {
@@ -205,10 +228,7 @@ void vmm_folder_last_words(const char *run_directory, uint64_t vm_id, uint64_t e
     }
     data[got] = '\0';
     const char *line = strrchr(data, '\n');
-    line = line == NULL ? data : line + 1;
-    if (line[0] == '<' && line[1] >= '0' && line[1] <= '7' && line[2] == '>') {
-        line += 3; /* the journal's priority */
-    }
+    line = without_log_prefix(line == NULL ? data : line + 1);
     (void)snprintf(ret_text, size, "%s", line);
     for (char *at = ret_text; *at != '\0'; at++) {
         if ((unsigned char)*at < ' ' || *at == 0x7f) {

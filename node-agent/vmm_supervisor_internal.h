@@ -48,6 +48,7 @@ struct vmm {
     char taps[LIMIT_VM_NICS][TAP_NAME_SIZE];
     char reason[VMM_FOLDER_REASON_SIZE];
     char ended[64]; /* how the process ended */
+    bool powered_off;
 };
 
 /* An order to a VMM that there is not: told of at the next loop turn. */

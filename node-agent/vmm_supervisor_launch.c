@@ -114,7 +114,8 @@ static int launch(struct vmm *vmm, const Drover__VmRecord *vm, bool incoming,
     if (rv != 0) {
         return rv;
     }
-    vmm_process_spare(vmm->pid, "0"); /* a guest may go before the programs that serve all */
+    vmm_process_spare(vmm->pid,
+                      "0"); /* a guest may go before the programs that serve all */
     rv = save_record(vmm, vm);
     rv = rv != 0 ? rv : vmm_watch(vmm);
     rv = rv != 0 ? rv : vmm_start_client(vmm);

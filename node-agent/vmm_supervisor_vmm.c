@@ -16,7 +16,10 @@
 
 #define FIRST_WORD_MS 30000 /* a VMM that says nothing for so long is killed */
 #define LOCK_POLL_MS  50
-#define TAP_TRIES     20
+
+/* The last line of a drover-vmm that ends in good order (vmm/main.c). */
+#define END_LINE  "the VM has ended: "
+#define GUEST_OFF "the guest powered off"
 
 static const struct state_row vmm_rows[] = {
     [VMM_STATE_STARTING] = {"starting", STATE_BIT(VMM_STATE_RUNNING) |
@@ -118,6 +121,16 @@ static void compose_reason(struct vmm *vmm)
     vmm_folder_last_words(vmm->supervisor->run_directory, vmm->vm_id, vmm->epoch, words,
                           sizeof(words));
     bool killed = strncmp(vmm->ended, "was", 3) == 0;
+    if (strncmp(words, END_LINE, strlen(END_LINE)) == 0) {
+        /* It ended in good order while nobody listened. */
+        char *fields = strstr(words, " vm=");
+        if (fields != NULL) {
+            *fields = '\0';
+        }
+        (void)snprintf(vmm->reason, sizeof(vmm->reason), "%s", words + strlen(END_LINE));
+        vmm->powered_off = strcmp(vmm->reason, GUEST_OFF) == 0;
+        return;
+    }
     if (words[0] != '\0' && !killed) {
         (void)snprintf(vmm->reason, sizeof(vmm->reason), "%s", words);
     } else {
@@ -142,7 +155,8 @@ static void vmm_finish(struct vmm *vmm)
         }
     }
     vmm_folder_remove(supervisor->run_directory, vmm->vm_id, vmm->epoch);
-    bool off = vmm->status != NULL && vmm->status->guest_powered_off;
+    bool off =
+        vmm->powered_off || (vmm->status != NULL && vmm->status->guest_powered_off);
     bool waited = vmm->found && vmm->status == NULL;
     char reason[VMM_FOLDER_REASON_SIZE];
     (void)snprintf(reason, sizeof(reason), "%s", vmm->reason);

@@ -103,6 +103,10 @@ check_PROGRAMS += tests/unit/test_keeper
 tests_unit_test_keeper_SOURCES = tests/unit/test_keeper.c tests/unit/unit.h
 tests_unit_test_keeper_LDADD = node-agent/libagent.a fencing/libfencing.a proto/libproto.a base/libbase.a \
 	$(UV_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_vmm_real
+tests_unit_test_vmm_real_SOURCES = tests/unit/test_vmm_real.c tests/unit/unit.h
+tests_unit_test_vmm_real_LDADD = node-agent/libagent.a proto/libproto.a base/libbase.a \
+	$(UV_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_join_token
 tests_unit_test_join_token_SOURCES = tests/unit/test_join_token.c tests/unit/unit.h
 tests_unit_test_join_token_LDADD = node-agent/libagent.a proto/libproto.a base/libbase.a \
