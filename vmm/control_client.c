@@ -117,7 +117,7 @@ static int message_receive(struct client *client, Drover__ControlMessage **ret_m
 static void json_print(json_t *object)
 {
     if (object != NULL) {
-        (void)json_dumpf(object, stdout, JSON_PRESERVE_ORDER);
+        (void)json_dumpf(object, stdout, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
         (void)putchar('\n');
         json_decref(object);
     }
