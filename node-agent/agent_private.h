@@ -68,6 +68,7 @@ struct agent_member {
     uint64_t watchdog_told;  /* what the core was made with */
     uint64_t barrier_term;   /* of the barrier under way or done */
     uint64_t touch_at_ms;    /* when known hosts are dialled again for want of a leader */
+    bool barrier_done;
     bool leads;              /* the controller does */
     bool voter_change;       /* one is under way */
     uint64_t voter_retry_at_ms;

@@ -2,6 +2,7 @@
 /* The agent and raft: proposals, leadership, who votes. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,8 @@
 #include "base/clock.h"
 #include "consensus/cluster_state.h"
 #include "node-agent/agent_private.h"
+
+#define LEAD_RETRY_MS 100u
 
 /* ---- proposals ---- */
 
@@ -88,44 +91,62 @@ static void on_barrier(void *owner, int error, uint64_t index,
     if (error != 0 || !leader || term != member->barrier_term) {
         member->barrier_term = 0; /* asked for again, if it still leads */
     } else {
+        member->barrier_done = true;
+    }
+    agent_wake(agent);
+}
+
+static void log_leader(struct agent *agent)
+{
+    struct agent_member *member = agent->member;
+    uint64_t leader_id = raft_node_leader(member->raft, NULL);
+    if (leader_id == member->leader_logged) {
+        return;
+    }
+    member->leader_logged = leader_id;
+    agent->state_changed = true;
+    if (leader_id == 0) {
+        log_notice(agent->log, "the cluster has no leader");
+    } else {
+        log_notice(agent->log, "the cluster's leader is host=%" PRIu64 " term=%" PRIu64,
+                   leader_id, raft_node_term(member->raft));
+    }
+}
+
+/* The controller leads from the barrier of the term on, and not before there is a cluster
+ * to lead. */
+static uint32_t look_at_leadership(struct agent *agent)
+{
+    struct agent_member *member = agent->member;
+    uint64_t term = raft_node_term(member->raft);
+    bool leader = raft_node_role(member->raft) == RAFT_NODE_ROLE_LEADER;
+    log_leader(agent);
+    if (member->leads && (!leader || term != member->barrier_term)) {
+        member->leads = false;
+        controller_follow(member->controller);
+        agent->state_changed = true;
+        log_notice(agent->log, "this host does not lead any more term=%" PRIu64, term);
+    }
+    if (!leader || term != member->barrier_term) {
+        member->barrier_done = false;
+        member->barrier_term = 0;
+    }
+    if (!leader) {
+        return UINT32_MAX;
+    }
+    if (member->barrier_term == 0 &&
+        raft_node_barrier(member->raft, on_barrier, agent) == 0) {
+        member->barrier_term = term;
+    }
+    if (member->barrier_done && cluster_state_view(member->state)->version == 0) {
+        agent_cluster_propose_init(agent);
+    } else if (member->barrier_done && !member->leads) {
         controller_lead(member->controller, term, clock_now_ms());
         member->leads = true;
         agent->state_changed = true;
         log_notice(agent->log, "this host leads the cluster term=%" PRIu64, term);
     }
-    agent_wake(agent);
-}
-
-static void look_at_leadership(struct agent *agent)
-{
-    struct agent_member *member = agent->member;
-    uint64_t term = raft_node_term(member->raft);
-    bool leader = raft_node_role(member->raft) == RAFT_NODE_ROLE_LEADER;
-    if (member->leads && (!leader || term != member->barrier_term)) {
-        member->leads = false;
-        member->barrier_term = 0;
-        controller_follow(member->controller);
-        agent->state_changed = true;
-        log_notice(agent->log, "this host does not lead any more term=%" PRIu64, term);
-    }
-    if (leader && member->barrier_term != term) {
-        member->barrier_term = term;
-        if (raft_node_barrier(member->raft, on_barrier, agent) != 0) {
-            member->barrier_term = 0; /* with the next turn */
-        }
-    }
-    uint64_t leader_id = raft_node_leader(member->raft, NULL);
-    if (leader_id != member->leader_logged) {
-        member->leader_logged = leader_id;
-        agent->state_changed = true;
-        if (leader_id == 0) {
-            log_notice(agent->log, "the cluster has no leader");
-        } else {
-            log_notice(agent->log,
-                       "the cluster's leader is host=%" PRIu64 " term=%" PRIu64,
-                       leader_id, term);
-        }
-    }
+    return member->leads ? UINT32_MAX : LEAD_RETRY_MS;
 }
 
 /* ---- callbacks ---- */
@@ -133,6 +154,9 @@ static void look_at_leadership(struct agent *agent)
 static void on_applied(void *owner, uint64_t index, const struct apply_result *result)
 {
     struct agent *agent = owner;
+    if (agent->phase == AGENT_PHASE_MEMBER) {
+        agent->failure[0] = '\0';
+    }
     if (result->error != 0) {
         log_debug(agent->log, "a command was refused index=%" PRIu64 " err=%s", index,
                   result->text);
@@ -148,7 +172,13 @@ static void on_changed(void *owner)
 
 static void on_failed(void *owner, int error, const char *text)
 {
-    agent_member_fail(owner, text);
+    struct agent *agent = owner;
+    if (error == DROVER_ENOSPACE) { /* raft goes on by itself when there is room again */
+        (void)snprintf(agent->failure, sizeof(agent->failure), "%s", text);
+        log_error(agent->log, "%s", text);
+    } else {
+        agent_member_fail(agent, text);
+    }
 }
 
 void agent_raft_config(struct agent *agent, struct raft_node_config *ret_config)
@@ -318,15 +348,12 @@ static void look_for_own_removal(struct agent *agent, uint64_t now_ms)
 uint32_t agent_raft_tick(struct agent *agent, uint64_t now_ms)
 {
     struct agent_member *member = agent->member;
-    look_at_leadership(agent);
-    uint32_t wait_ms = touch_known_hosts(agent, now_ms);
+    uint32_t wait_ms = look_at_leadership(agent);
+    uint32_t touch_ms = touch_known_hosts(agent, now_ms);
+    wait_ms = wait_ms < touch_ms ? wait_ms : touch_ms;
     if (member->leads) {
-        if (cluster_state_view(member->state)->version == 0) {
-            agent_cluster_propose_init(agent);
-        } else {
-            change_voters(agent, now_ms);
-            wait_ms = wait_ms < AGENT_MEMBER_RETRY_MS ? wait_ms : AGENT_MEMBER_RETRY_MS;
-        }
+        change_voters(agent, now_ms);
+        wait_ms = wait_ms < AGENT_MEMBER_RETRY_MS ? wait_ms : AGENT_MEMBER_RETRY_MS;
     }
     look_for_own_removal(agent, now_ms);
     return member->gone_since_ms != 0 && wait_ms > AGENT_MEMBER_RETRY_MS

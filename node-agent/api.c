@@ -363,6 +363,10 @@ int api_listen_tls(struct api *api, const char *address, const char *ca_file,
     info.options = LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT |
                    LWS_SERVER_OPTION_REQUIRE_VALID_OPENSSL_CLIENT_CERT |
                    LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND;
+    if (one) {
+        /* Else libwebsockets takes no notice of the address, and listens on all. */
+        info.options |= LWS_SERVER_OPTION_DISABLE_IPV6;
+    }
     api->tls_vhost = lws_create_vhost(api->context, &info);
     if (api->tls_vhost == NULL) {
         return error_set(err, -EADDRNOTAVAIL,

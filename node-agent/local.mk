@@ -55,3 +55,10 @@ node_agent_libagent_a_SOURCES += node-agent/agent_controller.c
 node_agent_libagent_a_SOURCES += node-agent/agent_host.c
 node_agent_libagent_a_SOURCES += node-agent/agent_cluster.c
 node_agent_libagent_a_SOURCES += node-agent/agent_api.c
+
+sbin_PROGRAMS += droverd
+droverd_SOURCES = node-agent/main.c
+droverd_CFLAGS = $(AM_CFLAGS) $(UV_CFLAGS)
+droverd_LDADD = node-agent/libagent.a consensus/libconsensus.a fencing/libfencing.a \
+	proto/libproto.a base/libbase.a $(LWS_LIBS) $(JANSSON_LIBS) $(FYAML_LIBS) $(RAFT_LIBS) $(UV_LIBS) \
+	$(OPENSSL_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS)
