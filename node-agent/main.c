@@ -105,7 +105,7 @@ int main(int argc, char **argv)
     (void)umask(0077);
     (void)signal(SIGPIPE, SIG_IGN); /* told by write() */
     if (argc > 1 && strcmp(argv[1], "--keeper") == 0) {
-        return 1;
+        return keeper_main_arguments(argc, argv);
     }
     if (config_load(argc, argv, &config, &action, &err) != 0) {
         (void)fprintf(stderr, "droverd: %s\n", err.text);
