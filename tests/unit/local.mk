@@ -107,6 +107,17 @@ check_PROGRAMS += tests/unit/test_vmm_real
 tests_unit_test_vmm_real_SOURCES = tests/unit/test_vmm_real.c tests/unit/unit.h
 tests_unit_test_vmm_real_LDADD = node-agent/libagent.a proto/libproto.a base/libbase.a \
 	$(UV_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
+API_TEST_LIBS = node-agent/libagent.a consensus/libconsensus.a fencing/libfencing.a proto/libproto.a base/libbase.a \
+	$(LWS_LIBS) $(JANSSON_LIBS) $(OPENSSL_LIBS) $(UV_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_json
+tests_unit_test_json_SOURCES = tests/unit/test_json.c tests/unit/unit.h
+tests_unit_test_json_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_json_LDADD = $(API_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_api_core
+tests_unit_test_api_core_SOURCES = tests/unit/test_api_core.c tests/unit/fake_backend.c tests/unit/fake_backend.h \
+	tests/unit/unit.h
+tests_unit_test_api_core_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_api_core_LDADD = $(API_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_join_token
 tests_unit_test_join_token_SOURCES = tests/unit/test_join_token.c tests/unit/unit.h
 tests_unit_test_join_token_LDADD = node-agent/libagent.a proto/libproto.a base/libbase.a \
