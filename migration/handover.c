@@ -13,6 +13,15 @@
 
 #define NS_PER_US UINT64_C(1000)
 
+/* How long the stage that ends now took. */
+static uint64_t stage_us(struct migration_source *source)
+{
+    uint64_t now_ns = clock_now_ns();
+    uint64_t us = now_ns > source->stage_ns ? (now_ns - source->stage_ns) / NS_PER_US : 0;
+    source->stage_ns = now_ns;
+    return us;
+}
+
 static int stop(struct migration_source *source, uint64_t *ret_stopped_ns)
 {
     struct migration_guest *guest = source->config.guest;
@@ -26,6 +35,8 @@ static int stop(struct migration_source *source, uint64_t *ret_stopped_ns)
         rv = guest->ops->stop_wait(guest, source->config.times.keepalive_ms / 2,
                                    ret_stopped_ns);
         if (rv == 0) {
+            source->stage_ns = *ret_stopped_ns;
+            source->figures.pause.drained_us = stage_us(source);
             return 0;
         }
         if (rv != -EAGAIN) {
@@ -56,6 +67,7 @@ static int last_pages(struct migration_source *source)
                    ? rv
                    : source_link_error(source, rv, "sending the last memory");
     }
+    source->figures.pause.pages_us = stage_us(source);
     return 0;
 }
 
@@ -70,10 +82,12 @@ static int state_send(struct migration_source *source, uint64_t *ret_sent_ms)
         return error_set(&source->err, rv, "can't save the devices' state: %s",
                          err_text(rv));
     }
+    source->figures.pause.saved_us = stage_us(source);
     rv = guest->ops->release(guest, &source->err);
     if (rv != 0) {
         return rv;
     }
+    source->figures.pause.released_us = stage_us(source);
     rv = wire_state_encode(&frame, state.data, state.size);
     if (rv != 0) {
         return error_set(&source->err, rv, "can't send the devices' state: %s",
@@ -165,6 +179,8 @@ static void reckon(struct migration_source *source, uint64_t stopped_ns,
     uint64_t entry_us = way_us + entered_us; /* after the go was sent */
     struct migration_status *status = status_board_lock(&source->board);
     struct migration_figures *figures = &status->figures;
+    figures->pause = source->figures.pause;
+    figures->pause.entered_us = entry_us;
     figures->downtime_us = (go_sent_ns - stopped_ns) / NS_PER_US + entry_us;
     figures->total_us = (go_sent_ns - source->started_ns) / NS_PER_US + entry_us;
     figures->predicted_downtime_us = source->predicted_downtime_us;
@@ -184,6 +200,7 @@ int source_handover(struct migration_source *source)
     uint64_t state_sent_ms = 0;
     const uint8_t *payload;
     size_t size;
+    source->out.idle_ms = times->standing_ms;
     int rv = stream_out_plain(&source->out, WIRE_HANDOVER);
     if (rv != 0) {
         return source_link_error(source, rv, "beginning the handover");
@@ -197,6 +214,7 @@ int source_handover(struct migration_source *source)
     uint64_t until_ms = state_sent_ms + times->ready_ms;
     rv = source_expect(source, WIRE_READY, times->ready_ms, until_ms,
                        "waiting for the target to be ready", &payload, &size);
+    source->figures.pause.ready_us = stage_us(source);
     rv = rv != 0 ? rv : may_go(source, until_ms);
     rv = rv != 0 ? rv : go_send(source, stopped_ns, &go_sent_ns);
     if (rv != 0) {

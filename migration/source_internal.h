@@ -34,9 +34,11 @@ struct migration_source {
     uint64_t bytes_per_second;
     uint64_t predicted_downtime_us;
     uint32_t round;
-    bool stopping;    /* stop_begin() was called */
-    bool handed_over; /* the go may have left */
-    struct error err; /* why it ends */
+    uint64_t stage_ns;                /* end of the last stage of the pause */
+    struct migration_figures figures; /* its `pause` so far */
+    bool stopping;                    /* stop_begin() was called */
+    bool handed_over;                 /* the go may have left */
+    struct error err;                 /* why it ends */
 };
 
 /* Sets source->err and returns the code; what the peer said about it is preferred. */

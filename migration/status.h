@@ -35,6 +35,16 @@ struct migration_figures {
     uint64_t pages_sent;
     uint64_t pages_zero;
     uint32_t rounds;
+    /* Where the pause went, on the source: each from the end of the one before. */
+    struct {
+        uint64_t drained_us;  /* from the last vCPU's exit until all I/O was drained, and
+                                 that was noticed */
+        uint64_t pages_us;    /* last pages sent */
+        uint64_t saved_us;    /* devices' state saved */
+        uint64_t released_us; /* disks stable and unlocked */
+        uint64_t ready_us;    /* the target was ready */
+        uint64_t entered_us;  /* its first entry */
+    } pause;
 };
 
 struct migration_status {

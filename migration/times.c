@@ -10,7 +10,8 @@ struct migration_times migration_times_from(uint32_t patience_ms)
     base = base < MIGRATION_PATIENCE_MS_MIN ? MIGRATION_PATIENCE_MS_MIN : base;
     base = base > MIGRATION_PATIENCE_MS_MAX ? MIGRATION_PATIENCE_MS_MAX : base;
     struct migration_times times = {
-        .idle_ms = base,
+        .idle_ms = 4 * base,
+        .standing_ms = base,
         .keepalive_ms = base / 4,
         .connect_ms = 2 * base,
         .drain_ms = base,

@@ -35,7 +35,8 @@ SAME(FAILED);
 SAME(CANCELLED);
 SAME(UNKNOWN);
 
-/* Without a cluster nobody orders a VMM to quit whose guest has left: so long it still answers. */
+/* Without a cluster nobody orders a VMM to quit whose guest has left: so long it still
+ * answers. */
 #define MOVED_STAYS_NS (5 * NS_PER_S)
 
 struct migrate {
@@ -75,7 +76,8 @@ int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_mig
     migrate->times = migration_times_from(patience_ms);
     int rv = migrate_guest_init(&migrate->guest, vm);
     if (rv == 0) {
-        rv = event_loop_timer_create(vm_main_loop(vm), moved_over, migrate, &migrate->moved);
+        rv = event_loop_timer_create(vm_main_loop(vm), moved_over, migrate,
+                                     &migrate->moved);
     }
     if (rv != 0) {
         migrate_guest_done(&migrate->guest);
@@ -109,6 +111,15 @@ static void log_end(struct migrate *migrate, const char *what,
                    " predicted_downtime_us=%" PRIu64 " bytes=%" PRIu64 " rounds=%u",
                    what, name, figures->total_us / 1000, figures->downtime_us,
                    figures->predicted_downtime_us, figures->bytes_sent, figures->rounds);
+        if (migrate->source != NULL) {
+            log_notice(vm_log(migrate->vm),
+                     "the pause, in us vm=%s drained=%" PRIu64 " pages=%" PRIu64
+                     " saved=%" PRIu64 " released=%" PRIu64 " ready=%" PRIu64
+                     " entered=%" PRIu64,
+                     name, figures->pause.drained_us, figures->pause.pages_us,
+                     figures->pause.saved_us, figures->pause.released_us,
+                     figures->pause.ready_us, figures->pause.entered_us);
+        }
     } else {
         log_warn(vm_log(migrate->vm), "%s vm=%s state=%s why=%s", what, name,
                  migration_state_name(status->state), status->error.text);

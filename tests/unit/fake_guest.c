@@ -58,7 +58,7 @@ static uint64_t word_of(const struct fake_guest *fake, uint64_t page, unsigned i
 static void page_write(struct fake_guest *fake, uint64_t page)
 {
     fake->generation[page]++;
-    fake->writes++;
+    atomic_fetch_add(&fake->writes, 1);
     for (unsigned i = 0; i < WORDS; i++) {
         word_put(page_at(fake, page), i, word_of(fake, page, i));
     }

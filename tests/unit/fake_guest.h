@@ -32,7 +32,7 @@ struct fake_guest {
     /* What the writer wrote last to each page: part of the device state, as a guest's
      * registers would be. */
     uint64_t *generation;
-    uint64_t writes;
+    atomic_uint_least64_t writes;
     pthread_t writer;
     bool writer_started;
     atomic_bool run;  /* the "vCPU" may run */

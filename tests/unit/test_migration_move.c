@@ -16,7 +16,7 @@
 #include "tests/unit/fault_transport.h"
 #include "tests/unit/unit.h"
 
-#define PATIENCE_MS 120u
+#define PATIENCE_MS 80u
 #define FAULTS_MAX  200
 
 struct move {
@@ -78,7 +78,7 @@ static void move_wait(struct move *move)
     for (unsigned i = 0; i < 20000; i++) {
         migration_target_status(move->target, &move->arrived);
         if (migration_state_final(move->arrived.state) ||
-            (move->arrived.state == MIGRATION_STATE_CONNECTING && i > 2 * PATIENCE_MS)) {
+            (move->arrived.state == MIGRATION_STATE_CONNECTING && i > 8 * PATIENCE_MS)) {
             return;
         }
         (void)usleep(1000);
@@ -123,9 +123,14 @@ static void assert_runs_unharmed_on_exactly_one_side(struct move *move)
     assert_int_equal(fake_guest_runs(&move->from), !target_runs);
     assert_int_equal(atomic_load(&move->from.locked), !target_runs);
     struct fake_guest *runner = target_runs ? &move->to : &move->from;
-    uint64_t writes_before = runner->config.pages_per_second == 0 ? 0 : 1;
-    (void)usleep(5000);
-    assert_true(atomic_load(&runner->run) && runner->writes >= writes_before);
+    assert_true(atomic_load(&runner->run));
+    for (unsigned i = 0; i < 5000 && runner->config.pages_per_second > 0; i++) {
+        if (atomic_load(&runner->writes) > 0) {
+            break;
+        }
+        (void)usleep(1000);
+    }
+    assert_true(runner->config.pages_per_second == 0 || atomic_load(&runner->writes) > 0);
     assert_int_equal(fake_guest_wrong_pages(runner), 0);
 }
 
@@ -261,7 +266,7 @@ static void abandon_target(void *owner)
     (void)migration_target_abandon(((struct move *)owner)->target);
 }
 
-/* False when the move was over before the fault could happen. */
+/* False when the move was over, as it should, before the fault could happen. */
 static bool one_fault(enum fault_side side, bool on_send, enum fault_mode mode,
                       int countdown, unsigned *ret_ends)
 {
@@ -273,9 +278,10 @@ static bool one_fault(enum fault_side side, bool on_send, enum fault_mode mode,
     move_wait(&move);
     assert_runs_unharmed_on_exactly_one_side(&move);
     bool fired = atomic_load(&move.plan.fired);
+    bool whole = move.left.state == MIGRATION_STATE_DONE;
     ret_ends[move.left.state]++;
     move_end(&move);
-    return fired;
+    return fired || !whole; /* on a busy machine some other wait may end too early */
 }
 
 static void all_faults(enum fault_side side, bool on_send)

@@ -98,7 +98,7 @@ test_the_source_stops_sending_the_go_before_the_target_stops_waiting(void **stat
     for (uint32_t patience_ms = 0; patience_ms < 100000; patience_ms += 7) {
         struct migration_times times = migration_times_from(patience_ms);
         /* Both clocks drift by 1 %, and the message needs time too. */
-        assert_true(times.ready_ms * 101 / 100 + times.idle_ms / 4 <
+        assert_true(times.ready_ms * 101 / 100 + times.standing_ms / 4 <
                     times.go_ms * 99 / 100);
         assert_true(times.keepalive_ms * 3 < times.idle_ms);
     }
