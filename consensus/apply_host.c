@@ -189,8 +189,8 @@ static int check_lease_proof(struct apply_step *step, const Drover__HostRecord *
     if (host->watchdog_ms == 0) {
         return step_refuse(step, DROVER_EBADINPUT,
                            "host '%s' has no armed watchdog, so its silence proves nothing: "
-                           "confirm its power off ('drover node fence %s')",
-                           host->name, host->name);
+                           "its VMs wait until it is back",
+                           host->name);
     }
     uint64_t needed;
     if (proof->lease_ms < step->record->lease_ms || proof->watchdog_ms < host->watchdog_ms ||
@@ -329,9 +329,9 @@ static int check_removal_for_vm(struct apply_step *step, const Drover__HostRecor
     }
     if (is_dead(host)) {
         return step_refuse(step, DROVER_EINUSE,
-                           "VM '%s', not set for HA, may still run on host '%s': confirm its "
-                           "power off first ('drover node fence %s')",
-                           vm->spec->name, host->name, host->name);
+                           "VM '%s', not set for HA, may still run on host '%s': start that "
+                           "host again, and stop the VM",
+                           vm->spec->name, host->name);
     }
     return step_refuse(step, DROVER_EINUSE,
                        "host '%s' runs VM '%s': drain it first ('drover node drain %s')",

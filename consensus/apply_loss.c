@@ -50,9 +50,8 @@ void apply_take_from_dead(struct apply_step *step, Drover__VmRecord *vm,
     char text[ERROR_TEXT_SIZE];
     (void)snprintf(text, sizeof(text),
                    "its host '%s' is dead and it is not set for HA: it starts when '%s' is "
-                   "back; removing that host releases it ('drover node fence %s', 'drover "
-                   "cluster remove %s')",
-                   host->name, host->name, host->name, host->name);
+                   "back",
+                   host->name, host->name);
     step_set_text(step, &vm->last_error, text);
     step_event(step, "vm.lost", subject_of(vm, host->host_id, vm->epoch),
                "VM '%s' is down with host '%s': it is not set for HA", vm->spec->name,

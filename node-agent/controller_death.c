@@ -109,8 +109,9 @@ static void tell_unprovable(struct controller *controller,
     (void)snprintf(
         text, sizeof(text),
         "host '%s' is silent, but has no armed watchdog: nothing proves that its "
-        "VMs have stopped. Cut its power, then say so ('drover node fence %s')",
-        record->name, record->name);
+        "VMs have stopped: they wait until it is back (modprobe softdog gives a host "
+        "without a watchdog one)",
+        record->name);
     host_event(controller, record, "host.unprovable", text);
 }
 
