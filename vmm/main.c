@@ -25,6 +25,7 @@
 #include "vmm/serial.h"
 #include "vmm/serial_host.h"
 #include "vmm/virtio/virtio_block.h"
+#include "vmm/virtio/virtio_console.h"
 #include "vmm/virtio/virtio_net.h"
 #include "vmm/virtio/virtio_rng.h"
 #include "vmm/vm.h"
@@ -38,6 +39,7 @@ struct program {
     struct log log;
     struct vm *vm;
     struct serial_host *serial_host;
+    struct serial_host *console_host;
     struct migrate *migrate;
     struct control *control;
     struct event_source *farewell; /* timer */
@@ -143,6 +145,36 @@ static int nets_create(struct program *program, struct error *err)
     return 0;
 }
 
+static size_t serial_port_input(void *port, const uint8_t *data, size_t size)
+{
+    return serial_input(port, data, size);
+}
+
+static size_t console_port_input(void *port, const uint8_t *data, size_t size)
+{
+    return virtio_console_input(port, data, size);
+}
+
+static int console_create(struct program *program, struct error *err)
+{
+    int result = serial_host_create(vm_main_loop(program->vm), program->options.console,
+                                    person_quits, program, &program->console_host, err);
+    if (result < 0) {
+        return result;
+    }
+    const struct virtio_console_config config = {
+        .output = serial_host_output,
+        .input_room = serial_host_input_room,
+        .owner = program->console_host,
+    };
+    struct device *console = NULL;
+    result = virtio_console_create(program->vm, &config, &console, err);
+    if (result == 0) {
+        serial_host_attach(program->console_host, console_port_input, console);
+    }
+    return result;
+}
+
 /* The order is part of the contract of save and load. */
 static int devices_create(struct program *program, struct error *err)
 {
@@ -162,11 +194,12 @@ static int devices_create(struct program *program, struct error *err)
     if (result < 0) {
         return result;
     }
-    serial_host_attach(program->serial_host, serial);
+    serial_host_attach(program->serial_host, serial_port_input, serial);
     result = platform_create(vm, err);
     result = result < 0 ? result : disks_create(program, err);
     result = result < 0 ? result : nets_create(program, err);
-    return result < 0 ? result : virtio_rng_create(vm, err);
+    result = result < 0 ? result : virtio_rng_create(vm, err);
+    return result < 0 ? result : console_create(program, err);
 }
 
 static int machine_create(struct program *program, struct error *err)
@@ -247,6 +280,7 @@ static void program_done(struct program *program)
     }
     control_free(program->control);
     serial_host_free(program->serial_host);
+    serial_host_free(program->console_host);
     vm_free(program->vm);
     cleanup_fd(&program->signal_fd);
 }

@@ -29,6 +29,7 @@ const char options_help[] =
     "  --net tap=NAME[,mac=MAC]       an existing tap interface\n"
     "  --serial stdio|none|file:PATH|unix:PATH    (default stdio; there, Ctrl-A x ends "
     "the VM)\n"
+    "  --console none|file:PATH|unix:PATH         hvc0 of the guest (default none)\n"
     "\n"
     "Control\n"
     "  --control PATH         socket for orders\n"
@@ -59,6 +60,7 @@ enum option_key {
     KEY_DISK,
     KEY_NET,
     KEY_SERIAL,
+    KEY_CONSOLE,
     KEY_CONTROL,
     KEY_INCOMING,
     KEY_PAUSED,
@@ -80,6 +82,7 @@ static const struct option long_options[] = {
     {"disk", required_argument, NULL, KEY_DISK},
     {"net", required_argument, NULL, KEY_NET},
     {"serial", required_argument, NULL, KEY_SERIAL},
+    {"console", required_argument, NULL, KEY_CONSOLE},
     {"control", required_argument, NULL, KEY_CONTROL},
     {"incoming", required_argument, NULL, KEY_INCOMING},
     {"paused", no_argument, NULL, KEY_PAUSED},
@@ -252,6 +255,14 @@ static int control_option(int key, const char *text, struct options *options,
     case KEY_SERIAL:
         options->serial = text;
         return 0;
+    case KEY_CONSOLE:
+        if (strcmp(text, "none") != 0 && strncmp(text, "file:", 5) != 0 &&
+            strncmp(text, "unix:", 5) != 0) {
+            return error_set(err, DROVER_EBADINPUT,
+                             "--console %s: give none, file:PATH or unix:PATH", text);
+        }
+        options->console = text;
+        return 0;
     case KEY_CONTROL:
         options->control = text;
         return 0;
@@ -310,7 +321,7 @@ static int whole_judge(const struct options *options, struct error *err)
 
 int options_parse(int argc, char **argv, struct options *ret_options, struct error *err)
 {
-    *ret_options = (struct options){.serial = "stdio"};
+    *ret_options = (struct options){.serial = "stdio", .console = "none"};
     opterr = 0;
     optind = 0; /* begins anew */
     int key;

@@ -37,6 +37,7 @@ struct options {
     const char *initrd;
     const char *cmdline;
     const char *serial;
+    const char *console; /* hvc0 */
     const char *control;
     const char *incoming; /* NULL: none */
     bool paused;

@@ -19,7 +19,6 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "vmm/event_loop.h"
-#include "vmm/serial.h"
 #include "vmm/unix_socket.h"
 
 #define RING_SIZE   65536u
@@ -46,7 +45,8 @@ struct serial_client {
 
 struct serial_host {
     struct event_loop *loop;
-    struct serial *serial;
+    serial_host_input input; /* of the guest's port */
+    void *port;
     void (*escape)(void *owner);
     void *owner;
     int listen_fd;
@@ -184,10 +184,11 @@ static void client_poll(struct serial_client *client)
 
 static void input_pass(struct serial_client *client)
 {
-    if (client->host->serial == NULL || client->input_size == 0) {
+    if (client->host->input == NULL || client->input_size == 0) {
         return;
     }
-    size_t taken = serial_input(client->host->serial, client->input, client->input_size);
+    size_t taken =
+        client->host->input(client->host->port, client->input, client->input_size);
     client->input_size -= taken;
     memmove(client->input, client->input + taken, client->input_size);
 }
@@ -464,7 +465,8 @@ void serial_host_free(struct serial_host *host)
     free(host);
 }
 
-void serial_host_attach(struct serial_host *host, struct serial *serial)
+void serial_host_attach(struct serial_host *host, serial_host_input input, void *port)
 {
-    host->serial = serial;
+    host->input = input;
+    host->port = port;
 }

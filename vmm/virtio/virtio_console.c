@@ -89,6 +89,7 @@ static void receive_run(struct virtio_console *console)
 {
     struct virtio_device *virtio = &console->virtio;
     struct virtqueue *ring = &virtio->queues[QUEUE_RECEIVE].ring;
+    size_t before = console->input_count;
 
     virtqueue_notify_enable(ring);
     for (unsigned i = 0; i < QUEUE_SIZE && console->input_count > 0; i++) {
@@ -113,6 +114,9 @@ static void receive_run(struct virtio_console *console)
         memmove(console->input, console->input + size, console->input_count);
     }
     virtio_queue_signal(virtio, QUEUE_RECEIVE);
+    if (console->input_count < before && console->config.input_room != NULL) {
+        console->config.input_room(console->config.owner);
+    }
 }
 
 static void queue_run(struct virtio_device *virtio, unsigned queue_index)

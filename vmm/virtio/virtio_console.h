@@ -14,6 +14,8 @@ struct vm;
 struct virtio_console_config {
     /* What the guest wrote. On the I/O loop's thread; must not wait. NULL: dropped. */
     void (*output)(void *owner, const uint8_t *data, size_t size);
+    /* The guest has taken input: there is room for more. As above. */
+    void (*input_room)(void *owner);
     void *owner; /* borrowed for the device's life */
 };
 
