@@ -99,7 +99,8 @@ static int number_parse(const char *text, uint64_t *ret_number)
     char *end = NULL;
     errno = 0;
     unsigned long long number = strtoull(text, &end, 10);
-    if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || text[0] == '+') {
+    /* strtoull() itself takes signs and blanks. */
+    if (errno != 0 || text[0] < '0' || text[0] > '9' || *end != '\0') {
         return DROVER_EBADINPUT;
     }
     *ret_number = number;

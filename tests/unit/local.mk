@@ -91,6 +91,32 @@ check_PROGRAMS += tests/unit/test_virtio_net
 tests_unit_test_virtio_net_SOURCES = tests/unit/test_virtio_net.c $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_net_LDADD = $(VIRTIO_TEST_LIBS)
 
+# ---- vmm ----
+VMM_TEST_LIBS = vmm/libvmm.a proto/libproto.a base/libbase.a $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) \
+	$(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_guest_ram
+tests_unit_test_guest_ram_SOURCES = tests/unit/test_guest_ram.c tests/unit/unit.h
+tests_unit_test_guest_ram_LDADD = $(VMM_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_bus
+tests_unit_test_bus_SOURCES = tests/unit/test_bus.c tests/unit/unit.h
+tests_unit_test_bus_LDADD = $(VMM_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_event_loop
+tests_unit_test_event_loop_SOURCES = tests/unit/test_event_loop.c tests/unit/unit.h
+tests_unit_test_event_loop_LDADD = $(VMM_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_pci
+tests_unit_test_pci_SOURCES = tests/unit/test_pci.c tests/unit/unit.h
+tests_unit_test_pci_LDADD = $(VMM_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_acpi
+tests_unit_test_acpi_SOURCES = tests/unit/test_acpi.c tests/unit/unit.h
+tests_unit_test_acpi_LDADD = $(VMM_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_options
+tests_unit_test_options_SOURCES = tests/unit/test_options.c tests/unit/unit.h
+tests_unit_test_options_LDADD = $(VMM_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_serial
+tests_unit_test_serial_SOURCES = tests/unit/test_serial.c tests/unit/fake_vm.c tests/unit/fake_vm.h \
+	tests/unit/unit.h
+tests_unit_test_serial_LDADD = $(VMM_TEST_LIBS)
+
 # ---- node-agent ----
 noinst_PROGRAMS += tests/unit/fake_vmm
 tests_unit_fake_vmm_SOURCES = tests/unit/fake_vmm.c

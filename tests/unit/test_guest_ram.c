@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Guest memory: layout, checked access, dirty pages of devices. */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "vmm/guest_ram.h"
+#include "vmm/layout.h"
+
+#define MIB (UINT64_C(1) << 20)
+#define GIB (UINT64_C(1) << 30)
+
+static struct guest_ram *make(uint64_t size)
+{
+    struct guest_ram *ram = NULL;
+    struct error err = {0};
+    assert_int_equal(guest_ram_create(size, &ram, &err), 0);
+    return ram;
+}
+
+static void test_small_memory_is_one_region(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = make(8 * MIB);
+    assert_int_equal(guest_ram_region_count(ram), 1);
+    assert_int_equal(guest_ram_region(ram, 0)->gpa, 0);
+    assert_int_equal(guest_ram_region(ram, 0)->size_bytes, 8 * MIB);
+    guest_ram_free(ram);
+}
+
+static void test_memory_above_3_gib_lies_behind_the_hole(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = make(3 * GIB + 4 * MIB);
+    assert_int_equal(guest_ram_region_count(ram), 2);
+    assert_int_equal(guest_ram_region(ram, 0)->size_bytes, LAYOUT_LOW_RAM_END);
+    assert_int_equal(guest_ram_region(ram, 1)->gpa, LAYOUT_HIGH_RAM_START);
+    assert_int_equal(guest_ram_region(ram, 1)->size_bytes, 4 * MIB);
+    uint8_t byte = 0x5a;
+    assert_int_equal(guest_ram_write(ram, LAYOUT_LOW_RAM_END, &byte, 1), -EFAULT);
+    assert_int_equal(guest_ram_write(ram, LAYOUT_HIGH_RAM_START + 4 * MIB - 1, &byte, 1),
+                     0);
+    /* Regions are neighbours here but not for the guest. */
+    assert_null(guest_ram_pointer(ram, LAYOUT_LOW_RAM_END - 1, 2));
+    guest_ram_free(ram);
+}
+
+static void test_access_outside_copies_nothing(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = make(MIB);
+    uint8_t data[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    uint8_t seen[8] = {0};
+    assert_int_equal(guest_ram_write(ram, MIB - 4, data, 8), -EFAULT);
+    assert_int_equal(guest_ram_read(ram, MIB - 4, seen, 4), 0);
+    assert_memory_equal(seen, "\0\0\0\0", 4);
+    assert_int_equal(guest_ram_read(ram, UINT64_MAX - 2, seen, 8), -EFAULT);
+    assert_int_equal(guest_ram_read(ram, 16, seen, SIZE_MAX), -EFAULT);
+    assert_non_null(guest_ram_pointer(ram, MIB, 0));
+    assert_null(guest_ram_pointer(ram, MIB + 1, 0));
+    assert_int_equal(guest_ram_write(ram, MIB - 8, data, 8), 0);
+    assert_int_equal(guest_ram_read(ram, MIB - 8, seen, 8), 0);
+    assert_memory_equal(seen, data, 8);
+    guest_ram_free(ram);
+}
+
+static void test_sizes_that_make_no_sense_are_refused(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = NULL;
+    struct error err = {0};
+    assert_int_equal(guest_ram_create(0, &ram, &err), DROVER_EBADINPUT);
+    assert_int_equal(guest_ram_create(MIB + 1, &ram, &err), DROVER_EBADINPUT);
+    assert_int_equal(guest_ram_create(UINT64_C(1) << 60, &ram, &err), DROVER_ELIMIT);
+    assert_non_null(strstr(err.text, "available"));
+    assert_null(ram);
+}
+
+static void test_dirty_pages_come_out_once(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = make(MIB);
+    uint64_t bitmap[4] = {0};
+    guest_ram_mark_dirty(ram, 0, 4096);
+    assert_int_equal(guest_ram_track_dirty(ram, true), 0);
+    guest_ram_fetch_dirty(ram, 0, bitmap);
+    assert_int_equal(bitmap[0], 0); /* marked before the log was on */
+    guest_ram_mark_dirty(ram, 4095, 2);
+    guest_ram_mark_dirty(ram, 100 * 4096, 1);
+    guest_ram_mark_dirty(ram, 5 * 4096, 0);
+    guest_ram_mark_dirty(ram, 2 * MIB, 4096); /* not memory: nothing */
+    guest_ram_fetch_dirty(ram, 0, bitmap);
+    assert_int_equal(bitmap[0], 3);
+    assert_int_equal(bitmap[1], UINT64_C(1) << 36);
+    memset(bitmap, 0, sizeof(bitmap));
+    guest_ram_fetch_dirty(ram, 0, bitmap);
+    assert_int_equal(bitmap[0] | bitmap[1] | bitmap[2] | bitmap[3], 0);
+    guest_ram_free(ram);
+}
+
+static void test_a_fetch_of_a_range_leaves_the_rest(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = make(MIB);
+    uint64_t bitmap[4] = {0};
+    assert_int_equal(guest_ram_track_dirty(ram, true), 0);
+    guest_ram_mark_dirty(ram, 1 * 4096, 1);
+    guest_ram_mark_dirty(ram, 65 * 4096, 1);
+    guest_ram_fetch_dirty_range(ram, 0, bitmap, 64, 64);
+    assert_int_equal(bitmap[0], 2);
+    assert_int_equal(bitmap[1], 0);
+    guest_ram_fetch_dirty(ram, 0, bitmap);
+    assert_int_equal(bitmap[0], 2 | 2);
+    assert_int_equal(bitmap[1], 0);
+    guest_ram_free(ram);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_small_memory_is_one_region),
+        cmocka_unit_test(test_memory_above_3_gib_lies_behind_the_hole),
+        cmocka_unit_test(test_access_outside_copies_nothing),
+        cmocka_unit_test(test_sizes_that_make_no_sense_are_refused),
+        cmocka_unit_test(test_dirty_pages_come_out_once),
+        cmocka_unit_test(test_a_fetch_of_a_range_leaves_the_rest),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
