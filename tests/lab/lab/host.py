@@ -198,7 +198,7 @@ class Host:
         """Consoles and journals, and what the host itself can still tell."""
         target = os.path.join(folder, self.name)
         os.makedirs(target, exist_ok=True)
-        for name in ("console.log", "journal.log", "qemu.log"):
+        for name in ("console.log", "journal.log", "qemu.log", "cpu.log"):
             source = os.path.join(self.state_dir, name)
             if os.path.exists(source):
                 with open(source, "rb") as f, open(os.path.join(target, name), "wb") as out:
@@ -207,7 +207,7 @@ class Host:
             f.writelines(f"{when:.3f} {what}\n" for when, what in self.history)
         for name, command in (("state.txt", "ps -eo pid,ppid,stat,etimes,args; ip -br addr; "
                                             "dmesg | tail -n 40"),
-                              ("events.json", "drover events --json")):
+                              ("events.json", "drover events --json --limit 1000")):
             try:
                 with open(os.path.join(target, name), "w", encoding="utf-8") as f:
                     f.write(self.run(command, timeout=10, check=False).out)

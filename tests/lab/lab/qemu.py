@@ -65,6 +65,8 @@ def command_line(host):
                     f"logfile={state}/console.log,logappend=on",
         "-serial", "chardev:console",
         "-device", "i6300esb", "-action", "watchdog=reset",
+        # A triple fault of an emulated processor shows there, and nowhere else.
+        "-d", "cpu_reset", "-D", f"{state}/cpu.log",
         "-qmp", f"unix:{state}/qmp.sock,server=on,wait=off"]
 
 

@@ -13,11 +13,15 @@ AREAS = {"R": 2048, "H": 1048576}  # first slot of records and of heartbeats
 PORT = 7000
 
 
+PATIENCE_S = 10  # an answer may be this late before a connection is given up
+
+
 class Client:
     """One connection; call() sends a line and returns the answer's first line."""
 
-    def __init__(self, address, timeout):
+    def __init__(self, address, timeout, patience=None):
         self._socket = socket.create_connection((address, PORT), timeout=timeout)
+        self._socket.settimeout(patience or timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = self._socket.makefile("rw", encoding="utf-8")
 
@@ -72,7 +76,7 @@ class Writer(threading.Thread):
         while not self._ended.is_set():
             try:
                 if client is None:
-                    client = Client(self.address, 1.0)
+                    client = Client(self.address, 1.0, PATIENCE_S)
                     self.connections += 1
                 text = f"{self.name_}-{number}"
                 # An attempt without an answer may be on the disk or not; its text is not used again.
@@ -112,8 +116,7 @@ class Stream(threading.Thread):
 
     def __init__(self, address):
         super().__init__(daemon=True)
-        self._client = Client(address, 10)
-        self._client._socket.settimeout(120)
+        self._client = Client(address, 10, 120)
         self.lines, self.broken, self.largest_gap_s = 0, "", 0.0
         
         self.start()
