@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+# What `make install` brings beside the programs.
+systemdunitdir = $(prefix)/lib/systemd/system
+systemdunit_DATA = deploy/systemd/droverd.service deploy/systemd/droverd-witness.service
+dist_doc_DATA = README.md CHANGELOG.md deploy/droverd.conf.example \
+	docs/api.md docs/architecture.md docs/timing.md
+EXTRA_DIST += $(systemdunit_DATA) deploy/check deploy/install-packages deploy/lib.sh \
+	deploy/quickstart deploy/quickstart.py deploy/packages
