@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A model of the migration engine: ready, go, done over a stream that may fall silent or break at any step. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/err.h"
+#include "tests/sim/sim.h"
+
+#define STEP_MS 150 /* of each side's own timer */
+
+enum word {
+    WORD_HELLO,
+    WORD_ACCEPT,
+    WORD_PING,
+    WORD_LAST,  /* the guest is stopped, and all of it is here */
+    WORD_READY,
+    WORD_GO,
+    WORD_DONE,
+    WORD_NEVER, /* target: never got the go, and never will */
+    WORD_CLOSED,
+};
+
+struct letter {
+    enum word word;
+    uint64_t to, to_life, from, from_life, attempt, mem;
+    bool paused;
+};
+
+static bool is_active(const struct sim_vmm *vmm)
+{
+    return vmm->move.state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CONNECTING ||
+           vmm->move.state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_PRECOPY ||
+           vmm->move.state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER;
+}
+
+static void move_to(struct sim *sim, struct sim_vmm *vmm, Drover__VmMigrationState state)
+{
+    vmm->move.state = state;
+    sim_vmm_send_status(sim, vmm);
+}
+
+static void on_letter(struct sim *sim, struct sim_event *event);
+
+static void send(struct sim *sim, struct sim_vmm *from, enum word word)
+{
+    const struct sim_vmm *to = &sim->vmms[from->move.peer];
+    if (to->life != from->move.peer_life || sim->cut[from->host][to->host]) {
+        return;
+    }
+    struct letter *letter = malloc(sizeof(*letter));
+    CHECK(letter != NULL);
+    *letter = (struct letter){
+        .word = word,
+        .to = from->move.peer,
+        .to_life = from->move.peer_life,
+        .from = (uint64_t)(from - sim->vmms),
+        .from_life = from->life,
+        .attempt = from->move.attempt,
+        .mem = from->mem,
+        .paused = from->paused,
+    };
+    uint64_t delay_ms = from->host == to->host ? 1 : 4; /* one stream: in order */
+    struct sim_event *event = sim_at_host(sim, sim->now_ms + delay_ms, on_letter, to->host);
+    sim_event_data(event, letter, sizeof(*letter));
+}
+
+/* ---- source -------------------------------------------------------------------------- */
+
+static void source_fails(struct sim *sim, struct sim_vmm *vmm, Drover__VmMigrationState how)
+{
+    CHECK(vmm->state == SIM_VMM_GUEST);
+    vmm->handover = false;
+    move_to(sim, vmm, how);
+}
+
+static void source_loses_stream(struct sim *sim, struct sim_vmm *vmm)
+{
+    if (vmm->state == SIM_VMM_HANDED_OVER) {
+        move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_UNKNOWN);
+    } else {
+        source_fails(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED);
+    }
+}
+
+static void source_hears(struct sim *sim, struct sim_vmm *vmm, enum word word)
+{
+    switch (word) {
+    case WORD_ACCEPT:
+        if (vmm->move.state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CONNECTING) {
+            vmm->move.precopy_until_ms = sim->now_ms + 100 + sim_random(sim, 4000);
+            move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_PRECOPY);
+        }
+        break;
+    case WORD_READY:
+        if (vmm->move.state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER &&
+            vmm->state == SIM_VMM_GUEST) {
+            vmm->state = SIM_VMM_HANDED_OVER;
+            vmm->move.go_sent = true;
+            send(sim, vmm, WORD_GO);
+            sim_vmm_send_status(sim, vmm);
+        }
+        break;
+    case WORD_DONE:
+        if (vmm->state == SIM_VMM_HANDED_OVER) {
+            move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+        }
+        break;
+    case WORD_NEVER:
+        vmm->state = SIM_VMM_GUEST; /* also after the go: the target's own word */
+        source_fails(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED);
+        break;
+    case WORD_CLOSED:
+        source_loses_stream(sim, vmm);
+        break;
+    default:
+        break;
+    }
+}
+
+static void source_step(struct sim *sim, struct sim_vmm *vmm)
+{
+    if (sim->now_ms - vmm->move.heard_ms > sim->timing.migration_idle_ms) {
+        source_loses_stream(sim, vmm);
+        return;
+    }
+    send(sim, vmm, WORD_PING);
+    if (vmm->move.state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_PRECOPY &&
+        sim->now_ms >= vmm->move.precopy_until_ms) {
+        vmm->handover = true;
+        send(sim, vmm, WORD_LAST);
+        move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER);
+    }
+}
+
+/* ---- target -------------------------------------------------------------------------- */
+
+static void target_never(struct sim *sim, struct sim_vmm *vmm)
+{
+    send(sim, vmm, WORD_NEVER);
+    vmm->state = SIM_VMM_FAILED;
+    move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED);
+}
+
+static void target_hears(struct sim *sim, struct sim_vmm *vmm, const struct letter *letter)
+{
+    switch (letter->word) {
+    case WORD_LAST:
+        vmm->move.state = DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER;
+        send(sim, vmm, WORD_READY);
+        break;
+    case WORD_GO:
+        vmm->state = SIM_VMM_GUEST;
+        vmm->paused = letter->paused;
+        vmm->mem = letter->mem != 0 ? ++sim->last_id : 0;
+        vmm->mem_parent = letter->mem;
+        sim->moves++;
+        send(sim, vmm, WORD_DONE);
+        move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+        break;
+    case WORD_CLOSED:
+        target_never(sim, vmm);
+        break;
+    default:
+        break;
+    }
+}
+
+/* ---- both ---------------------------------------------------------------------------- */
+
+static void on_step(struct sim *sim, struct sim_event *event)
+{
+    struct sim_vmm *vmm = &sim->vmms[event->a];
+    if (vmm->life != event->b || vmm->move.attempt != event->c || !is_active(vmm)) {
+        return;
+    }
+    if (vmm->state == SIM_VMM_GUEST || vmm->state == SIM_VMM_HANDED_OVER) {
+        source_step(sim, vmm);
+    } else if (vmm->state == SIM_VMM_INCOMING) {
+        if (sim->now_ms - vmm->move.heard_ms > sim->timing.migration_idle_ms) {
+            target_never(sim, vmm);
+        } else {
+            send(sim, vmm, WORD_PING);
+        }
+    }
+    if (is_active(vmm)) {
+        struct sim_event *next = sim_at_host(sim, sim->now_ms + STEP_MS, on_step, vmm->host);
+        next->a = event->a;
+        next->b = event->b;
+        next->c = event->c;
+    }
+}
+
+static void step_begin(struct sim *sim, struct sim_vmm *vmm)
+{
+    struct sim_event *event = sim_at_host(sim, sim->now_ms + STEP_MS, on_step, vmm->host);
+    event->a = (uint64_t)(vmm - sim->vmms);
+    event->b = vmm->life;
+    event->c = vmm->move.attempt;
+}
+
+static void on_letter(struct sim *sim, struct sim_event *event)
+{
+    const struct letter *letter = event->data;
+    struct sim_vmm *vmm = &sim->vmms[letter->to];
+    if (vmm->life != letter->to_life) {
+        return;
+    }
+    if (letter->word == WORD_HELLO) {
+        if (vmm->state != SIM_VMM_INCOMING || vmm->quitting ||
+            vmm->move.state != DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE) {
+            return; /* its source's time-out tells it */
+        }
+        vmm->move = (struct sim_migration){
+            .state = DROVER__VM_MIGRATION_STATE__VM_MIGRATION_PRECOPY,
+            .peer = (unsigned)letter->from,
+            .peer_life = letter->from_life,
+            .heard_ms = sim->now_ms,
+            .attempt = letter->attempt,
+        };
+        (void)snprintf(vmm->move.uri, sizeof(vmm->move.uri), "tcp:peer:1");
+        send(sim, vmm, WORD_ACCEPT);
+        sim_vmm_send_status(sim, vmm);
+        step_begin(sim, vmm);
+        return;
+    }
+    if (vmm->move.attempt != letter->attempt || !is_active(vmm)) {
+        /* Also a word of the target that comes after its source gave up waiting. */
+        if (vmm->move.attempt == letter->attempt && vmm->state == SIM_VMM_HANDED_OVER &&
+            (letter->word == WORD_DONE || letter->word == WORD_NEVER)) {
+            source_hears(sim, vmm, letter->word);
+        }
+        return;
+    }
+    vmm->move.heard_ms = sim->now_ms;
+    if (vmm->state == SIM_VMM_INCOMING) {
+        target_hears(sim, vmm, letter);
+    } else if (vmm->state == SIM_VMM_GUEST || vmm->state == SIM_VMM_HANDED_OVER) {
+        source_hears(sim, vmm, letter->word);
+    }
+}
+
+void sim_move_start(struct sim *sim, struct sim_vmm *vmm, const char *uri)
+{
+    if (vmm->state != SIM_VMM_GUEST || vmm->quitting || is_active(vmm)) {
+        return; /* refused */
+    }
+    unsigned host = 0, port = 0;
+    CHECK(sscanf(uri, "tcp:10.0.0.%u:%u", &host, &port) == 2);
+    vmm->move = (struct sim_migration){
+        .state = DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CONNECTING,
+        .heard_ms = sim->now_ms,
+        .attempt = ++sim->last_id,
+    };
+    (void)snprintf(vmm->move.uri, sizeof(vmm->move.uri), "%s", uri);
+    for (unsigned i = 0; i < SIM_VMMS_MAX; i++) {
+        const struct sim_vmm *other = &sim->vmms[i];
+        if (other->life != 0 && other->host == host - 1 &&
+            1024 + (unsigned)(other->life % 60000) == port) {
+            vmm->move.peer = i;
+            vmm->move.peer_life = other->life;
+            send(sim, vmm, WORD_HELLO);
+        }
+    }
+    step_begin(sim, vmm);
+}
+
+bool sim_move_cancel(struct sim *sim, struct sim_vmm *vmm)
+{
+    if (vmm->state != SIM_VMM_GUEST || !is_active(vmm)) {
+        return false;
+    }
+    send(sim, vmm, WORD_CLOSED);
+    vmm->handover = false;
+    vmm->move.state = DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED;
+    return true;
+}
+
+void sim_move_end(struct sim *sim, struct sim_vmm *vmm, const char *why)
+{
+    if (!is_active(vmm) || !sim->hosts[vmm->host].powered) {
+        return; /* a host without power says nothing */
+    }
+    bool never = vmm->state == SIM_VMM_FAILED;
+    send(sim, vmm, never ? WORD_NEVER : WORD_CLOSED);
+    vmm->move.state = DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED;
+}
