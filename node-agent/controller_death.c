@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The leader's judgement of silent hosts: suspect, unprovable, dead. */
 #include <stdio.h>
+#include <string.h>
 
 #include "base/check.h"
 #include "base/err.h"
@@ -47,7 +48,9 @@ static void host_event(struct controller *controller, const Drover__HostRecord *
 static void watch_silence(struct controller *controller, const Drover__HostRecord *record,
                           struct controller_host *host, uint64_t now_ms)
 {
-    uint64_t since_ms = controller->grantor.lead_ms;
+    uint64_t since_ms = host->up_ms > controller->grantor.lead_ms
+                            ? host->up_ms
+                            : controller->grantor.lead_ms;
     const struct lease_host *lease =
         lease_grantor_host(&controller->grantor, host->host_id);
     if (lease != NULL && lease->heard_ms > since_ms) {
@@ -123,7 +126,9 @@ static uint32_t judge_host(struct controller *controller,
         lease_grantor_host(&controller->grantor, host->host_id);
     struct death_case known = {
         .host = record,
-        .lead_ms = controller->grantor.lead_ms,
+        .lead_ms = host->up_ms > controller->grantor.lead_ms
+                       ? host->up_ms
+                       : controller->grantor.lead_ms,
         .granted_ms = lease != NULL ? lease->granted_ms : 0,
         .confirmed_ms = controller->grantor.confirmed_ms,
         .pending = lease_grantor_pending(&controller->grantor, host->host_id),
@@ -146,6 +151,19 @@ static uint32_t judge_host(struct controller *controller,
     return wait_ms;
 }
 
+/* A host that has just reported up had no time to ask for a lease yet: it is not silent
+ * since its last one. */
+static void see_run(struct controller_host *host, const Drover__HostRecord *record,
+                    uint64_t now_ms)
+{
+    bool up = record->state == DROVER__HOST_STATE__HOST_STATE_UP;
+    const char *incarnation = up ? record->incarnation : "";
+    if (strncmp(host->incarnation, incarnation, sizeof(host->incarnation) - 1) != 0) {
+        (void)snprintf(host->incarnation, sizeof(host->incarnation), "%s", incarnation);
+        host->up_ms = now_ms;
+    }
+}
+
 uint32_t controller_judge(struct controller *controller,
                           const struct cluster_state *state, uint64_t now_ms)
 {
@@ -153,11 +171,12 @@ uint32_t controller_judge(struct controller *controller,
     uint32_t wait_ms = controller->timing.renew_ms;
     for (size_t i = 0; i < view->n_hosts; i++) {
         const Drover__HostRecord *record = view->hosts[i];
-        if (record->state != DROVER__HOST_STATE__HOST_STATE_UP || record->witness) {
-            continue;
-        }
         struct controller_host *host = controller_host_get(controller, record->host_id);
         if (host == NULL) {
+            continue;
+        }
+        see_run(host, record, now_ms);
+        if (record->state != DROVER__HOST_STATE__HOST_STATE_UP || record->witness) {
             continue;
         }
         watch_silence(controller, record, host, now_ms);

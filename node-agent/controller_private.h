@@ -25,6 +25,8 @@ struct controller_host {
     uint64_t
         death_proposal; /* HostDead is out: no lease until its fate is known; 0: none */
     uint64_t judge_again_ms; /* a refused HostDead: not before */
+    char incarnation[ID_TEXT_SIZE]; /* of the run of its agent that is up; empty: none */
+    uint64_t up_ms;                 /* when this leader first saw that run up: a sign of life */
     bool suspect;
     bool unprovable_told;
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A whole cluster on one virtual clock: libraft's fixture, the real cluster state, controller, host core, lease, keeper
- * policy and timing; models of hosts, clocks, network, VMMs and watchdogs around them. A seed decides everything. One thread.
+ * A whole cluster on one virtual clock: libraft's fixture, the real cluster state,
+ * controller, host core, lease, keeper policy and timing; models of hosts, clocks,
+ * network, VMMs and watchdogs around them. A seed decides everything. One thread.
  */
 #ifndef DROVER_TESTS_SIM_SIM_H
 #define DROVER_TESTS_SIM_SIM_H
@@ -34,11 +35,11 @@ typedef void (*sim_event_run)(struct sim *sim, struct sim_event *event);
 struct sim_event {
     uint64_t at_ms, order;
     sim_event_run run;
-    unsigned host;       /* whose time it takes; SIM_HOSTS_MAX: nobody's */
-    uint64_t agent_run;  /* not 0: for this run of the host's agent only */
-    uint64_t boot;       /* not 0: for this boot of the host only */
+    unsigned host;      /* whose time it takes; SIM_HOSTS_MAX: nobody's */
+    uint64_t agent_run; /* not 0: for this run of the host's agent only */
+    uint64_t boot;      /* not 0: for this boot of the host only */
     uint64_t a, b, c;
-    void *data;          /* malloc'ed, freed with the event */
+    void *data; /* malloc'ed, freed with the event */
     size_t size;
 };
 
@@ -63,7 +64,7 @@ struct sim_migration {
 enum sim_vmm_state {
     SIM_VMM_STARTING,
     SIM_VMM_INCOMING,
-    SIM_VMM_GUEST,      /* has the guest: runs unless something holds it */
+    SIM_VMM_GUEST, /* has the guest: runs unless something holds it */
     SIM_VMM_HANDED_OVER,
     SIM_VMM_STOPPED,
     SIM_VMM_FAILED,
@@ -74,11 +75,13 @@ struct sim_vmm {
     uint64_t vm_id, epoch;
     unsigned host;
     enum sim_vmm_state state;
-    bool ha, paused, handover; /* handover: vCPUs stopped for it, still the source's guest */
-    uint64_t deadline_ms;      /* local; 0: never had one */
-    uint64_t freeze_ms;        /* from the deadline until it confirms, this time */
-    uint64_t mem;              /* which memory it holds; 0: none */
-    uint64_t mem_parent;       /* it came by migration out of this one and did not run yet; 0: no */
+    bool ha, paused,
+        handover;         /* handover: vCPUs stopped for it, still the source's guest */
+    uint64_t deadline_ms; /* local; 0: never had one */
+    uint64_t freeze_ms;   /* from the deadline until it confirms, this time */
+    uint64_t mem;         /* which memory it holds; 0: none */
+    uint64_t
+        mem_parent; /* it came by migration out of this one and did not run yet; 0: no */
     bool powered_off, quitting;
     struct sim_migration move;
 };
@@ -89,7 +92,7 @@ struct sim_vm {
     uint64_t mem;   /* the memory that ran last */
     bool powered_off;
     Drover__VmWanted wanted; /* last acknowledged */
-    uint64_t wanted_ms; /* when that changed */
+    uint64_t wanted_ms;      /* when that changed */
     bool deleted;
 };
 
@@ -107,15 +110,17 @@ struct sim_host {
     struct cluster_state *view;
     struct host_core *core;
     struct controller *controller;
-    bool replaying; /* the agent's state is still behind what raft had applied at its start */
+    bool replaying; /* the agent's state is still behind what raft had applied at its
+                       start */
     uint64_t led_term, ready_term, barrier_term;
     uint64_t turn_ms; /* when its next turn is planned; SIM_NEVER: not */
     uint64_t turn_id;
     struct keeper_policy keeper;
     uint64_t keeper_plan;
-    uint64_t fed_ms;  /* global; 0: not armed */
+    uint64_t fed_ms; /* global; 0: not armed */
     uint64_t fed_order;
-    uint64_t keeper_hurt_ms; /* last time that the keeper was stalled (so a reset is no reproach) */
+    uint64_t keeper_hurt_ms; /* last time that the keeper was stalled (so a reset is no
+                                reproach) */
     struct sim_pending pending[SIM_PENDING_MAX];
     struct raft_fsm fsm;
     struct sim *sim;
@@ -176,8 +181,10 @@ struct sim {
 /* sim_core.c: random, trace, events, clocks */
 uint64_t sim_random(struct sim *sim, uint64_t below);
 bool sim_chance(struct sim *sim, unsigned percent);
-void sim_trace(struct sim *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void sim_fail(struct sim *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void sim_trace(struct sim *sim, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void sim_fail(struct sim *sim, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* Plans an event; the caller fills its members. */
 struct sim_event *sim_at(struct sim *sim, uint64_t at_ms, sim_event_run run);
 struct sim_event *sim_at_host(struct sim *sim, uint64_t at_ms, sim_event_run run,
@@ -195,7 +202,8 @@ bool sim_agent_runs(const struct sim *sim, unsigned host);
 /* sim_raft.c */
 void sim_raft_start(struct sim *sim);
 void sim_raft_step(struct sim *sim);
-void sim_raft_sync(struct sim *sim, unsigned host); /* alive or not, as its host and agent are */
+void sim_raft_sync(struct sim *sim,
+                   unsigned host); /* alive or not, as its host and agent are */
 void sim_raft_links(struct sim *sim);
 /* Local propose at a leader; 0 or DROVER_E*. The end comes by sim_proposal_done(). */
 int sim_raft_propose(struct sim *sim, unsigned host, const void *data, size_t size,
@@ -231,7 +239,8 @@ uint64_t sim_vmm_deadline_ns(const struct sim_vmm *vmm);
 /* sim_move.c: the two VMMs of a migration and their stream */
 void sim_move_start(struct sim *sim, struct sim_vmm *vmm, const char *uri);
 bool sim_move_cancel(struct sim *sim, struct sim_vmm *vmm);
-void sim_move_end(struct sim *sim, struct sim_vmm *vmm, const char *why); /* its VMM ends */
+void sim_move_end(struct sim *sim, struct sim_vmm *vmm,
+                  const char *why); /* its VMM ends */
 
 /* sim_keeper.c */
 void sim_keeper_start(struct sim *sim, unsigned host);
@@ -255,7 +264,8 @@ void sim_check_command(struct sim *sim, const Drover__Command *command);
 void sim_check_result(const struct sim *sim, uint64_t index, int *ret_error,
                       uint64_t *ret_result_id);
 void sim_check_reset(struct sim *sim, unsigned host);
-/* A quit order that reaches a VMM: not to one that has the only good memory of a wanted VM. */
+/* A quit order that reaches a VMM: not to one that has the only good memory of a wanted
+ * VM. */
 void sim_check_quit(struct sim *sim, const struct sim_vmm *vmm);
 bool sim_settled(struct sim *sim, char *ret_why, size_t size);
 

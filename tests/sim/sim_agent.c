@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One host's agent: the real host core and controller, with messages in place of their sockets. */
+/* One host's agent: the real host core and controller, with messages in place of their
+ * sockets. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +11,11 @@
 #include "tests/sim/sim.h"
 
 #define PROPOSAL_TIMEOUT_MS 2000
-#define REPLAY_CHUNK        8 /* log entries that an agent that has just started applies in one turn */
+#define REPLAY_CHUNK                                                                     \
+    8 /* log entries that an agent that has just started applies in one turn */
 
-/* ---- messages ------------------------------------------------------------------------ */
+/* ---- messages ------------------------------------------------------------------------
+ */
 
 static void *packed(const ProtobufCMessage *message, size_t *ret_size)
 {
@@ -53,7 +56,8 @@ static void send_message(struct sim *sim, unsigned from, unsigned to, sim_event_
     }
 }
 
-/* ---- proposals ----------------------------------------------------------------------- */
+/* ---- proposals -----------------------------------------------------------------------
+ */
 
 static struct sim_pending *pending_find(struct sim_host *host, uint64_t id)
 {
@@ -144,7 +148,8 @@ void sim_user_propose(struct sim *sim, unsigned host, const Drover__Command *com
     propose(sim, host, command, (struct sim_pending){.user = user});
 }
 
-/* ---- the host core's world ----------------------------------------------------------- */
+/* ---- the host core's world -----------------------------------------------------------
+ */
 
 static struct sim_host *self(void *owner)
 {
@@ -170,7 +175,8 @@ static void core_order_vmm(void *owner, uint64_t vm_id, uint64_t epoch,
                            const Drover__ControlRequest *request)
 {
     struct sim *sim = self(owner)->sim;
-    struct sim_event *event = sim_at_host(sim, sim->now_ms + 1, on_order, self(owner)->index);
+    struct sim_event *event =
+        sim_at_host(sim, sim->now_ms + 1, on_order, self(owner)->index);
     event->a = vm_id;
     event->b = epoch;
     size_t size;
@@ -180,7 +186,8 @@ static void core_order_vmm(void *owner, uint64_t vm_id, uint64_t epoch,
 
 static void on_lease_reply(struct sim *sim, struct sim_event *event)
 {
-    Drover__LeaseReply *reply = drover__lease_reply__unpack(NULL, event->size, event->data);
+    Drover__LeaseReply *reply =
+        drover__lease_reply__unpack(NULL, event->size, event->data);
     CHECK(reply != NULL);
     host_core_lease_reply(sim->hosts[event->host].core, reply,
                           sim_local_ms(sim, event->host));
@@ -205,11 +212,13 @@ static void core_send_lease_request(void *owner, const Drover__LeaseRequest *req
     struct sim *sim = self(owner)->sim;
     unsigned leader = sim_raft_leader(sim, self(owner)->index);
     if (leader != SIM_HOSTS_MAX) {
-        send_message(sim, self(owner)->index, leader, on_lease_request, &request->base, 0);
+        send_message(sim, self(owner)->index, leader, on_lease_request, &request->base,
+                     0);
     }
 }
 
-static void core_propose(void *owner, uint64_t proposal_id, const Drover__Command *command)
+static void core_propose(void *owner, uint64_t proposal_id,
+                         const Drover__Command *command)
 {
     struct sim *sim = self(owner)->sim;
     sim_trace(sim, "h%u states %d", self(owner)->index, (int)command->what_case);
@@ -246,7 +255,8 @@ static const struct host_core_ops core_ops = {
     .note = note,
 };
 
-/* ---- the controller's world ---------------------------------------------------------- */
+/* ---- the controller's world ----------------------------------------------------------
+ */
 
 static void controller_propose_op(void *owner, uint64_t proposal_id,
                                   const Drover__Command *command)
@@ -278,8 +288,8 @@ static void on_confirm(struct sim *sim, struct sim_event *event)
     reply.term = request->term;
     reply.round = request->round;
     reply.voter_id = event->host + 1;
-    reply.confirmed = raft_current_term(raft_fixture_get(&sim->fixture, event->host)) ==
-                      request->term;
+    reply.confirmed =
+        raft_current_term(raft_fixture_get(&sim->fixture, event->host)) == request->term;
     drover__confirm_request__free_unpacked(request, NULL);
     send_message(sim, event->host, (unsigned)event->b, on_confirm_reply, &reply.base, 0);
 }
@@ -331,7 +341,8 @@ static const struct controller_ops controller_ops = {
     .note = note,
 };
 
-/* ---- turns --------------------------------------------------------------------------- */
+/* ---- turns ---------------------------------------------------------------------------
+ */
 
 static void on_turn(struct sim *sim, struct sim_event *event)
 {
@@ -421,7 +432,8 @@ void sim_agent_turn(struct sim *sim, unsigned host_index)
                    sim->now_ms + sim_global_span_ms(sim, host_index, wait_ms) + late_ms);
 }
 
-/* ---- start and end ------------------------------------------------------------------- */
+/* ---- start and end -------------------------------------------------------------------
+ */
 
 static void on_scan_done(struct sim *sim, struct sim_event *event)
 {
@@ -437,8 +449,9 @@ void sim_agent_start(struct sim *sim, unsigned host_index)
     host->agent_run++;
     host->turn_ms = SIM_NEVER;
     host->barrier_term = host->ready_term = host->led_term = 0;
-    (void)snprintf(host->incarnation, sizeof(host->incarnation), "run%u-%" PRIu64 "-%" PRIu64,
-                   host_index, host->agent_run, sim_random(sim, 1000000));
+    (void)snprintf(host->incarnation, sizeof(host->incarnation),
+                   "run%u-%" PRIu64 "-%" PRIu64, host_index, host->agent_run,
+                   sim_random(sim, 1000000));
     struct host_core_identity identity = {
         .host_id = host_index + 1,
         .boot_id = host->boot_id,
@@ -448,9 +461,10 @@ void sim_agent_start(struct sim *sim, unsigned host_index)
         .watchdog_ms = sim->timing.watchdog_ms,
         .version = "0.1.0",
     };
-    CHECK(host_core_create(&sim->host_timing, &identity, &core_ops, host, &host->core) == 0);
-    CHECK(controller_create(&sim->controller_timing, host_index + 1, &controller_ops, host,
-                            &host->controller) == 0);
+    CHECK(host_core_create(&sim->host_timing, &identity, &core_ops, host, &host->core) ==
+          0);
+    CHECK(controller_create(&sim->controller_timing, host_index + 1, &controller_ops,
+                            host, &host->controller) == 0);
     CHECK(cluster_state_create(&host->view) == 0);
     host->view_applied = 0;
     host->replaying = true;
@@ -462,7 +476,8 @@ void sim_agent_start(struct sim *sim, unsigned host_index)
             sim_vmm_send_status(sim, vmm);
         }
     }
-    struct sim_event *event = sim_at_host(sim, sim->now_ms + 10, on_scan_done, host_index);
+    struct sim_event *event =
+        sim_at_host(sim, sim->now_ms + 10, on_scan_done, host_index);
     event->agent_run = host->agent_run;
     sim_agent_wake(sim, host_index, sim->now_ms + 1);
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The six invariants of the design ("What must never happen"), looked at after every event and every command:
- *  1 two copies of a VM never run at once        2 no acknowledged write or command is lost
- *  3 a failed migration does not harm the VM     4 no reset where freezing would have been enough
- *  5 nothing crashes (a CHECK of the product's)  6 no VM starts elsewhere without a recorded proof
+ * The six invariants of the design ("What must never happen"), looked at after every
+ * event and every command: 1 two copies of a VM never run at once        2 no
+ * acknowledged write or command is lost 3 a failed migration does not harm the VM     4
+ * no reset where freezing would have been enough 5 nothing crashes (a CHECK of the
+ * product's)  6 no VM starts elsewhere without a recorded proof
  */
 #include <inttypes.h>
 #include <string.h>
@@ -11,7 +12,8 @@
 #include "base/check.h"
 #include "tests/sim/sim.h"
 
-/* ---- after every event --------------------------------------------------------------- */
+/* ---- after every event ---------------------------------------------------------------
+ */
 
 /* Invariant 2, guest writes: what runs must hold the memory that ran last. */
 static void check_memory(struct sim *sim, struct sim_vmm *vmm)
@@ -63,7 +65,8 @@ void sim_check(struct sim *sim)
     }
 }
 
-/* ---- orders and resets --------------------------------------------------------------- */
+/* ---- orders and resets ---------------------------------------------------------------
+ */
 
 void sim_check_quit(struct sim *sim, const struct sim_vmm *vmm)
 {
@@ -86,12 +89,14 @@ void sim_check_reset(struct sim *sim, unsigned host)
 {
     const struct sim_host *at = &sim->hosts[host];
     uint64_t recently_ms = 3 * (uint64_t)sim->timing.watchdog_ms;
-    bool hurt = (at->keeper_hurt_ms != 0 && sim->now_ms - at->keeper_hurt_ms < recently_ms) ||
-                at->stalled_until_ms + recently_ms > sim->now_ms;
+    bool hurt =
+        (at->keeper_hurt_ms != 0 && sim->now_ms - at->keeper_hurt_ms < recently_ms) ||
+        at->stalled_until_ms + recently_ms > sim->now_ms;
     bool frozen_in_time = true;
     for (unsigned i = 0; i < SIM_VMMS_MAX; i++) {
         const struct sim_vmm *vmm = &sim->vmms[i];
-        if (vmm->life != 0 && vmm->host == host && vmm->ha && vmm->state == SIM_VMM_GUEST) {
+        if (vmm->life != 0 && vmm->host == host && vmm->ha &&
+            vmm->state == SIM_VMM_GUEST) {
             frozen_in_time &= vmm->freeze_ms < sim->timing.freeze_grace_ms / 2;
         }
     }
@@ -100,7 +105,8 @@ void sim_check_reset(struct sim *sim, unsigned host)
     }
 }
 
-/* ---- commands ------------------------------------------------------------------------ */
+/* ---- commands ------------------------------------------------------------------------
+ */
 
 struct before {
     uint64_t owner, epoch, next_epoch, source, target;
@@ -146,18 +152,20 @@ static void check_abort(struct sim *sim, const Drover__MigrationAbort *abort)
         abort->by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE;
     bool by_source = abort->by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE;
     if (by_target && lives(sim, abort->vm_id, abort->next_epoch, false)) {
-        sim_fail(sim, "invariant 1: the target of vm%" PRIu64 ".%" PRIu64 " says it is gone",
+        sim_fail(sim,
+                 "invariant 1: the target of vm%" PRIu64 ".%" PRIu64 " says it is gone",
                  abort->vm_id, abort->next_epoch);
     }
     if (by_source && lives(sim, abort->vm_id, abort->next_epoch, true)) {
         sim_fail(sim,
-                 "invariant 1: the source says that it never sends, and vm%" PRIu64 ".%" PRIu64
-                 " has the guest",
+                 "invariant 1: the source says that it never sends, and vm%" PRIu64
+                 ".%" PRIu64 " has the guest",
                  abort->vm_id, abort->next_epoch);
     }
 }
 
-/* Invariant 6: the right leaves a host only by its own word, or by a recorded proof of its death. */
+/* Invariant 6: the right leaves a host only by its own word, or by a recorded proof of
+ * its death. */
 static void check_owner(struct sim *sim, const Drover__Command *command,
                         const struct before *before, const Drover__VmRecord *now)
 {
@@ -173,17 +181,20 @@ static void check_owner(struct sim *sim, const Drover__Command *command,
                   last->proof != NULL && now->proof_index != 0 &&
                   now->proof_index == last->proof_index;
     if (!own_word && !moved && !proven) {
-        sim_fail(sim, "invariant 6: vm%" PRIu64 " left h%" PRIu64 " by command %d", now->vm_id,
-                 before->owner - 1, (int)command->what_case);
+        sim_fail(sim, "invariant 6: vm%" PRIu64 " left h%" PRIu64 " by command %d",
+                 now->vm_id, before->owner - 1, (int)command->what_case);
     }
-    if (now->owner_host_id == 0 && lives(sim, now->vm_id, before->epoch, true) && own_word) {
+    if (now->owner_host_id == 0 && lives(sim, now->vm_id, before->epoch, true) &&
+        own_word) {
         sim_fail(sim, "invariant 1: h%" PRIu64 " gave vm%" PRIu64 " up and still has it",
                  before->owner - 1, now->vm_id);
     }
 }
 
-/* Invariant 2, commands: what a user was told, or a guest did, is what the record says. */
-static void follow_wanted(struct sim *sim, const Drover__Command *command, uint64_t result_id)
+/* Invariant 2, commands: what a user was told, or a guest did, is what the record says.
+ */
+static void follow_wanted(struct sim *sim, const Drover__Command *command,
+                          uint64_t result_id)
 {
     struct sim_vm *vm = NULL;
     if (command->what_case == DROVER__COMMAND__WHAT_VM_CREATE) {
@@ -205,7 +216,8 @@ static void follow_wanted(struct sim *sim, const Drover__Command *command, uint6
                command->vm_stopped->guest_powered_off) {
         vm = sim_vm_find(sim, command->vm_stopped->vm_id);
         if (!vm->powered_off) {
-            sim_fail(sim, "invariant 2: vm%" PRIu64 " did not power off by itself", vm->vm_id);
+            sim_fail(sim, "invariant 2: vm%" PRIu64 " did not power off by itself",
+                     vm->vm_id);
         }
         vm->wanted = DROVER__VM_WANTED__VM_WANTED_STOPPED;
     }
@@ -223,7 +235,8 @@ static void check_wanted(struct sim *sim)
         if (vm->vm_id == 0 || vm->deleted) {
             continue;
         }
-        bool killed = vm->wanted == DROVER__VM_WANTED__VM_WANTED_KILLED && record != NULL &&
+        bool killed = vm->wanted == DROVER__VM_WANTED__VM_WANTED_KILLED &&
+                      record != NULL &&
                       record->wanted == DROVER__VM_WANTED__VM_WANTED_STOPPED;
         if (record == NULL || (record->wanted != vm->wanted && !killed)) {
             sim_fail(sim, "invariant 2: vm%" PRIu64 " is not wanted as was acknowledged",
@@ -263,8 +276,8 @@ void sim_check_command(struct sim *sim, const Drover__Command *command)
         }
     }
     struct apply_result result = {0};
-    CHECK(cluster_state_apply(sim->truth, entry->index, entry->data, entry->size, &result) ==
-          0);
+    CHECK(cluster_state_apply(sim->truth, entry->index, entry->data, entry->size,
+                              &result) == 0);
     entry->error = result.error;
     entry->result_id = result.result_id;
     sim_trace(sim, "log %" PRIu64 ": %d vm%" PRIu64 " -> %d %s", entry->index,
@@ -305,7 +318,8 @@ void sim_check_result(const struct sim *sim, uint64_t index, int *ret_error,
     CHECK(false); /* applied, but not in the log */
 }
 
-/* ---- after healing ------------------------------------------------------------------- */
+/* ---- after healing -------------------------------------------------------------------
+ */
 
 static const char *vm_unsettled(struct sim *sim, const Drover__VmRecord *record)
 {
@@ -316,7 +330,8 @@ static const char *vm_unsettled(struct sim *sim, const Drover__VmRecord *record)
             continue;
         }
         any++;
-        bool here = record->owner_host_id == vmm->host + 1u && record->epoch == vmm->epoch;
+        bool here =
+            record->owner_host_id == vmm->host + 1u && record->epoch == vmm->epoch;
         bool paused = record->wanted == DROVER__VM_WANTED__VM_WANTED_PAUSED;
         running += here && (paused ? vmm->paused && vmm->state == SIM_VMM_GUEST
                                    : sim_vmm_executes(sim, vmm));
@@ -326,7 +341,9 @@ static const char *vm_unsettled(struct sim *sim, const Drover__VmRecord *record)
     }
     if (record->wanted == DROVER__VM_WANTED__VM_WANTED_RUNNING ||
         record->wanted == DROVER__VM_WANTED__VM_WANTED_PAUSED) {
-        return running != 1 ? "it does not run" : any != 1 ? "it has too many VMMs" : NULL;
+        return running != 1 ? "it does not run"
+               : any != 1   ? "it has too many VMMs"
+                            : NULL;
     }
     return any != 0 || record->owner_host_id != 0 ? "it has not stopped" : NULL;
 }
@@ -343,8 +360,9 @@ bool sim_settled(struct sim *sim, char *ret_why, size_t size)
     for (size_t i = 0; i < view->n_vms; i++) {
         const char *why = vm_unsettled(sim, view->vms[i]);
         if (why != NULL) {
-            (void)snprintf(ret_why, size, "vm%" PRIu64 ": %s (owner %" PRIu64 ", epoch %" PRIu64
-                                          ", wanted %d)",
+            (void)snprintf(ret_why, size,
+                           "vm%" PRIu64 ": %s (owner %" PRIu64 ", epoch %" PRIu64
+                           ", wanted %d)",
                            view->vms[i]->vm_id, why, view->vms[i]->owner_host_id,
                            view->vms[i]->epoch, (int)view->vms[i]->wanted);
             return false;

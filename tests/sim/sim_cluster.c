@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sim_cluster: runs simulated clusters by seed. A failure prints the seed, and the same seed replays it:
- *   sim_cluster --seed N [--steps M] [--trace]      one run
- *   sim_cluster --seeds A-B [--steps M]             many
- *   sim_cluster --seeds A-B --mutate NAME           with a fault built in: says which seed found it, exit 0 if one did
+ * sim_cluster: runs simulated clusters by seed. A failure prints the seed, and the same
+ * seed replays it: sim_cluster --seed N [--steps M] [--trace]      one run sim_cluster
+ * --seeds A-B [--steps M]             many sim_cluster --seeds A-B --mutate NAME with a
+ * fault built in: says which seed found it, exit 0 if one did
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -18,7 +18,8 @@
 #define SETTLE_MS     240000
 #define PEM           "pem"
 
-/* ---- one run ------------------------------------------------------------------------- */
+/* ---- one run -------------------------------------------------------------------------
+ */
 
 static void advance(struct sim *sim, uint64_t until_ms)
 {
@@ -97,7 +98,8 @@ static void mutate(struct sim *sim)
     struct timing *controller = &sim->controller_timing;
     switch (sim->mutation) {
     case SIM_MUTATION_SHORT_GRANT:
-        controller->grantor_ms -= 2 * (sim->timing.watchdog_ms + sim->timing.lease_ms / 5);
+        controller->grantor_ms -=
+            2 * (sim->timing.watchdog_ms + sim->timing.lease_ms / 5);
         break;
     case SIM_MUTATION_NO_WATCHDOG_WAIT:
         controller->grantor_ms -= 2 * sim->timing.watchdog_ms;
@@ -125,14 +127,16 @@ static void begin(struct sim *sim)
     for (unsigned i = 0; i < SIM_HOSTS_MAX; i++) {
         struct sim_host *host = &sim->hosts[i];
         int drift = (int)sim_random(sim, SIM_PPM + 1);
-        drift = sim_chance(sim, 60) ? SIM_PPM : drift; /* the extremes are where it hurts */
+        drift =
+            sim_chance(sim, 60) ? SIM_PPM : drift; /* the extremes are where it hurts */
         host->ppm = sim_chance(sim, 50) ? drift : -drift;
         host->watchdog_ppm = sim_chance(sim, 50) ? SIM_PPM : -SIM_PPM;
         host->soft_watchdog = sim_chance(sim, 50);
         host->turn_ms = SIM_NEVER;
     }
     mutate(sim);
-    /* While the cluster is made, raft runs and the agents do not: the hosts are "powered" for it. */
+    /* While the cluster is made, raft runs and the agents do not: the hosts are "powered"
+     * for it. */
     for (unsigned i = 0; i < sim->host_count; i++) {
         sim->hosts[i].boot = 1;
     }
@@ -208,7 +212,8 @@ int sim_run(struct sim *sim, uint64_t seed, unsigned steps, enum sim_mutation mu
     return failed ? 1 : 0;
 }
 
-/* ---- program ------------------------------------------------------------------------- */
+/* ---- program -------------------------------------------------------------------------
+ */
 
 static const char *const mutation_names[SIM_MUTATION_COUNT] = {
     [SIM_MUTATION_NONE] = "none",
@@ -256,9 +261,12 @@ static bool parse_mutation(const char *name, enum sim_mutation *ret_mutation)
 static bool parse(int argc, char **argv, struct options *options)
 {
     static const struct option names[] = {
-        {"seed", required_argument, NULL, 's'},   {"seeds", required_argument, NULL, 'S'},
-        {"steps", required_argument, NULL, 'n'},  {"trace", no_argument, NULL, 't'},
-        {"mutate", required_argument, NULL, 'm'}, {"seconds", required_argument, NULL, 'w'},
+        {"seed", required_argument, NULL, 's'},
+        {"seeds", required_argument, NULL, 'S'},
+        {"steps", required_argument, NULL, 'n'},
+        {"trace", no_argument, NULL, 't'},
+        {"mutate", required_argument, NULL, 'm'},
+        {"seconds", required_argument, NULL, 'w'},
         {NULL, 0, NULL, 0},
     };
     for (int letter; (letter = getopt_long(argc, argv, "", names, NULL)) != -1;) {
@@ -267,7 +275,8 @@ static bool parse(int argc, char **argv, struct options *options)
             options->first = options->last = strtoull(optarg, NULL, 10);
             break;
         case 'S':
-            if (sscanf(optarg, "%" SCNu64 "-%" SCNu64, &options->first, &options->last) != 2) {
+            if (sscanf(optarg, "%" SCNu64 "-%" SCNu64, &options->first, &options->last) !=
+                2) {
                 return false;
             }
             break;
@@ -298,12 +307,13 @@ static void report(const struct sim *sim, const struct options *options, bool fa
         printf("seed %" PRIu64 " steps %u FAILED at %" PRIu64 " ms: %s\n", sim->seed,
                options->steps, sim->now_ms, sim->failure);
     } else if (options->first == options->last) {
-        printf("seed %" PRIu64 " ok: trace %016" PRIx64 " (%" PRIu64 " lines), hosts %u, "
-               "log %zu, deaths %u, resets %u, freezes %u, thaws %u, moves %u, aborts %u, "
-               "boots %u, acknowledged %u\n",
-               sim->seed, sim->trace_hash, sim->trace_lines, sim->host_count, sim->log_count,
-               sim->deaths, sim->resets, sim->freezes, sim->thaws, sim->moves, sim->aborts,
-               sim->restarts, sim->acknowledged);
+        printf(
+            "seed %" PRIu64 " ok: trace %016" PRIx64 " (%" PRIu64 " lines), hosts %u, "
+            "log %zu, deaths %u, resets %u, freezes %u, thaws %u, moves %u, aborts %u, "
+            "boots %u, acknowledged %u\n",
+            sim->seed, sim->trace_hash, sim->trace_lines, sim->host_count, sim->log_count,
+            sim->deaths, sim->resets, sim->freezes, sim->thaws, sim->moves, sim->aborts,
+            sim->restarts, sim->acknowledged);
     }
 }
 
@@ -336,8 +346,9 @@ int main(int argc, char **argv)
         }
     }
     if (options.first != options.last || options.mutation != SIM_MUTATION_NONE) {
-        printf("%u runs, %u failed; deaths %u, resets %u, thaws %u, moves %u, aborts %u\n", runs,
-               failures, deaths, resets, thaws, moves, aborts);
+        printf(
+            "%u runs, %u failed; deaths %u, resets %u, thaws %u, moves %u, aborts %u\n",
+            runs, failures, deaths, resets, thaws, moves, aborts);
     }
     bool caught = options.mutation != SIM_MUTATION_NONE;
     return (failures > 0) == caught ? 0 : 1;

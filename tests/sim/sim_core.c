@@ -27,7 +27,8 @@ bool sim_chance(struct sim *sim, unsigned percent)
     return sim_random(sim, 100) < percent;
 }
 
-/* ---- trace --------------------------------------------------------------------------- */
+/* ---- trace ---------------------------------------------------------------------------
+ */
 
 void sim_trace(struct sim *sim, const char *format, ...)
 {
@@ -54,12 +55,14 @@ void sim_fail(struct sim *sim, const char *format, ...)
     sim->failed = true;
     va_list arguments;
     va_start(arguments, format);
-    (void)vsnprintf(sim->failure, sizeof(sim->failure), format, arguments); /* cut is fine */
+    (void)vsnprintf(sim->failure, sizeof(sim->failure), format,
+                    arguments); /* cut is fine */
     va_end(arguments);
     sim_trace(sim, "FAILED: %s", sim->failure);
 }
 
-/* ---- events -------------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------------
+ */
 
 static bool before(const struct sim_event *a, const struct sim_event *b)
 {
@@ -91,7 +94,8 @@ static struct sim_event *heap_pop(struct sim *sim)
         if (child >= sim->heap_count) {
             break;
         }
-        if (child + 1 < sim->heap_count && before(sim->heap[child + 1], sim->heap[child])) {
+        if (child + 1 < sim->heap_count &&
+            before(sim->heap[child + 1], sim->heap[child])) {
             child++;
         }
         if (!before(sim->heap[child], last)) {
@@ -186,7 +190,8 @@ void sim_events_free(struct sim *sim)
     sim->heap_capacity = 0;
 }
 
-/* ---- clocks -------------------------------------------------------------------------- */
+/* ---- clocks --------------------------------------------------------------------------
+ */
 
 uint64_t sim_local_ms(const struct sim *sim, unsigned host)
 {

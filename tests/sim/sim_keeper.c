@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The keeper's process around the real policy, and the watchdog: a clock of its own that resets the host. */
+/* The keeper's process around the real policy, and the watchdog: a clock of its own that
+ * resets the host. */
 #include <inttypes.h>
 
 #include "base/clock.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A model of the migration engine: ready, go, done over a stream that may fall silent or break at any step. */
+/* A model of the migration engine: ready, go, done over a stream that may fall silent or
+ * break at any step. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -13,7 +14,7 @@ enum word {
     WORD_HELLO,
     WORD_ACCEPT,
     WORD_PING,
-    WORD_LAST,  /* the guest is stopped, and all of it is here */
+    WORD_LAST, /* the guest is stopped, and all of it is here */
     WORD_READY,
     WORD_GO,
     WORD_DONE,
@@ -57,17 +58,21 @@ static void send(struct sim *sim, struct sim_vmm *from, enum word word)
         .from = (uint64_t)(from - sim->vmms),
         .from_life = from->life,
         .attempt = from->move.attempt,
-        .mem = from->mem,
+        /* One that has not run since it came passes on what it came from. */
+        .mem = from->mem_parent != 0 ? from->mem_parent : from->mem,
         .paused = from->paused,
     };
     uint64_t delay_ms = from->host == to->host ? 1 : 4; /* one stream: in order */
-    struct sim_event *event = sim_at_host(sim, sim->now_ms + delay_ms, on_letter, to->host);
+    struct sim_event *event =
+        sim_at_host(sim, sim->now_ms + delay_ms, on_letter, to->host);
     sim_event_data(event, letter, sizeof(*letter));
 }
 
-/* ---- source -------------------------------------------------------------------------- */
+/* ---- source --------------------------------------------------------------------------
+ */
 
-static void source_fails(struct sim *sim, struct sim_vmm *vmm, Drover__VmMigrationState how)
+static void source_fails(struct sim *sim, struct sim_vmm *vmm,
+                         Drover__VmMigrationState how)
 {
     CHECK(vmm->state == SIM_VMM_GUEST);
     vmm->handover = false;
@@ -133,7 +138,8 @@ static void source_step(struct sim *sim, struct sim_vmm *vmm)
     }
 }
 
-/* ---- target -------------------------------------------------------------------------- */
+/* ---- target --------------------------------------------------------------------------
+ */
 
 static void target_never(struct sim *sim, struct sim_vmm *vmm)
 {
@@ -142,7 +148,8 @@ static void target_never(struct sim *sim, struct sim_vmm *vmm)
     move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED);
 }
 
-static void target_hears(struct sim *sim, struct sim_vmm *vmm, const struct letter *letter)
+static void target_hears(struct sim *sim, struct sim_vmm *vmm,
+                         const struct letter *letter)
 {
     switch (letter->word) {
     case WORD_LAST:
@@ -166,7 +173,8 @@ static void target_hears(struct sim *sim, struct sim_vmm *vmm, const struct lett
     }
 }
 
-/* ---- both ---------------------------------------------------------------------------- */
+/* ---- both ----------------------------------------------------------------------------
+ */
 
 static void on_step(struct sim *sim, struct sim_event *event)
 {
@@ -184,7 +192,8 @@ static void on_step(struct sim *sim, struct sim_event *event)
         }
     }
     if (is_active(vmm)) {
-        struct sim_event *next = sim_at_host(sim, sim->now_ms + STEP_MS, on_step, vmm->host);
+        struct sim_event *next =
+            sim_at_host(sim, sim->now_ms + STEP_MS, on_step, vmm->host);
         next->a = event->a;
         next->b = event->b;
         next->c = event->c;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* libraft's fixture: the cluster's log on the virtual clock. One more server, outside of the cluster, ticks the clock. */
+/* libraft's fixture: the cluster's log on the virtual clock. One more server, outside of
+ * the cluster, ticks the clock. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,7 +29,8 @@ static struct raft *raft_of(struct sim *sim, unsigned host)
     return raft_fixture_get(&sim->fixture, host);
 }
 
-/* ---- state machine ------------------------------------------------------------------- */
+/* ---- state machine -------------------------------------------------------------------
+ */
 
 static void log_append(struct sim *sim, uint64_t index, const struct raft_buffer *entry)
 {
@@ -43,14 +45,16 @@ static void log_append(struct sim *sim, uint64_t index, const struct raft_buffer
     void *data = malloc(size + 1u);
     CHECK(data != NULL);
     memcpy(data, (const char *)entry->base + sizeof(size), size);
-    sim->log[sim->log_count++] = (struct sim_entry){index, data, size};
+    sim->log[sim->log_count++] =
+        (struct sim_entry){.index = index, .data = data, .size = size};
     Drover__Command *command = drover__command__unpack(NULL, size, data);
     CHECK(command != NULL);
     sim_check_command(sim, command);
     drover__command__free_unpacked(command, NULL);
 }
 
-static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *entry, void **ret_result)
+static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *entry,
+                     void **ret_result)
 {
     struct sim_host *host = fsm->data;
     struct sim *sim = host->sim;
@@ -70,7 +74,8 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *entry, void
     return 0;
 }
 
-static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsigned *n_bufs)
+static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[],
+                        unsigned *n_bufs)
 {
     CHECK(false); /* the threshold is out of reach */
     return 0;
@@ -94,6 +99,7 @@ static void grow(struct sim *sim, unsigned index)
                                   .restore = fsm_restore};
     CHECK(raft_fixture_grow(&sim->fixture, &host->fsm) == 0);
     struct raft *raft = raft_of(sim, index);
+    raft->tracer = NULL; /* the fixture's own writes each step to stderr */
     raft_set_snapshot_threshold(raft, 1u << 30);
     raft_set_pre_vote(raft, true);
     raft_set_election_timeout(raft, sim->timing.election_ms);
@@ -106,9 +112,11 @@ static void draw_latencies(struct sim *sim, unsigned host)
     unsigned base = sim->timing.election_ms;
     raft_fixture_set_randomized_election_timeout(&sim->fixture, host,
                                                  base + (unsigned)sim_random(sim, base));
-    raft_fixture_set_network_latency(&sim->fixture, host, 1 + (unsigned)sim_random(sim, 8));
+    raft_fixture_set_network_latency(&sim->fixture, host,
+                                     1 + (unsigned)sim_random(sim, 8));
     unsigned disk = sim_chance(sim, 5) ? 200 : 6; /* at times a slow disk */
-    raft_fixture_set_disk_latency(&sim->fixture, host, 1 + (unsigned)sim_random(sim, disk));
+    raft_fixture_set_disk_latency(&sim->fixture, host,
+                                  1 + (unsigned)sim_random(sim, disk));
 }
 
 void sim_raft_start(struct sim *sim)
@@ -118,14 +126,17 @@ void sim_raft_start(struct sim *sim)
         grow(sim, i);
     }
     struct raft_configuration configuration;
-    CHECK(raft_fixture_configuration(&sim->fixture, sim->host_count, &configuration) == 0);
+    CHECK(raft_fixture_configuration(&sim->fixture, sim->host_count, &configuration) ==
+          0);
     grow(sim, sim->host_count);
     CHECK(raft_fixture_bootstrap(&sim->fixture, &configuration) == 0);
     raft_configuration_close(&configuration);
-    CHECK(raft_fixture_start(&sim->fixture) == 0);
-    for (unsigned i = 0; i < sim->host_count; i++) {
+    /* Before the start: libraft asks again until it is given one within [election, 2
+     * election]. */
+    for (unsigned i = 0; i <= sim->host_count; i++) {
         draw_latencies(sim, i);
     }
+    CHECK(raft_fixture_start(&sim->fixture) == 0);
 }
 
 void sim_raft_step(struct sim *sim)
@@ -174,19 +185,23 @@ unsigned sim_raft_leader(struct sim *sim, unsigned host)
     return id >= 1 && id <= sim->host_count ? (unsigned)id - 1 : SIM_HOSTS_MAX;
 }
 
-/* ---- requests ------------------------------------------------------------------------ */
+/* ---- requests ------------------------------------------------------------------------
+ */
 
 static void done_event(struct sim *sim, struct sim_event *event)
 {
     const struct sim_request *request = event->data;
-    sim_proposal_done(sim, request->origin, request->pending_id, (int)(int64_t)event->a, "",
-                      event->b, event->c);
+    sim_proposal_done(sim, request->origin, request->pending_id, (int)(int64_t)event->a,
+                      "", event->b, event->c);
 }
 
 /* The answer travels to the one who proposed. */
 static void send_done(struct sim *sim, const struct sim_request *request, int error,
                       uint64_t index, uint64_t result_id)
 {
+    if (request->pending_id == 0) {
+        return; /* nobody waits */
+    }
     bool remote = request->origin != request->host;
     if (remote && (sim->cut[request->host][request->origin] ||
                    sim_chance(sim, sim->loss_percent))) {

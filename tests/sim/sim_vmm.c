@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A model of drover-vmm: its states as in control.proto, its own enforcement of the deadline, a freeze that takes time (and
- * sometimes hangs on I/O), orders refused by epoch. Which memory it holds is followed by number.
+ * A model of drover-vmm: its states as in control.proto, its own enforcement of the
+ * deadline, a freeze that takes time (and sometimes hangs on I/O), orders refused by
+ * epoch. Which memory it holds is followed by number.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -12,7 +13,8 @@
 #include "base/err.h"
 #include "tests/sim/sim.h"
 
-/* ---- how it stands ------------------------------------------------------------------- */
+/* ---- how it stands -------------------------------------------------------------------
+ */
 
 static bool lease_over(const struct sim *sim, const struct sim_vmm *vmm)
 {
@@ -21,14 +23,14 @@ static bool lease_over(const struct sim *sim, const struct sim_vmm *vmm)
 
 static bool freeze_confirmed(const struct sim *sim, const struct sim_vmm *vmm)
 {
-    return vmm->ha && (vmm->deadline_ms == 0 || sim_local_ms(sim, vmm->host) >=
-                                                    vmm->deadline_ms + vmm->freeze_ms);
+    return vmm->ha && (vmm->deadline_ms == 0 ||
+                       sim_local_ms(sim, vmm->host) >= vmm->deadline_ms + vmm->freeze_ms);
 }
 
 bool sim_vmm_executes(const struct sim *sim, const struct sim_vmm *vmm)
 {
-    return vmm->life != 0 && vmm->state == SIM_VMM_GUEST && !vmm->paused && !vmm->handover &&
-           !lease_over(sim, vmm) && !sim_host_stalled(sim, vmm->host);
+    return vmm->life != 0 && vmm->state == SIM_VMM_GUEST && !vmm->paused &&
+           !vmm->handover && !lease_over(sim, vmm) && !sim_host_stalled(sim, vmm->host);
 }
 
 bool sim_vmm_active(const struct sim *sim, const struct sim_vmm *vmm)
@@ -74,9 +76,11 @@ uint64_t sim_vmm_deadline_ns(const struct sim_vmm *vmm)
     return vmm->deadline_ms == 0 ? 1 : vmm->deadline_ms * NS_PER_MS;
 }
 
-/* ---- reports ------------------------------------------------------------------------- */
+/* ---- reports -------------------------------------------------------------------------
+ */
 
-static struct sim_vmm *find(struct sim *sim, unsigned host, uint64_t vm_id, uint64_t epoch)
+static struct sim_vmm *find(struct sim *sim, unsigned host, uint64_t vm_id,
+                            uint64_t epoch)
 {
     for (unsigned i = 0; i < SIM_VMMS_MAX; i++) {
         struct sim_vmm *vmm = &sim->vmms[i];
@@ -125,8 +129,8 @@ void sim_vmm_send_status(struct sim *sim, struct sim_vmm *vmm)
         move.uri = vmm->move.uri;
         status.migration = &move;
     }
-    sim_trace(sim, "h%u vm%" PRIu64 ".%" PRIu64 " says %d, move %d", vmm->host, vmm->vm_id,
-              vmm->epoch, (int)status.run_state, (int)vmm->move.state);
+    sim_trace(sim, "h%u vm%" PRIu64 ".%" PRIu64 " says %d, move %d", vmm->host,
+              vmm->vm_id, vmm->epoch, (int)status.run_state, (int)vmm->move.state);
     size_t size = drover__vm_status__get_packed_size(&status);
     void *data = malloc(size + 1);
     CHECK(data != NULL);
@@ -162,7 +166,8 @@ void sim_vmm_gone(struct sim *sim, struct sim_vmm *vmm, const char *reason)
     *vmm = (struct sim_vmm){0};
 }
 
-/* ---- birth and death ----------------------------------------------------------------- */
+/* ---- birth and death -----------------------------------------------------------------
+ */
 
 static struct sim_vmm *by_life(struct sim *sim, uint64_t slot, uint64_t life)
 {
@@ -190,7 +195,8 @@ void sim_vmm_start(struct sim *sim, unsigned host, const Drover__VmRecord *vm,
     sim_trace(sim, "h%u starts vm%" PRIu64 ".%" PRIu64 "%s", host, vm->vm_id, epoch,
               incoming ? " incoming" : "");
     if (find(sim, host, vm->vm_id, epoch) != NULL) {
-        sim_fail(sim, "h%u starts vm%" PRIu64 ".%" PRIu64 " twice", host, vm->vm_id, epoch);
+        sim_fail(sim, "h%u starts vm%" PRIu64 ".%" PRIu64 " twice", host, vm->vm_id,
+                 epoch);
         return;
     }
     for (unsigned i = 0; i < SIM_VMMS_MAX; i++) {
@@ -255,7 +261,8 @@ static void on_power_button(struct sim *sim, struct sim_event *event)
     end_soon(sim, vmm);
 }
 
-/* ---- orders -------------------------------------------------------------------------- */
+/* ---- orders --------------------------------------------------------------------------
+ */
 
 static void on_order_failed(struct sim *sim, struct sim_event *event)
 {
@@ -265,7 +272,8 @@ static void on_order_failed(struct sim *sim, struct sim_event *event)
     sim_agent_wake(sim, event->host, sim->now_ms);
 }
 
-static void refuse(struct sim *sim, unsigned host, uint64_t vm_id, uint64_t epoch, int error)
+static void refuse(struct sim *sim, unsigned host, uint64_t vm_id, uint64_t epoch,
+                   int error)
 {
     if (!sim->hosts[host].agent_alive) {
         return;
@@ -336,8 +344,9 @@ static void quit(struct sim *sim, struct sim_vmm *vmm)
         vmm->state = SIM_VMM_FAILED; /* abandons: it can't get the go any more */
         sim_move_end(sim, vmm, "quit");
         sim_vmm_send_status(sim, vmm);
-    } else if (vmm->state == SIM_VMM_GUEST && (!lease_over(sim, vmm) || vmm->deadline_ms == 0 ||
-                                               freeze_confirmed(sim, vmm))) {
+    } else if (vmm->state == SIM_VMM_GUEST &&
+               (!lease_over(sim, vmm) || vmm->deadline_ms == 0 ||
+                freeze_confirmed(sim, vmm))) {
         vmm->state = SIM_VMM_STOPPED;
     }
     end_soon(sim, vmm);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/err.h"
 #include "tests/sim/sim.h"
 
 struct sim_vm *sim_vm_find(struct sim *sim, uint64_t vm_id)
@@ -17,7 +18,8 @@ struct sim_vm *sim_vm_find(struct sim *sim, uint64_t vm_id)
     return NULL;
 }
 
-/* ---- power --------------------------------------------------------------------------- */
+/* ---- power ---------------------------------------------------------------------------
+ */
 
 static void on_power_on(struct sim *sim, struct sim_event *event)
 {
@@ -60,14 +62,15 @@ void sim_power_on(struct sim *sim, unsigned index)
     host->powered = true;
     host->boot++;
     host->base_ms = 100000 + sim_random(sim, 1000000);
-    (void)snprintf(host->boot_id, sizeof(host->boot_id), "boot%u-%" PRIu64 "-%" PRIu64, index,
-                   host->boot, sim_random(sim, 1000000));
+    (void)snprintf(host->boot_id, sizeof(host->boot_id), "boot%u-%" PRIu64 "-%" PRIu64,
+                   index, host->boot, sim_random(sim, 1000000));
     sim_trace(sim, "h%u boots (%s)", index, host->boot_id);
     sim_keeper_start(sim, index);
     (void)sim_at_host(sim, sim->now_ms + 500, on_agent_start, index);
 }
 
-/* ---- faults -------------------------------------------------------------------------- */
+/* ---- faults --------------------------------------------------------------------------
+ */
 
 static unsigned any_host(struct sim *sim)
 {
@@ -92,7 +95,8 @@ static void stall(struct sim *sim, unsigned index, bool whole, uint64_t for_ms)
     if (!host->powered) {
         return;
     }
-    sim_trace(sim, "h%u %s stalls for %" PRIu64, index, whole ? "wholly" : "agent", for_ms);
+    sim_trace(sim, "h%u %s stalls for %" PRIu64, index, whole ? "wholly" : "agent",
+              for_ms);
     uint64_t *at_ms = whole ? &host->stalled_until_ms : &host->agent_stalled_until_ms;
     *at_ms = until_ms > *at_ms ? until_ms : *at_ms;
     sim_raft_sync(sim, index);
@@ -110,7 +114,8 @@ static void agent_crash(struct sim *sim, unsigned index)
     sim_trace(sim, "h%u agent crashes", index);
     sim_agent_stop(sim, index);
     sim_raft_sync(sim, index);
-    (void)sim_at_host(sim, sim->now_ms + 1500 + sim_random(sim, 6000), on_agent_start, index);
+    (void)sim_at_host(sim, sim->now_ms + 1500 + sim_random(sim, 6000), on_agent_start,
+                      index);
 }
 
 static void vmm_crash(struct sim *sim)
@@ -225,7 +230,8 @@ void sim_heal(struct sim *sim)
     }
 }
 
-/* ---- users --------------------------------------------------------------------------- */
+/* ---- users ---------------------------------------------------------------------------
+ */
 
 static void create_vm(struct sim *sim, unsigned host)
 {
@@ -255,7 +261,8 @@ static void create_vm(struct sim *sim, unsigned host)
     sim_user_propose(sim, host, &command, 1);
 }
 
-static void set_wanted(struct sim *sim, unsigned host, uint64_t vm_id, Drover__VmWanted wanted)
+static void set_wanted(struct sim *sim, unsigned host, uint64_t vm_id,
+                       Drover__VmWanted wanted)
 {
     Drover__VmSetWanted set = DROVER__VM_SET_WANTED__INIT;
     set.vm_id = vm_id;
@@ -317,7 +324,8 @@ void sim_user_done(struct sim *sim, uint64_t user, int error, uint64_t index,
                    uint64_t result_id)
 {
     if (error != 0) {
-        return; /* not acknowledged: it may or may not have happened */
+        sim->creating -= user == 1 && error == DROVER_ENOLEADER;
+        return; /* not acknowledged: else it may or may not have happened */
     }
     sim->acknowledged++;
     int judged = -1;
