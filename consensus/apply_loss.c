@@ -41,6 +41,9 @@ void apply_take_from_dead(struct apply_step *step, Drover__VmRecord *vm,
         CHECK(host->proof_index != 0 && apply_proof_covers(host->proof, vm));
         vm->owner_host_id = 0;
         vm->proof_index = host->proof_index;
+        if (vm->wanted == DROVER__VM_WANTED__VM_WANTED_KILLED) {
+            vm->wanted = DROVER__VM_WANTED__VM_WANTED_STOPPED; /* it is */
+        }
         record_clear_string(&vm->last_error);
         step_event(step, "vm.taken", subject_of(vm, host->host_id, vm->epoch),
                    "VM '%s' was taken from the dead host '%s' (proof: log entry %llu)",

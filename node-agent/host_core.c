@@ -110,6 +110,7 @@ void host_core_vmm_status(struct host_core *core, const Drover__VmStatus *status
         drover__vm_status__free_unpacked(vmm->status, NULL);
     }
     vmm->status = copy;
+    vmm->cancels_seen = vmm->cancels;
     vmm->got_go |= shows_go(copy);
     vmm->failed |= copy->run_state == DROVER__VM_RUN_STATE__VM_RUN_FAILED;
 }

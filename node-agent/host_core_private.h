@@ -13,8 +13,9 @@
 #include "fencing/timing.h"
 #include "node-agent/host_core.h"
 
-#define HOST_VMMS_MAX 8 /* of one VM on one host: the right one, and old ones that end   \
-                         */
+#define HOST_VMMS_MAX                                                                    \
+    8 /* of one VM on one host: the right one, and old ones that end                     \
+       */
 #define HOST_BACKOFF_MAX     5 /* doublings of retry_ms: 32 times */
 #define HOST_CRASHES_TO_TELL 3 /* crashes of a VM that ran, until the cluster is told */
 
@@ -39,6 +40,8 @@ struct host_vmm {
     bool failed;                           /* said so itself: it will never have it */
     uint64_t lease_ms;                     /* last deadline sent; 0: none */
     uint64_t ordered_ms[HOST_ORDER_COUNT]; /* when last; 0: never */
+    unsigned cancels;      /* how often its migration was told to end */
+    unsigned cancels_seen; /* that many, when its last status came */
     uint64_t
         pressed_ms; /* its power button, also for a stop that was taken back; 0: never */
 };

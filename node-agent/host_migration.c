@@ -109,6 +109,7 @@ static void order_migrate(struct host_core *core, struct host_vm *vm,
     vm->ordered_epoch = migration->next_epoch;
     vmm->ordered_ms[HOST_ORDER_MIGRATE] = 0;
     vmm->ordered_ms[HOST_ORDER_MIGRATE_CANCEL] = 0;
+    vmm->cancels = vmm->cancels_seen = 0;
     /* What is known of an earlier attempt must not pass for the end of this one. */
     if (vmm->status->migration != NULL) {
         drover__vm_migration_status__free_unpacked(vmm->status->migration, NULL);
@@ -131,7 +132,9 @@ static void order_cancel(struct host_core *core, struct host_vm *vm, struct host
     Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
     request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL;
     request.migrate_cancel = &cancel;
+    uint64_t last_ms = vmm->ordered_ms[HOST_ORDER_MIGRATE_CANCEL];
     host_order(core, vm, vmm, HOST_ORDER_MIGRATE_CANCEL, &request, now_ms);
+    vmm->cancels += vmm->ordered_ms[HOST_ORDER_MIGRATE_CANCEL] != last_ms;
 }
 
 /* Why this migration shall end; NULL: it shall go on. */
@@ -175,7 +178,10 @@ static void source_with_guest(struct host_core *core, struct host_vm *vm,
      */
     bool ordered = report != NULL || vm->ordered_epoch == migration->next_epoch ||
                    (is_ready(migration) && vm->begun_epoch != migration->next_epoch);
-    if (why != NULL && ordered) {
+    /* Orders are handled in turn: a VMM that answered two cancels and knows of no attempt
+     * never got that order. */
+    bool unheard = report == NULL && vmm->cancels_seen >= 2;
+    if (why != NULL && ordered && !unheard) {
         order_cancel(core, vm, vmm, now_ms);
     } else if (why != NULL) {
         abort_by_source(core, vm, record, why, now_ms);
