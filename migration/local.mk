@@ -9,6 +9,7 @@ migration_libmigration_a_SOURCES = \
 	migration/handover.c \
 	migration/pages.c migration/pages.h \
 	migration/plan.c migration/plan.h \
+	migration/rounds.c \
 	migration/source.c migration/source.h migration/source_internal.h \
 	migration/status.c migration/status.h \
 	migration/stream.c migration/stream.h \

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The source: connect, compare, rounds. The handover is in handover.c.
+ * The source: connect, compare, and how it ends. In between: rounds.c, handover.c.
  */
 #include "migration/source.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -15,16 +16,9 @@
 #include "base/id.h"
 #include "migration/source_internal.h"
 
-#define US_PER_S      UINT64_C(1000000)
+#define MEGABYTE      UINT64_C(1000000)
 #define NS_PER_US     UINT64_C(1000)
 #define NO_ROUND_TRIP UINT64_MAX
-/* A round that sends less says nothing about the link's speed. */
-#define SPEED_BYTES_MIN (1024u * 1024u)
-/* What a pause takes beside its pages: stop, state, load; and the round trips of the
- * handover. */
-#define HANDOVER_FIXED_US    3000u
-#define HANDOVER_ROUND_TRIPS 3u
-
 /* What the target may have said before it closed. */
 static int peer_reason(struct migration_source *source)
 {
@@ -44,10 +38,39 @@ static int peer_reason(struct migration_source *source)
                      refusal.reason);
 }
 
+/* UINT32_MAX: there is no deadline, or it does not matter any more. */
+static uint32_t left_ms(const struct migration_source *source)
+{
+    uint32_t deadline_ms = source->config.deadline_ms;
+    if (deadline_ms == 0 || source->stopping || source->started_ns == 0) {
+        return UINT32_MAX;
+    }
+    uint64_t until_ms = source->started_ns / NS_PER_MS + deadline_ms;
+    uint64_t now_ms = clock_now_ms();
+    return now_ms >= until_ms ? 0 : (uint32_t)(until_ms - now_ms);
+}
+
+uint32_t source_patience_ms(const struct migration_source *source)
+{
+    uint32_t left = left_ms(source);
+    return left < source->config.times.idle_ms ? left : source->config.times.idle_ms;
+}
+
+static int deadline_error(struct migration_source *source)
+{
+    return error_set(&source->err, DROVER_ETIMEDOUT2,
+                     "the deadline is over and %" PRIu64
+                     " MB are left; give it more time (--deadline) or a faster link",
+                     source->pages.pending_count * MIGRATION_PAGE_SIZE / MEGABYTE);
+}
+
 int source_link_error(struct migration_source *source, int code, const char *doing)
 {
     if (code == DROVER_ECANCELLED) {
         return error_set(&source->err, code, "cancelled");
+    }
+    if (code == DROVER_ETIMEDOUT2 && left_ms(source) == 0) {
+        return deadline_error(source);
     }
     int rv = peer_reason(source);
     if (rv != 0) {
@@ -67,13 +90,23 @@ int source_tick(void *owner)
     if (now_ms < source->next_tick_ms) {
         return 0;
     }
-    source->next_tick_ms = now_ms + source->config.times.keepalive_ms / 2;
+    if (left_ms(source) == 0) {
+        return deadline_error(source);
+    }
+    if (!source->stopping) {
+        source->out.idle_ms = source_patience_ms(source);
+    }
     int rv = stream_out_keepalive(&source->out, source->config.times.keepalive_ms / 2);
     if (rv != 0) {
         return source_link_error(source, rv, "sending");
     }
     struct migration_status *status = status_board_lock(&source->board);
     status->bytes_remaining = source->pages.pending_count * MIGRATION_PAGE_SIZE;
+    if (source->round <= 1 && now_ms > source->round_ms) {
+        /* Later ones are measured whole. */
+        status->bytes_per_second =
+            source->out.bytes_sent * MS_PER_S / (now_ms - source->round_ms);
+    }
     status->figures.bytes_sent = source->out.bytes_sent;
     status->figures.pages_sent = source->pages.sent_count;
     status->figures.pages_zero = source->pages.zero_count;
@@ -149,7 +182,7 @@ static int greet(struct migration_source *source)
     }
     const uint8_t *payload;
     size_t size;
-    rv = source_expect(source, WIRE_ACCEPT, source->config.times.idle_ms, 0,
+    rv = source_expect(source, WIRE_ACCEPT, source_patience_ms(source), 0,
                        "saying hello", &payload, &size);
     if (rv != 0) {
         return rv;
@@ -164,124 +197,6 @@ static int greet(struct migration_source *source)
                          WIRE_VERSION_OLDEST, WIRE_VERSION);
     }
     return 0;
-}
-
-/* The link's speed, from a round that took `ns` up to the target's word that it has all.
- */
-static void measure_speed(struct migration_source *source, uint64_t bytes, uint64_t ns)
-{
-    if (bytes < SPEED_BYTES_MIN && source->bytes_per_second != 0) {
-        return;
-    }
-    double speed = (double)bytes * (double)NS_PER_S / (double)(ns == 0 ? 1 : ns);
-    source->bytes_per_second = speed < 1 ? 1 : (uint64_t)speed;
-}
-
-static int round_send(struct migration_source *source)
-{
-    uint64_t start_ns = clock_now_ns();
-    uint64_t start_bytes = source->out.bytes_sent;
-    source->round++;
-    int rv = pages_send(&source->pages, &source->out, false, source_tick, source);
-    if (rv != 0) {
-        return source->err.code != 0 ? rv
-                                     : source_link_error(source, rv, "sending memory");
-    }
-    struct wire_round round = {.round = source->round, .bytes = source->out.bytes_sent};
-    CLEANUP(buffer_done) struct buffer frame = {0};
-    rv = wire_round_encode(&frame, WIRE_ROUND_END, &round);
-    rv = rv != 0 ? rv : stream_out_frames(&source->out, &frame, NULL);
-    if (rv != 0) {
-        return source_link_error(source, rv, "sending memory");
-    }
-    uint64_t sent_ns = clock_now_ns();
-    const uint8_t *payload;
-    size_t size;
-    rv = source_expect(source, WIRE_ROUND_ACK, source->config.times.idle_ms, 0,
-                       "waiting for the target", &payload, &size);
-    if (rv != 0) {
-        return rv;
-    }
-    uint64_t end_ns = clock_now_ns();
-    if (wire_round_decode(payload, size, &round) != 0 || round.round != source->round) {
-        return error_set(&source->err, DROVER_EPEER,
-                         "the target confirmed another round");
-    }
-    uint64_t round_trip_us = (end_ns - sent_ns) / NS_PER_US;
-    if (round_trip_us < source->round_trip_us) {
-        source->round_trip_us = round_trip_us;
-    }
-    measure_speed(source, source->out.bytes_sent - start_bytes, end_ns - start_ns);
-    return 0;
-}
-
-static int dirty_fetch(struct migration_source *source, struct plan_measure *measure)
-{
-    uint64_t dirty_count = 0;
-    int rv = pages_fetch_dirty(&source->pages, &dirty_count);
-    if (rv != 0) {
-        return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
-    }
-    uint64_t now_ns = clock_now_ns();
-    uint64_t since_ns = now_ns > source->fetched_ns ? now_ns - source->fetched_ns : 1;
-    double dirty_bytes = (double)(dirty_count * MIGRATION_PAGE_SIZE);
-    source->fetched_ns = now_ns;
-    *measure = (struct plan_measure){
-        .round = source->round,
-        .elapsed_ms = (now_ns - source->started_ns) / NS_PER_MS,
-        .remaining_bytes = source->pages.pending_count * MIGRATION_PAGE_SIZE,
-        .bytes_per_second = source->bytes_per_second,
-        .dirty_bytes_per_second =
-            (uint64_t)(dirty_bytes * (double)NS_PER_S / (double)since_ns),
-        .fixed_us = HANDOVER_FIXED_US + HANDOVER_ROUND_TRIPS * source->round_trip_us,
-    };
-    return 0;
-}
-
-static void publish(struct migration_source *source, const struct plan_measure *measure)
-{
-    struct migration_status *status = status_board_lock(&source->board);
-    status->round = measure->round;
-    status->bytes_remaining = measure->remaining_bytes;
-    status->bytes_per_second = measure->bytes_per_second;
-    status->dirty_bytes_per_second = measure->dirty_bytes_per_second;
-    status->figures.predicted_downtime_us = source->predicted_downtime_us;
-    status->figures.bytes_sent = source->out.bytes_sent;
-    status->figures.pages_sent = source->pages.sent_count;
-    status->figures.pages_zero = source->pages.zero_count;
-    status->figures.rounds = measure->round;
-    status_board_unlock(&source->board);
-}
-
-static int rounds(struct migration_source *source)
-{
-    struct migration_guest *guest = source->config.guest;
-    /* First the log, then what is populated: a page that is touched in between is in the
-     * log. */
-    int rv = guest->ops->dirty_start(guest);
-    source->fetched_ns = clock_now_ns();
-    rv = rv != 0 ? rv : pages_mark_populated(&source->pages);
-    if (rv != 0) {
-        return error_set(&source->err, rv, "starting the dirty log: %s", err_text(rv));
-    }
-    for (;;) {
-        struct plan_measure measure;
-        struct plan_decision decision;
-        rv = round_send(source);
-        rv = rv != 0 ? rv : dirty_fetch(source, &measure);
-        if (rv != 0) {
-            return rv;
-        }
-        plan_decide(&source->plan, &measure, &decision);
-        source->predicted_downtime_us = decision.predicted_downtime_us;
-        publish(source, &measure);
-        if (decision.action == PLAN_HANDOVER) {
-            return 0;
-        }
-        if (decision.action == PLAN_GIVE_UP) {
-            return error_set(&source->err, DROVER_ETIMEDOUT2, "%s", decision.reason);
-        }
-    }
 }
 
 static int open_streams(struct migration_source *source)
@@ -316,7 +231,7 @@ static int move(struct migration_source *source)
         return rv;
     }
     status_board_move(&source->board, MIGRATION_STATE_PRECOPY, NULL);
-    rv = rounds(source);
+    rv = source_rounds(source);
     if (rv != 0) {
         return rv;
     }

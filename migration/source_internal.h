@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source's struct, for source.c and handover.c only. Owned by the engine's thread,
- * but for gate and board. */
+/* The source's struct, for source.c, rounds.c and handover.c only. Owned by the engine's
+ * thread, but for gate and board. */
 #ifndef DROVER_MIGRATION_SOURCE_INTERNAL_H
 #define DROVER_MIGRATION_SOURCE_INTERNAL_H
 
@@ -29,6 +29,7 @@ struct migration_source {
     struct plan plan;
     uint64_t started_ns;
     uint64_t next_tick_ms;
+    uint64_t round_ms;      /* when the round under way began */
     uint64_t fetched_ns;    /* when the dirty log was last fetched */
     uint64_t round_trip_us; /* shortest seen */
     uint64_t bytes_per_second;
@@ -50,6 +51,10 @@ int source_tick(void *source);
 int source_expect(struct migration_source *source, enum wire_type type, uint32_t idle_ms,
                   uint64_t until_ms, const char *doing, const uint8_t **ret_payload,
                   size_t *ret_size);
+/* How long a silent target is waited for, but not beyond the deadline. */
+uint32_t source_patience_ms(const struct migration_source *source);
+/* Until little enough is left. Fills source->err. */
+int source_rounds(struct migration_source *source);
 /* From the stop to done. On an error before the go, source->handed_over is false. */
 int source_handover(struct migration_source *source);
 

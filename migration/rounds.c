@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The source's rounds: memory is sent again and again while the guest writes to it, until
+ * the plan says otherwise. */
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "migration/source_internal.h"
+
+#define NS_PER_US UINT64_C(1000)
+/* A round that sends less says nothing about the link's speed. */
+#define SPEED_BYTES_MIN (1024u * 1024u)
+/* What a pause takes beside its pages: stop, state, load; and the round trips of the
+ * handover. */
+#define HANDOVER_FIXED_US    3000u
+#define HANDOVER_ROUND_TRIPS 3u
+
+/* The link's speed, from a round that took `ns` up to the target's word that it has all.
+ */
+static void measure_speed(struct migration_source *source, uint64_t bytes, uint64_t ns)
+{
+    if (bytes < SPEED_BYTES_MIN && source->bytes_per_second != 0) {
+        return;
+    }
+    double speed = (double)bytes * (double)NS_PER_S / (double)(ns == 0 ? 1 : ns);
+    source->bytes_per_second = speed < 1 ? 1 : (uint64_t)speed;
+}
+
+static int round_send(struct migration_source *source)
+{
+    uint64_t start_ns = clock_now_ns();
+    uint64_t start_bytes = source->out.bytes_sent;
+    source->round++;
+    source->round_ms = start_ns / NS_PER_MS;
+    source->out.idle_ms = source_patience_ms(source);
+    int rv = pages_send(&source->pages, &source->out, false, source_tick, source);
+    if (rv != 0) {
+        return source->err.code != 0 ? rv
+                                     : source_link_error(source, rv, "sending memory");
+    }
+    struct wire_round round = {.round = source->round, .bytes = source->out.bytes_sent};
+    CLEANUP(buffer_done) struct buffer frame = {0};
+    rv = wire_round_encode(&frame, WIRE_ROUND_END, &round);
+    rv = rv != 0 ? rv : stream_out_frames(&source->out, &frame, NULL);
+    if (rv != 0) {
+        return source_link_error(source, rv, "sending memory");
+    }
+    uint64_t sent_ns = clock_now_ns();
+    const uint8_t *payload;
+    size_t size;
+    rv = source_expect(source, WIRE_ROUND_ACK, source_patience_ms(source), 0,
+                       "waiting for the target", &payload, &size);
+    if (rv != 0) {
+        return rv;
+    }
+    uint64_t end_ns = clock_now_ns();
+    if (wire_round_decode(payload, size, &round) != 0 || round.round != source->round) {
+        return error_set(&source->err, DROVER_EPEER,
+                         "the target confirmed another round");
+    }
+    uint64_t round_trip_us = (end_ns - sent_ns) / NS_PER_US;
+    if (round_trip_us < source->round_trip_us) {
+        source->round_trip_us = round_trip_us;
+    }
+    measure_speed(source, source->out.bytes_sent - start_bytes, end_ns - start_ns);
+    return 0;
+}
+
+static int dirty_fetch(struct migration_source *source, struct plan_measure *measure)
+{
+    uint64_t dirty_count = 0;
+    int rv = pages_fetch_dirty(&source->pages, &dirty_count);
+    if (rv != 0) {
+        return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
+    }
+    uint64_t now_ns = clock_now_ns();
+    uint64_t since_ns = now_ns > source->fetched_ns ? now_ns - source->fetched_ns : 1;
+    double dirty_bytes = (double)(dirty_count * MIGRATION_PAGE_SIZE);
+    source->fetched_ns = now_ns;
+    *measure = (struct plan_measure){
+        .round = source->round,
+        .elapsed_ms = (now_ns - source->started_ns) / NS_PER_MS,
+        .remaining_bytes = source->pages.pending_count * MIGRATION_PAGE_SIZE,
+        .bytes_per_second = source->bytes_per_second,
+        .dirty_bytes_per_second =
+            (uint64_t)(dirty_bytes * (double)NS_PER_S / (double)since_ns),
+        .fixed_us = HANDOVER_FIXED_US + HANDOVER_ROUND_TRIPS * source->round_trip_us,
+    };
+    return 0;
+}
+
+static void publish(struct migration_source *source, const struct plan_measure *measure)
+{
+    struct migration_status *status = status_board_lock(&source->board);
+    status->round = measure->round;
+    status->bytes_remaining = measure->remaining_bytes;
+    status->bytes_per_second = measure->bytes_per_second;
+    status->dirty_bytes_per_second = measure->dirty_bytes_per_second;
+    status->figures.predicted_downtime_us = source->predicted_downtime_us;
+    status->figures.bytes_sent = source->out.bytes_sent;
+    status->figures.pages_sent = source->pages.sent_count;
+    status->figures.pages_zero = source->pages.zero_count;
+    status->figures.rounds = measure->round;
+    status_board_unlock(&source->board);
+}
+
+int source_rounds(struct migration_source *source)
+{
+    struct migration_guest *guest = source->config.guest;
+    /* First the log, then what is populated: a page that is touched in between is in the
+     * log. */
+    int rv = guest->ops->dirty_start(guest);
+    source->fetched_ns = clock_now_ns();
+    rv = rv != 0 ? rv : pages_mark_populated(&source->pages);
+    if (rv != 0) {
+        return error_set(&source->err, rv, "starting the dirty log: %s", err_text(rv));
+    }
+    for (;;) {
+        struct plan_measure measure;
+        struct plan_decision decision;
+        rv = round_send(source);
+        rv = rv != 0 ? rv : dirty_fetch(source, &measure);
+        if (rv != 0) {
+            return rv;
+        }
+        plan_decide(&source->plan, &measure, &decision);
+        source->predicted_downtime_us = decision.predicted_downtime_us;
+        publish(source, &measure);
+        if (decision.action == PLAN_HANDOVER) {
+            return 0;
+        }
+        if (decision.action == PLAN_GIVE_UP) {
+            return error_set(&source->err, DROVER_ETIMEDOUT2, "%s", decision.reason);
+        }
+    }
+}
