@@ -232,7 +232,8 @@ int agent_member_start(struct agent *agent, bool bootstrap, struct error *err)
     member->self = (struct peer_self){.cluster_id = agent->identity->cluster_id,
                                       .host_id = agent->identity->host_id,
                                       .boot_id = agent->boot_id,
-                                      .incarnation = member->incarnation};
+                                      .incarnation = member->incarnation,
+                                      .address = agent->identity->address};
     rv = rv != 0 ? rv : make_connections(agent, err);
     rv = rv != 0 ? rv : make_raft(agent, bootstrap, err);
     /* From here on others may reach this host; nothing is answered before raft has loaded

@@ -300,13 +300,23 @@ static void peers_raft_opened(void *owner, const struct peer_opened *opened)
 {
     struct agent *agent = owner;
     struct agent_member *member = agent->member;
-    const char *address = known_address(agent, opened->host_id);
-    char copy[LIMIT_ADDRESS_SIZE];
-    (void)snprintf(copy, sizeof(copy), "%s",
-                   address != NULL ? address : tls_stream_peer_text(opened->stream));
+    char host[LIMIT_ADDRESS_SIZE], address[LIMIT_ADDRESS_SIZE];
+    unsigned port = 0;
+    /* raft answers to this address, so it must be right also while this host's log tells
+     * nothing yet. */
+    if (config_split_address(opened->address, CONFIG_PEER_PORT_DEFAULT, host, &port,
+                             NULL) != 0) {
+        log_info(agent->log,
+                 "a raft connection without an address was refused host=%" PRIu64,
+                 opened->host_id);
+        tls_stream_close(opened->stream, DROVER_EMALFORMED, NULL);
+        return;
+    }
+    (void)snprintf(address, sizeof(address), "%s", opened->address);
+    uint64_t host_id = opened->host_id;
     uv_stream_t *stream = NULL;
     if (raft_transport_accept(member->transport, opened, &stream) == 0) {
-        raft_node_accept(member->raft, opened->host_id, copy, stream);
+        raft_node_accept(member->raft, host_id, address, stream);
     }
 }
 

@@ -300,7 +300,7 @@ int join_client_start(uv_loop_t *loop, const struct join_wanted *wanted, join_do
                                    .request = request,
                                    .done = done,
                                    .owner = owner};
-    client->self = (struct peer_self){.cluster_id = "", .boot_id = "", .incarnation = ""};
+    client->self = (struct peer_self){.cluster_id = "", .boot_id = "", .incarnation = "", .address = ""};
     buffer_init(&client->in, LIMIT_FRAME_BYTES + 65536u);
     CHECK(uv_timer_init(loop, &client->timer) == 0);
     client->timer.data = client;

@@ -74,6 +74,7 @@ static int send_hello(struct peer_channel *channel, struct tls_stream *stream,
     hello.channel = kind;
     hello.boot_id = (char *)channel->self->boot_id;
     hello.incarnation = (char *)channel->self->incarnation;
+    hello.address = (char *)channel->self->address;
     Drover__PeerMessage message = DROVER__PEER_MESSAGE__INIT;
     message.what_case = DROVER__PEER_MESSAGE__WHAT_HELLO;
     message.hello = &hello;
@@ -215,6 +216,7 @@ static void on_received(void *owner, struct tls_stream *stream, const uint8_t *d
                                      .kind = message->hello->channel,
                                      .host_id = known ? identity.host_id : 0,
                                      .incarnation = message->hello->incarnation,
+                                     .address = message->hello->address,
                                      .rest = channel->in.data,
                                      .rest_size = channel->in.size};
         tls_stream_set_ops(stream, &no_ops, NULL);

@@ -27,6 +27,7 @@ struct peer_self {
     const char *cluster_id; /* "" while joining */
     uint64_t host_id;
     const char *boot_id, *incarnation;
+    const char *address; /* where others reach its agent */
 };
 
 /* An open channel. The receiver must set the stream's ops at once. */
@@ -35,6 +36,7 @@ struct peer_opened {
     Drover__PeerChannel kind;
     uint64_t host_id; /* as certified; 0 on a JOIN channel's serving side */
     const char *incarnation;
+    const char *address; /* as it says itself: where it is reached, not where this came from */
     const uint8_t *rest; /* bytes that came after the hello */
     size_t rest_size;
 };

@@ -196,7 +196,7 @@ static int setup(void **state)
     assert_int_equal(cluster_state_create(&fixture->state), 0);
     fixture->context = pki_fixture_context(&fixture->pki, 1, &fixture->pki);
     fixture->self = (struct peer_self){
-        .cluster_id = CLUSTER, .host_id = 1, .boot_id = "b", .incarnation = "i"};
+        .cluster_id = CLUSTER, .host_id = 1, .boot_id = "b", .incarnation = "i", .address = ""};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

@@ -130,7 +130,7 @@ static struct host *add_host(struct fixture *fixture, uint64_t host_id,
     host->self = (struct peer_self){.cluster_id = pki->cluster_id,
                                     .host_id = host_id,
                                     .boot_id = "boot",
-                                    .incarnation = "run"};
+                                    .incarnation = "run", .address = ""};
     (void)snprintf(host->listen, sizeof(host->listen), "127.0.0.1:%u", free_port());
     struct peers_config config = {.loop = &fixture->loop,
                                   .context = host->context,
