@@ -21,6 +21,9 @@
 #define RECONNECT_MS_MAX    250
 #define ORDER_TIMEOUT_MS    5000
 #define SNAPSHOT_TIMEOUT_MS 120000
+/* A refusal is told after a pause: who gives the order again at once gets no busy loop.
+ */
+#define REFUSAL_PAUSE_MS 50
 
 /* One connection. Frees itself when closed; `client` is NULL from then on. */
 struct link {
@@ -32,7 +35,8 @@ struct link {
 struct pending {
     uint64_t request_id;
     uint64_t deadline_ms;
-    int error;     /* already failed: told at the next timer */
+    int error;     /* already failed: told at deadline_ms */
+    char *text;    /* of a refusal, in the VMM's words; may be NULL */
     bool internal; /* the subscription: nobody waits for it */
     bool quit;
 };
@@ -70,7 +74,7 @@ static void arm(struct vmm_client *client)
     uint64_t at_ms = client->link == NULL ? client->retry_at_ms : UINT64_MAX;
     for (unsigned i = 0; i < client->pending_count; i++) {
         const struct pending *pending = &client->pending[i];
-        uint64_t then_ms = pending->error != 0 ? now_ms : pending->deadline_ms;
+        uint64_t then_ms = pending->deadline_ms;
         at_ms = then_ms < at_ms ? then_ms : at_ms;
     }
     if (at_ms == UINT64_MAX) {
@@ -101,6 +105,7 @@ static void drop(struct vmm_client *client)
     for (unsigned i = 0; i < client->pending_count; i++) {
         if (client->pending[i].error == 0) {
             client->pending[i].error = DROVER_ECLOSED;
+            client->pending[i].deadline_ms = 0;
         }
     }
     client->retry_at_ms = clock_now_ms() + client->retry_ms;
@@ -131,20 +136,22 @@ static struct pending pending_take(struct vmm_client *client, unsigned index)
 static bool fail_one(struct vmm_client *client)
 {
     uint64_t now_ms = clock_now_ms();
-    for (unsigned i = 0; i < client->pending_count; i++) {
-        if (client->pending[i].error == 0 && now_ms < client->pending[i].deadline_ms) {
-            continue;
-        }
-        bool late = client->pending[i].error == 0;
-        struct pending failed = pending_take(client, i);
-        int error = late ? DROVER_ETIMEDOUT2 : failed.error;
-        /* A quit whose connection went: it ended, as it was told to. */
-        if (!failed.internal && !(failed.quit && error == DROVER_ECLOSED)) {
-            client->ops->order_failed(client->owner, error, err_text(error));
-        }
-        return true;
+    unsigned i = 0;
+    while (i < client->pending_count && now_ms < client->pending[i].deadline_ms) {
+        i++;
     }
-    return false;
+    if (i == client->pending_count) {
+        return false;
+    }
+    struct pending failed = pending_take(client, i);
+    int error = failed.error == 0 ? DROVER_ETIMEDOUT2 : failed.error;
+    /* A quit whose connection went: it ended, as it was told to. */
+    if (!failed.internal && !(failed.quit && error == DROVER_ECLOSED)) {
+        client->ops->order_failed(client->owner, error,
+                                  failed.text != NULL ? failed.text : err_text(error));
+    }
+    free(failed.text);
+    return true;
 }
 
 static void sent_done(uv_write_t *request, int status)
@@ -200,13 +207,16 @@ static void send_request(struct vmm_client *client, const Drover__ControlRequest
         pending.deadline_ms = clock_now_ms() + SNAPSHOT_TIMEOUT_MS;
     }
     pending.error = !client->connected ? DROVER_ECLOSED : transmit(client, &copy);
+    if (pending.error != 0) {
+        pending.deadline_ms = clock_now_ms() + REFUSAL_PAUSE_MS;
+    }
     if (pending.quit && !client->connected) {
         pending.error = -ENOTCONN; /* this one must be told: it was not heard */
     }
     if (client->pending_count == PENDING_MAX) {
         /* It has not answered 64 orders in 5 s: the oldest counts as failed, and drops
          * out unheard. */
-        (void)pending_take(client, 0);
+        free(pending_take(client, 0).text);
     }
     client->pending[client->pending_count++] = pending;
     arm(client);
@@ -227,12 +237,15 @@ static bool take_reply(struct vmm_client *client, const Drover__ControlReply *re
         return reply->request_id <=
                client->next_request_id; /* came late: known to have failed */
     }
-    struct pending pending = pending_take(client, index);
-    if (reply->error != 0 && !pending.internal) {
-        client->ops->order_failed(client->owner, reply->error,
-                                  reply->message[0] != '\0' ? reply->message
-                                                            : err_text(reply->error));
+    struct pending *pending = &client->pending[index];
+    if (reply->error == 0 || pending->internal) {
+        free(pending_take(client, index).text);
+        return true;
     }
+    pending->error = reply->error;
+    pending->deadline_ms = clock_now_ms() + REFUSAL_PAUSE_MS;
+    free(pending->text);
+    pending->text = reply->message[0] != '\0' ? strdup(reply->message) : NULL;
     return true;
 }
 
@@ -424,6 +437,9 @@ static void timer_closed(uv_handle_t *handle)
     void (*closed)(void *owner) = client->closed;
     void *owner = client->closed_owner;
     buffer_done(&client->in);
+    for (unsigned i = 0; i < client->pending_count; i++) {
+        free(client->pending[i].text);
+    }
     free(client);
     closed(owner);
 }
