@@ -247,6 +247,10 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 {
     struct session *session = user;
     switch (reason) {
+    case LWS_CALLBACK_OPENSSL_PERFORM_CLIENT_CERT_VERIFICATION:
+        /* libwebsockets takes our word in place of OpenSSL's, which is `size`: 0 would let
+         * every certificate pass. */
+        return size == 1 ? 0 : 1;
     case LWS_CALLBACK_HTTP:
         begin(session, wsi);
         return 0;
