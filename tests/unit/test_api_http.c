@@ -253,7 +253,7 @@ static void test_bodies_up_to_the_limit_arrive_whole_larger_ones_are_refused(voi
                                 .base = "http://x",
                                 .body = body,
                                 .body_size = LIMIT_API_BODY_BYTES};
-    memcpy(body, "{\"name\":\"a\",\"memory\":\"1G\",", 27);
+    memcpy(body, "{\"name\":\"a\",\"memory\":\"1G\",", 26);
     memcpy(body + LIMIT_API_BODY_BYTES - 10, "\"last\":2 }", 10);
     run_client(&exchange);
     assert_answer(&exchange, 400, "last: no such field");
