@@ -54,10 +54,42 @@ tests_unit_test_migration_zero_LDADD = $(MIGRATION_TEST_LIBS)
 # ---- consensus ----
 CONSENSUS_LIBS = consensus/libconsensus.a proto/libproto.a base/libbase.a \
 	$(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(RAFT_LIBS) $(UV_LIBS)
+STATE_TEST_LIBS = consensus/libconsensus.a proto/libproto.a base/libbase.a \
+	$(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_cluster_state
+tests_unit_test_cluster_state_SOURCES = tests/unit/test_cluster_state.c \
+	tests/unit/cluster_world.c tests/unit/cluster_world.h
+tests_unit_test_cluster_state_LDADD = $(STATE_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_cluster_state_vm
+tests_unit_test_cluster_state_vm_SOURCES = tests/unit/test_cluster_state_vm.c \
+	tests/unit/cluster_world.c tests/unit/cluster_world.h
+tests_unit_test_cluster_state_vm_LDADD = $(STATE_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_cluster_state_migration
+tests_unit_test_cluster_state_migration_SOURCES = tests/unit/test_cluster_state_migration.c \
+	tests/unit/cluster_world.c tests/unit/cluster_world.h
+tests_unit_test_cluster_state_migration_LDADD = $(STATE_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_cluster_state_random
+tests_unit_test_cluster_state_random_SOURCES = tests/unit/test_cluster_state_random.c \
+	tests/unit/cluster_scribe.c tests/unit/cluster_scribe.h
+tests_unit_test_cluster_state_random_LDADD = $(STATE_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_cluster_state_memory
+tests_unit_test_cluster_state_memory_SOURCES = tests/unit/test_cluster_state_memory.c \
+	tests/unit/cluster_scribe.c tests/unit/cluster_scribe.h
+tests_unit_test_cluster_state_memory_LDADD = $(STATE_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_placement
+tests_unit_test_placement_SOURCES = tests/unit/test_placement.c \
+	tests/unit/cluster_world.c tests/unit/cluster_world.h
+tests_unit_test_placement_LDADD = $(STATE_TEST_LIBS)
+tests_unit_test_cluster_state_memory_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc \
+	-Wl,--wrap=realloc,--wrap=strdup
 check_PROGRAMS += tests/unit/test_raft_node
 tests_unit_test_raft_node_SOURCES = tests/unit/test_raft_node.c tests/unit/raft_cluster.c \
 	tests/unit/raft_cluster.h
 tests_unit_test_raft_node_LDADD = $(CONSENSUS_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_raft_node_disk
+tests_unit_test_raft_node_disk_SOURCES = tests/unit/test_raft_node_disk.c \
+	tests/unit/raft_cluster.c tests/unit/raft_cluster.h
+tests_unit_test_raft_node_disk_LDADD = $(CONSENSUS_LIBS) $(UNIT_LIBS)
 
 # ---- fencing ----
 check_PROGRAMS += tests/unit/test_timing

@@ -359,6 +359,38 @@ int raft_peer_propose_event(struct raft_peer *leader, size_t text_size,
     return propose(leader, &command, ret_outcome);
 }
 
+void raft_cluster_add_voter(struct raft_cluster *cluster, uint64_t id)
+{
+    struct raft_peer *leader = raft_cluster_leader(cluster, 0);
+    struct raft_outcome outcome = {0};
+    assert_int_equal(raft_node_add_voter(leader->node, id, raft_peer_of(cluster, id)->address,
+                                         raft_outcome_take, &outcome),
+                     0);
+    raft_cluster_wait(cluster, &outcome);
+    assert_int_equal(outcome.error, 0);
+}
+
+struct raft_peer *raft_cluster_make(struct raft_cluster *cluster, unsigned count)
+{
+    raft_peer_up(cluster, 1, true);
+    raft_peer_init_cluster(raft_cluster_leader(cluster, 0));
+    for (unsigned id = 2; id <= count; id++) {
+        raft_peer_up(cluster, id, false);
+        raft_cluster_add_voter(cluster, id);
+    }
+    return raft_cluster_leader(cluster, 0);
+}
+
+void raft_peer_propose_events(struct raft_peer *leader, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct raft_outcome outcome;
+        assert_int_equal(raft_peer_propose_event(leader, 10, &outcome), 0);
+        assert_int_equal(outcome.result.error, 0);
+        assert_int_equal(outcome.index, cluster_state_applied_index(leader->state));
+    }
+}
+
 /* ---- agreement ----------------------------------------------------------------------- */
 
 static bool all_applied(void *context)

@@ -69,6 +69,11 @@ void raft_cluster_wait(struct raft_cluster *cluster, struct raft_outcome *outcom
 void raft_peer_init_cluster(struct raft_peer *leader);
 int raft_peer_propose_event(struct raft_peer *leader, size_t text_size,
                             struct raft_outcome *ret_outcome);
+/* They must be acknowledged. */
+void raft_peer_propose_events(struct raft_peer *leader, unsigned count);
+void raft_cluster_add_voter(struct raft_cluster *cluster, uint64_t id);
+/* Hosts 1 to `count` are up and vote; returns the leader. */
+struct raft_peer *raft_cluster_make(struct raft_cluster *cluster, unsigned count);
 /* Leader and all that are up have applied the same, and are equal byte for byte. */
 void raft_cluster_agree(struct raft_cluster *cluster);
 
