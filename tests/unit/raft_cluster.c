@@ -233,13 +233,31 @@ void raft_peer_up(struct raft_cluster *cluster, uint64_t id, bool bootstrap)
 
 /* ---- running ------------------------------------------------------------------------- */
 
-void raft_cluster_run_until(struct raft_cluster *cluster, bool (*holds)(void *context),
-                            void *context, unsigned timeout_ms)
+/* How all stand, for a test that fails. */
+static void print_peers(const struct raft_cluster *cluster)
+{
+    for (unsigned i = 0; i < PEERS_MAX; i++) {
+        const struct raft_peer *peer = &cluster->peers[i];
+        if (peer->node != NULL) {
+            print_message("host %u: role %d, term %llu, leader %llu, applied %llu %s\n", i + 1,
+                          (int)raft_node_role(peer->node),
+                          (unsigned long long)raft_node_term(peer->node),
+                          (unsigned long long)raft_node_leader(peer->node, NULL),
+                          (unsigned long long)cluster_state_applied_index(peer->state),
+                          peer->failure.text);
+        }
+    }
+}
+
+void raft_cluster_run_until_at(struct raft_cluster *cluster, bool (*holds)(void *context),
+                               void *context, unsigned timeout_ms, const char *what,
+                               const char *where)
 {
     uint64_t end_ms = clock_now_ms() + timeout_ms;
     while (!holds(context)) {
         if (clock_now_ms() > end_ms) {
-            fail_msg("waited %u ms for something that did not come", timeout_ms);
+            print_peers(cluster);
+            fail_msg("%s: waited %u ms for %s", where, timeout_ms, what);
         }
         (void)uv_run(&cluster->loop, UV_RUN_ONCE);
     }

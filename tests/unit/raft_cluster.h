@@ -57,8 +57,11 @@ int raft_peer_try_up(struct raft_cluster *cluster, uint64_t id, bool bootstrap,
 struct raft_peer *raft_peer_of(struct raft_cluster *cluster, uint64_t id);
 
 /* Runs the loop until `holds`; fails the test after `timeout_ms`. */
-void raft_cluster_run_until(struct raft_cluster *cluster, bool (*holds)(void *context),
-                            void *context, unsigned timeout_ms);
+#define raft_cluster_run_until(cluster, holds, context, timeout_ms)                      \
+    raft_cluster_run_until_at(cluster, holds, context, timeout_ms, #holds, __func__)
+void raft_cluster_run_until_at(struct raft_cluster *cluster, bool (*holds)(void *context),
+                               void *context, unsigned timeout_ms, const char *what,
+                               const char *where);
 void raft_cluster_run_ms(struct raft_cluster *cluster, unsigned ms);
 /* Waits for a leader that `but_id` (0: none) is not. */
 struct raft_peer *raft_cluster_leader(struct raft_cluster *cluster, uint64_t but_id);
