@@ -4,17 +4,15 @@
  * a vote that is not on the disk must never be told. So the first such failure halts the node: from
  * then on nothing is sent, and nothing is written, until it is closed. What libraft asks for meanwhile is held.
  *
- * libraft 0.22.1 also wants to try a failed write again, and crashes then: it starts its timer `prepare_retry` for it, whose data is not
- * what the timer's callback takes it for. Such a timer is told from all others: not repeating, and with the backend itself
- * as data. As long as an append is unanswered it is looked for, and the node halted before it fires.
+ * libraft 0.22.1 also wants to try a failed write again, and crashes then: it marks its timer `append_retry`, but starts `prepare_retry`,
+ * whose data is not what the callback takes it for. So the mark is looked at while an append is unanswered; the
+ * node halts, and the timer is stopped, seconds before it would fire.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/check.h"
 #include "consensus/raft_private.h"
-
-#define LOOK_EACH_MS 200u
 
 static struct raft_node *node_of(struct raft_io *io)
 {
@@ -97,7 +95,6 @@ static int append_watched(struct raft_node *node, struct raft_io_append *request
     appending->node = node;
     appending->theirs = request;
     appending->append.data = appending;
-    appending->since_ms = uv_now(node->config.loop);
     appending->next = node->appending;
     node->appending = appending;
     int rv = node->backend.append(&node->io, &appending->append, entries, n, on_appended);
@@ -126,33 +123,44 @@ static int guard_append(struct raft_io *io, struct raft_io_append *request,
     return hold(node, (struct raft_held){.append = request});
 }
 
-/* The timer that libraft must not see fire. */
+void raft_guard_look(struct raft_node *node)
+{
+    if (node->appending == NULL || node->halted || node->raft_closing ||
+        node->append_retry == NULL || node->append_retry->data == node->io.impl) {
+        return;
+    }
+    (void)uv_timer_stop(node->prepare_retry); /* can't fail */
+    raft_node_halt(node, -EIO,
+                   "a write to raft's log in %s has failed (disk full, a quota, or an I/O error): "
+                   "mend it, then restart droverd",
+                   node->config.directory);
+}
+
+struct timer_search {
+    const struct raft_node *node;
+    uv_timer_t *found[4];
+    unsigned count;
+};
+
 static void look_at_handle(uv_handle_t *handle, void *context)
 {
-    struct raft_node *node = context;
-    if (handle->type == UV_TIMER && handle->data == node->io.impl && uv_is_active(handle) &&
-        uv_timer_get_repeat((uv_timer_t *)handle) == 0) {
-        raft_node_halt(node, -EIO,
-                       "a write to raft's log in %s has failed (disk full, a quota, or an I/O "
-                       "error): mend it, then restart droverd",
-                       node->config.directory);
+    struct timer_search *search = context;
+    if (handle->type == UV_TIMER && handle->data == search->node->io.impl) {
+        if (search->count < 4) {
+            search->found[search->count] = (uv_timer_t *)handle;
+        }
+        search->count++;
     }
 }
 
-void raft_guard_look(struct raft_node *node)
+void raft_guard_find_timers(struct raft_node *node)
 {
-    uint64_t now_ms = uv_now(node->config.loop);
-    if (node->appending == NULL || node->halted || node->raft_closing ||
-        now_ms - node->looked_at_ms < LOOK_EACH_MS) {
-        return;
-    }
-    node->looked_at_ms = now_ms;
-    const struct raft_appending *oldest = node->appending;
-    while (oldest->next != NULL) {
-        oldest = oldest->next;
-    }
-    if (now_ms - oldest->since_ms >= LOOK_EACH_MS) {
-        uv_walk(node->config.loop, look_at_handle, node);
+    /* In the order of their making: tick, prepare_retry, append_retry, snapshot_put_retry. */
+    struct timer_search search = {.node = node};
+    uv_walk(node->config.loop, look_at_handle, &search);
+    if (search.count == 4) {
+        node->prepare_retry = search.found[1];
+        node->append_retry = search.found[2];
     }
 }
 

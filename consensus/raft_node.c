@@ -260,6 +260,7 @@ static int open_raft(struct raft_node *node, struct error *err)
                          config->directory, raft_errmsg(&node->raft));
     }
     node->raft_initialized = true;
+    raft_guard_find_timers(node);
     raft_set_heartbeat_timeout(&node->raft, config->heartbeat_ms);
     raft_set_election_timeout(&node->raft, config->election_ms);
     raft_set_pre_vote(&node->raft, true);

@@ -71,7 +71,6 @@ struct raft_appending {
     struct raft_node *node;
     struct raft_io_append append;
     struct raft_io_append *theirs;
-    uint64_t since_ms; /* uv_now() */
 };
 
 struct raft_node {
@@ -93,8 +92,8 @@ struct raft_node {
     struct raft_request *requests;
     bool changing; /* a change of the configuration is under way */
     struct raft_held *held;
-    struct raft_appending *appending; /* the newest first */
-    uint64_t looked_at_ms;
+    struct raft_appending *appending;
+    uv_timer_t *prepare_retry, *append_retry; /* the backend's; NULL if it is another one than we know */
 
     /* What was last told by `changed`. */
     enum raft_node_role role;
@@ -138,6 +137,8 @@ void raft_fsm_drop_applied(struct raft_node *node);
 
 /* raft_guard.c: between libraft and its backend. */
 void raft_guard_init(struct raft_node *node);
+/* Once, after raft_init(). */
+void raft_guard_find_timers(struct raft_node *node);
 /* Halts the node if a write has failed. */
 void raft_guard_look(struct raft_node *node);
 /* After raft_close() was called: libraft may have back what the guards held. */
