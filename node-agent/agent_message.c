@@ -13,6 +13,9 @@
 #include "consensus/cluster_state.h"
 #include "node-agent/agent_private.h"
 
+#define REFUSED_EACH_MS 60000u
+#define REFUSED_LINES   20u
+
 static bool active(const struct agent *agent)
 {
     return agent->member != NULL && agent->member->closing == 0;
@@ -326,10 +329,23 @@ static void peers_join_opened(void *owner, const struct peer_opened *opened)
     join_server_accept(agent->member->joins, opened);
 }
 
+/* Anybody can cause these lines: a few in each stretch of time, then only how many more
+ * there were. */
 static void peers_refused(void *owner, const char *text)
 {
     struct agent *agent = owner;
-    log_info(agent->log, "%s", text);
+    uint64_t now_ms = clock_now_ms();
+    if (now_ms - agent->refused_since_ms >= REFUSED_EACH_MS) {
+        if (agent->refused_count > REFUSED_LINES) {
+            log_info(agent->log, "more connections were refused count=%u",
+                     agent->refused_count - REFUSED_LINES);
+        }
+        agent->refused_since_ms = now_ms;
+        agent->refused_count = 0;
+    }
+    if (++agent->refused_count <= REFUSED_LINES) {
+        log_info(agent->log, "%s", text);
+    }
 }
 
 const struct peers_ops *agent_peers_ops(void)

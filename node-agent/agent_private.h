@@ -72,6 +72,7 @@ struct agent_member {
     bool leads;              /* the controller does */
     bool voter_change;       /* one is under way */
     uint64_t voter_retry_at_ms;
+    uint64_t surplus_since_ms; /* raft has a voter that the state has not; 0: no */
     uint64_t gone_since_ms;  /* the state has no record of this host any more since then; 0: it has */
     bool init_proposed;
     uint64_t leader_logged;
@@ -101,6 +102,8 @@ struct agent {
     bool in_turn, woken, state_changed;
     struct agent_deferred *deferred, **deferred_end;
     uint64_t retry_at_ms;    /* start the member again then; 0: no */
+    uint64_t refused_since_ms; /* refused connections are logged sparingly */
+    unsigned refused_count;
     bool retire;             /* once stopped, put the cluster's files aside */
     void (*member_stopped)(struct agent *agent);
     void (*closed)(void *owner);

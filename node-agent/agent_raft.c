@@ -269,6 +269,15 @@ static void change_voters(struct agent *agent, uint64_t now_ms)
     CHECK(count <= LIMIT_HOSTS * 2);
     int rv = 0;
     uint64_t surplus = voter_to_remove(member, voters, count);
+    if (surplus == 0) {
+        member->surplus_since_ms = 0;
+    } else if (member->surplus_since_ms == 0) {
+        member->surplus_since_ms = now_ms;
+    }
+    if (surplus != 0 && now_ms - member->surplus_since_ms < member->timing.renew_ms) {
+        surplus =
+            0; /* raft tells the host itself of its removal first: it is not told later */
+    }
     const Drover__HostRecord *missing = voter_to_add(member, voters, count);
     if (surplus == member->self.host_id) {
         log_notice(agent->log,
@@ -299,7 +308,7 @@ static void change_voters(struct agent *agent, uint64_t now_ms)
 static uint32_t touch_known_hosts(struct agent *agent, uint64_t now_ms)
 {
     struct agent_member *member = agent->member;
-    if (raft_node_leader(member->raft, NULL) != 0) {
+    if (raft_node_leader(member->raft, NULL) != 0 || member->gone_since_ms != 0) {
         return UINT32_MAX;
     }
     if (now_ms >= member->touch_at_ms) {
@@ -353,7 +362,9 @@ uint32_t agent_raft_tick(struct agent *agent, uint64_t now_ms)
     wait_ms = wait_ms < touch_ms ? wait_ms : touch_ms;
     if (member->leads) {
         change_voters(agent, now_ms);
-        wait_ms = wait_ms < AGENT_MEMBER_RETRY_MS ? wait_ms : AGENT_MEMBER_RETRY_MS;
+        uint32_t look_ms = member->surplus_since_ms != 0 ? member->timing.renew_ms
+                                                         : AGENT_MEMBER_RETRY_MS;
+        wait_ms = wait_ms < look_ms ? wait_ms : look_ms;
     }
     look_for_own_removal(agent, now_ms);
     return member->gone_since_ms != 0 && wait_ms > AGENT_MEMBER_RETRY_MS
