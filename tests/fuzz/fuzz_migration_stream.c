@@ -30,8 +30,7 @@
 #define MUTATIONS_MAX    6u
 #define STREAM_BYTES_MAX (1u << 20)
 
-/* ---- a guest that is nothing but memory
- * -------------------------------------------------------- */
+/* ---- a guest that is nothing but memory ----------------------------------- */
 
 struct bare_guest {
     struct migration_guest guest;
@@ -108,8 +107,7 @@ static uint8_t *guarded(void)
     return all + GUARD_BYTES;
 }
 
-/* ---- a link that plays a recorded stream
- * -------------------------------------------------------- */
+/* ---- a link that plays a recorded stream ---------------------------------- */
 
 struct player {
     struct transport_link link;
@@ -207,8 +205,7 @@ static int play_listen(const char *address, struct transport_listener **ret_list
 static const struct transport_ops play_transport = {.scheme = "tcp",
                                                     .listen = play_listen};
 
-/* ---- one run
- * ------------------------------------------------------------------------------------ */
+/* ---- one run -------------------------------------------------------------- */
 
 static bool run_one(struct bare_guest *guest, const uint8_t *data, size_t size,
                     unsigned chunk)

@@ -121,8 +121,7 @@ unsigned fake_vm_logged(struct vm *vm, const char *text)
     return count;
 }
 
-/* ---- vmm/vm.h
- * ------------------------------------------------------------------------------ */
+/* ---- vmm/vm.h ------------------------------------------------------------- */
 
 struct guest_ram *vm_ram(struct vm *vm)
 {

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buffer.h"
@@ -406,102 +405,7 @@ static void test_reset_waits_for_requests_that_are_out(void **state)
     }
 }
 
-/* ---- opening and locking
- * --------------------------------------------------------------------- */
-
-static void assert_refused(struct fixture *f, const struct virtio_block_config *config,
-                           int code, const char *text)
-{
-    struct error err = {0};
-
-    assert_int_equal(virtio_block_create(f->vm, config, &err), code);
-    assert_non_null(strstr(err.text, config->path));
-    assert_non_null(strstr(err.text, text));
-    assert_null(strchr(err.text, '\n'));
-    assert_null(vm_devices(f->vm));
-}
-
-static void test_wrong_disks_are_refused_in_one_line(void **state)
-{
-    struct fixture *f = *state;
-    struct virtio_block_config config = {.path = "/nonexistent/disk"};
-
-    assert_refused(f, &config, -ENOENT, "does not exist");
-    config.path = "/tmp";
-    assert_refused(f, &config, -EISDIR, "is a directory");
-    config.path = "/dev/null";
-    assert_refused(f, &config, DROVER_EBADINPUT, "neither a file nor a block device");
-    config.path = f->path;
-    assert_int_equal(ftruncate(f->fd, 1000), 0);
-    assert_refused(f, &config, DROVER_EBADINPUT, "no multiple of 512");
-    assert_int_equal(ftruncate(f->fd, 0), 0);
-    assert_refused(f, &config, DROVER_EBADINPUT, "is empty");
-}
-
-static void test_disk_without_permission_is_refused(void **state)
-{
-    struct fixture *f = *state;
-    struct virtio_block_config config = {.path = f->path};
-
-    if (geteuid() != 0) {
-        assert_int_equal(chmod(f->path, 0400), 0);
-        assert_refused(f, &config, -EACCES, "no permission");
-        return;
-    }
-    assert_int_equal(chmod(f->path, 0400), 0);
-    assert_int_equal(seteuid(65534), 0);
-    assert_refused(f, &config, -EACCES, "no permission");
-    assert_int_equal(seteuid(0), 0);
-}
-
-static void test_disk_of_another_vm_is_refused(void **state)
-{
-    struct fixture *f = *state;
-    struct vm *other = fake_vm_create(DRIVER_MEMORY_BYTES);
-    struct virtio_block_config config = {.path = f->path};
-    struct error err = {0};
-
-    assert_int_equal(virtio_block_create(other, &config, &err), 0);
-    assert_refused(f, &config, DROVER_EINUSE, "in use by another VM");
-    config.read_only = true;
-    assert_refused(f, &config, DROVER_EINUSE, "in use by another VM");
-    fake_vm_free(other);
-    assert_int_equal(virtio_block_create(f->vm, &config, &err), 0);
-}
-
-static void test_two_vms_share_a_read_only_disk(void **state)
-{
-    struct fixture *f = *state;
-    struct vm *other = fake_vm_create(DRIVER_MEMORY_BYTES);
-    struct virtio_block_config config = {.path = f->path, .read_only = true};
-    struct error err = {0};
-
-    assert_int_equal(virtio_block_create(other, &config, &err), 0);
-    assert_int_equal(virtio_block_create(f->vm, &config, &err), 0);
-    fake_vm_free(other);
-}
-
-static void test_lock_passes_from_source_to_target(void **state)
-{
-    struct fixture *f = *state;
-    struct vm *target = fake_vm_create(DRIVER_MEMORY_BYTES);
-    struct virtio_block_config config = {.path = f->path};
-    struct error err = {0};
-
-    assert_int_equal(virtio_block_create(f->vm, &config, &err), 0);
-    config.unlocked = true;
-    assert_int_equal(virtio_block_create(target, &config, &err), 0);
-    assert_int_equal(virtio_block_lock(vm_devices(target), &err), DROVER_EINUSE);
-    assert_int_equal(virtio_block_unlock(vm_devices(f->vm), &err), 0);
-    assert_int_equal(virtio_block_lock(vm_devices(target), &err), 0);
-    assert_int_equal(virtio_block_lock(vm_devices(f->vm), &err), DROVER_EINUSE);
-    /* The target is discarded: the source takes it back. */
-    fake_vm_free(target);
-    assert_int_equal(virtio_block_lock(vm_devices(f->vm), &err), 0);
-}
-
-/* ---- state
- * ----------------------------------------------------------------------------------- */
+/* ---- state ---------------------------------------------------------------- */
 
 static void save(struct vm *vm, struct buffer *out)
 {
@@ -664,11 +568,6 @@ int main(void)
         BLOCK_TEST(test_stopped_device_leaves_requests_until_it_goes_on),
         BLOCK_TEST(test_nothing_is_submitted_after_the_deadline),
         BLOCK_TEST(test_reset_waits_for_requests_that_are_out),
-        BLOCK_TEST(test_wrong_disks_are_refused_in_one_line),
-        BLOCK_TEST(test_disk_without_permission_is_refused),
-        BLOCK_TEST(test_disk_of_another_vm_is_refused),
-        BLOCK_TEST(test_two_vms_share_a_read_only_disk),
-        BLOCK_TEST(test_lock_passes_from_source_to_target),
         BLOCK_TEST(test_saved_device_goes_on_elsewhere_with_requests_it_had_taken),
         BLOCK_TEST(test_malformed_state_is_refused),
         BLOCK_TEST(test_state_of_another_disk_is_refused),

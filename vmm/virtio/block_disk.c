@@ -22,9 +22,10 @@
 #include "base/clock.h"
 #include "base/err.h"
 
-#define LOCK_DIRECTORY  "/run/lock"
-#define LOCK_RETRY_MS   20
-#define LOCK_OPEN_TRIES 16
+#define LOCK_DIRECTORY      "/run/lock"
+#define LOCK_DIRECTORY_ELSE "/run"
+#define LOCK_RETRY_MS       20
+#define LOCK_OPEN_TRIES     16
 
 /* Not in all of the distribution's headers. */
 #define MAGIC_CIFS  0xff534d42
@@ -32,8 +33,7 @@
 #define MAGIC_OCFS2 0x7461636f
 #define MAGIC_FUSE  0x65735546
 
-/* ---- opening
- * ------------------------------------------------------------------------------------ */
+/* ---- opening -------------------------------------------------------------- */
 
 static int open_failed(const struct block_disk *disk, int ret, struct error *err)
 {
@@ -156,19 +156,13 @@ static int measure(struct block_disk *disk, struct error *err)
     return size_judge(disk, err);
 }
 
-/*
- * A file of a network file system must not be locked as such: the lock of a host that has
- * died would keep the VM from starting elsewhere until the server forgets it. Such disks
- * have a lock file on this host instead.
- */
-static int lock_prepare(struct block_disk *disk, struct error *err)
+/* A file that other hosts reach too. */
+static bool is_networked(const char *path)
 {
     struct statfs fs;
-    struct stat st;
 
-    disk->lock_fd = disk->fd;
-    if (fstatfs(disk->fd, &fs) < 0 || fstat(disk->fd, &st) < 0 || S_ISBLK(st.st_mode)) {
-        return 0;
+    if (statfs(path, &fs) < 0) {
+        return false;
     }
     switch ((uint32_t)fs.f_type) {
     case NFS_SUPER_MAGIC:
@@ -179,16 +173,52 @@ static int lock_prepare(struct block_disk *disk, struct error *err)
     case MAGIC_GFS2:
     case MAGIC_OCFS2:
     case MAGIC_FUSE:
-        if (asprintf(&disk->lock_path, LOCK_DIRECTORY "/drover-disk-%u-%u-%ju",
-                     major(st.st_dev), minor(st.st_dev), (uintmax_t)st.st_ino) < 0) {
-            disk->lock_path = NULL;
-            return error_set(err, -ENOMEM, "no memory for disk %s", disk->path);
-        }
-        disk->lock_fd = -1;
-        return 0;
+        return true;
     default:
+        return false;
+    }
+}
+
+/*
+ * A file of a network file system must not be locked as such: the lock of a host that has
+ * died would keep the VM from starting elsewhere until the server forgets it. Such disks
+ * have a lock file on this host instead.
+ */
+static int lock_prepare(struct block_disk *disk, const struct stat *st, struct error *err)
+{
+    const char *folder =
+        access(LOCK_DIRECTORY, W_OK) == 0 ? LOCK_DIRECTORY : LOCK_DIRECTORY_ELSE;
+
+    disk->lock_fd = disk->fd;
+    if (!disk->networked) {
         return 0;
     }
+    disk->lock_fd = -1;
+    if (asprintf(&disk->lock_path, "%s/drover-disk-%u-%u-%ju", folder, major(st->st_dev),
+                 minor(st->st_dev), (uintmax_t)st->st_ino) < 0) {
+        disk->lock_path = NULL;
+        return error_set(err, -ENOMEM, "no memory for disk %s", disk->path);
+    }
+    return 0;
+}
+
+/* The page caches of several hosts over one disk would disagree: it goes without. */
+static int fd_open(struct block_disk *disk, bool direct, bool shared, struct error *err)
+{
+    int flags = (disk->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK;
+
+    disk->direct = direct || shared;
+    disk->fd = open(disk->path, flags | (disk->direct ? O_DIRECT : 0));
+    if (disk->fd < 0 && errno == EINVAL && !direct && disk->networked) {
+        disk->direct = false; /* FUSE without direct I/O: see block_disk_unlock() */
+        disk->fd = open(disk->path, flags);
+    }
+    if (disk->fd < 0) {
+        return open_failed(disk, -errno, err);
+    }
+    /* io_uring would hand -EAGAIN to us instead of waiting by itself. */
+    (void)fcntl(disk->fd, F_SETFL, disk->direct ? O_DIRECT : 0);
+    return 0;
 }
 
 int block_disk_open(struct block_disk *disk, const char *path, bool read_only,
@@ -207,18 +237,13 @@ int block_disk_open(struct block_disk *disk, const char *path, bool read_only,
     if (ret < 0) {
         return ret;
     }
-    /* Page caches of several hosts over one device would disagree. */
-    disk->direct = direct || S_ISBLK(st.st_mode);
-    disk->fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK |
-                              (disk->direct ? O_DIRECT : 0));
-    if (disk->fd < 0) {
-        return open_failed(disk, -errno, err);
-    }
-    /* io_uring would hand -EAGAIN to us instead of waiting by itself. */
-    (void)fcntl(disk->fd, F_SETFL, disk->direct ? O_DIRECT : 0);
-    ret = measure(disk, err);
+    disk->networked = S_ISREG(st.st_mode) && is_networked(path);
+    ret = fd_open(disk, direct, S_ISBLK(st.st_mode) || disk->networked, err);
     if (ret == 0) {
-        ret = lock_prepare(disk, err);
+        ret = measure(disk, err);
+    }
+    if (ret == 0) {
+        ret = lock_prepare(disk, &st, err);
     }
     if (ret < 0) {
         block_disk_close(disk);
@@ -244,8 +269,7 @@ void block_disk_close(struct block_disk *disk)
     disk->locked = false;
 }
 
-/* ---- the lock
- * ---------------------------------------------------------------------------------- */
+/* ---- the lock ------------------------------------------------------------- */
 
 static int range_lock(int fd, short type)
 {
@@ -271,7 +295,7 @@ static int lock_file_try(struct block_disk *disk, short type)
             (void)close(fd);
         }
         if (ret < 0) {
-            return ret;
+            return fd < 0 && ret == -EACCES ? -EPERM : ret;
         }
     }
     return -EAGAIN;
@@ -308,8 +332,10 @@ int block_disk_lock(struct block_disk *disk, struct error *err)
         return error_set(err, ret, "can't lock disk %s: %s", disk->path, err_text(ret));
     }
     disk->locked = true;
-    /* Another host may have written it since it was opened. */
-    (void)posix_fadvise(disk->fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (disk->networked && !disk->direct) {
+        /* Another host may have written it since it was opened. */
+        (void)posix_fadvise(disk->fd, 0, 0, POSIX_FADV_DONTNEED);
+    }
     return 0;
 }
 
@@ -318,7 +344,11 @@ int block_disk_unlock(struct block_disk *disk, struct error *err)
     if (!disk->locked) {
         return 0;
     }
-    if (!disk->read_only && fdatasync(disk->fd) < 0) {
+    /*
+     * A local file has one page cache, this host's, and direct I/O has none. What is left
+     * is a network file system without direct I/O: the other host must see all writes.
+     */
+    if (disk->networked && !disk->direct && !disk->read_only && fdatasync(disk->fd) < 0) {
         return error_set(err, -errno, "can't make the writes to disk %s stable: %s",
                          disk->path, err_text(-errno));
     }

@@ -26,6 +26,7 @@ struct block_disk {
     char *lock_path; /* of the lock file, or NULL */
     bool read_only;
     bool direct;
+    bool networked; /* a file on a network file system */
     bool locked;
     uint64_t size_bytes;
     uint32_t
@@ -40,7 +41,7 @@ void block_disk_close(struct block_disk *disk);
 /* DROVER_EINUSE after BLOCK_DISK_LOCK_MS of trying. What the host has cached of the disk
  * is forgotten. */
 int block_disk_lock(struct block_disk *disk, struct error *err);
-/* Makes stable first what was written. -errno, and then still locked. */
+/* Another host sees then all that was written here. -errno, and then still locked. */
 int block_disk_unlock(struct block_disk *disk, struct error *err);
 
 #endif

@@ -19,11 +19,11 @@
 #include "vmm/event_loop.h"
 #include "vmm/vm.h"
 
-#define SUBMIT_TRIES_MAX 100 /* a millisecond each: the host's kernel is out of memory   \
-                              */
+#define SUBMIT_TRIES_MAX                                                                 \
+    100 /* a millisecond each: the host's kernel is out of memory                        \
+         */
 
-/* ---- submitting
- * -------------------------------------------------------------------------------- */
+/* ---- submitting ----------------------------------------------------------- */
 
 static bool vectors_aligned(const struct block_disk *disk, const struct iovec *vectors,
                             int count)
@@ -158,8 +158,7 @@ static void submit(struct virtio_block *block)
     ring_submit(block);
 }
 
-/* ---- completing
- * -------------------------------------------------------------------------------- */
+/* ---- completing ----------------------------------------------------------- */
 
 static void log_once(struct virtio_block *block, const struct block_request *request,
                      int ret)
@@ -263,8 +262,7 @@ void block_io_complete(struct virtio_block *block)
     }
 }
 
-/* ---- taking from the queue
- * -------------------------------------------------------------------- */
+/* ---- taking from the queue ------------------------------------------------ */
 
 static void taken_begin(struct virtio_block *block)
 {
@@ -359,8 +357,7 @@ unsigned block_io_taken(const struct virtio_block *block,
     return count;
 }
 
-/* ---- making and releasing
- * ---------------------------------------------------------------------- */
+/* ---- making and releasing ------------------------------------------------- */
 
 int block_io_init(struct virtio_block *block, struct error *err)
 {

@@ -26,8 +26,7 @@ enum {
     RANGE_UNMAP = 1,
 };
 
-/* ---- lists and buffers
- * ---------------------------------------------------------------------- */
+/* ---- lists and buffers ---------------------------------------------------- */
 
 void block_list_add(struct block_list *list, struct block_request *request)
 {
@@ -70,8 +69,7 @@ static void bounce_release(struct virtio_block *block, struct block_request *req
     }
 }
 
-/* ---- ending a request
- * -------------------------------------------------------------------------- */
+/* ---- ending a request ----------------------------------------------------- */
 
 /* The request's memory is free again; the guest is told unless it has given the device
  * up. */
@@ -97,8 +95,7 @@ void block_request_end(struct virtio_block *block, struct block_request *request
     block_list_add(&block->free, request);
 }
 
-/* ---- beginning a request
- * ----------------------------------------------------------------------- */
+/* ---- beginning a request -------------------------------------------------- */
 
 static bool range_valid(const struct virtio_block *block, uint64_t sector, uint64_t size)
 {

@@ -23,8 +23,7 @@ enum {
     CONTROL_ERR = 1
 };
 
-/* ---- to the guest
- * ------------------------------------------------------------------------------- */
+/* ---- to the guest --------------------------------------------------------- */
 
 void net_io_listen(struct virtio_net *net, bool listen)
 {
@@ -155,8 +154,7 @@ void net_io_stale_drop(struct virtio_net *net)
     net->packet_size = 0;
 }
 
-/* ---- from the guest
- * ------------------------------------------------------------------------------- */
+/* ---- from the guest ------------------------------------------------------- */
 
 static void write_failed(struct virtio_net *net, int ret)
 {
@@ -224,8 +222,8 @@ void net_io_frame_send(struct virtio_net *net, const uint8_t *frame, size_t size
     }
 }
 
-/* ---- orders (5.1.6.5): 0 class u8 | 1 command u8 | ... and an answer of one byte
- * --------------------- */
+/* ---- orders (5.1.6.5): 0 class u8 | 1 command u8 | ... and an answer of one byte ----
+ */
 
 static uint8_t order_run(struct virtio_net *net)
 {

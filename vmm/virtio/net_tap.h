@@ -8,8 +8,9 @@
 
 struct error;
 
-#define NET_HEADER_SIZE 12 /* struct virtio_net_hdr with num_buffers, virtio 1.2, 5.1.6  \
-                            */
+#define NET_HEADER_SIZE                                                                  \
+    12 /* struct virtio_net_hdr with num_buffers, virtio 1.2, 5.1.6                      \
+        */
 
 enum net_offload {
     NET_OFFLOAD_CSUM = 1,

@@ -17,8 +17,7 @@
 
 enum { CONFIG_ISR_BIT = 2, QUEUE_ISR_BIT = 1 };
 
-/* ---- what the I/O loop does
- * -------------------------------------------------------------- */
+/* ---- what the I/O loop does ----------------------------------------------- */
 
 static void resume_if_wanted(struct virtio_device *virtio)
 {
@@ -85,8 +84,7 @@ static void attach(void *owner)
     }
 }
 
-/* ---- making and releasing
- * ---------------------------------------------------------------- */
+/* ---- making and releasing ------------------------------------------------- */
 
 int virtio_init(struct virtio_device *virtio, struct vm *vm, uint64_t features,
                 struct error *err)
@@ -145,8 +143,7 @@ void virtio_done(struct virtio_device *virtio)
     pthread_mutex_destroy(&virtio->lock);
 }
 
-/* ---- stopping and going on
- * --------------------------------------------------------------- */
+/* ---- stopping and going on ------------------------------------------------ */
 
 void virtio_io_stop(struct device *device)
 {
@@ -203,8 +200,7 @@ bool virtio_io_allowed(struct virtio_device *virtio)
     return false;
 }
 
-/* ---- reset
- * ---------------------------------------------------------------------------------- */
+/* ---- reset ---------------------------------------------------------------- */
 
 static void reset_now(struct virtio_device *virtio)
 {
@@ -244,8 +240,7 @@ void virtio_became_idle(struct virtio_device *virtio)
     }
 }
 
-/* ---- the driver's side of status
- * ---------------------------------------------------------- */
+/* ---- the driver's side of status ------------------------------------------ */
 
 void virtio_status_write(struct virtio_device *virtio, uint8_t status)
 {
@@ -296,8 +291,7 @@ void virtio_queue_enable(struct virtio_device *virtio, struct virtio_queue *queu
     }
 }
 
-/* ---- for devices
- * ------------------------------------------------------------------------------ */
+/* ---- for devices ---------------------------------------------------------- */
 
 void virtio_queue_signal(struct virtio_device *virtio, unsigned queue_index)
 {

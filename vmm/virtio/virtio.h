@@ -122,8 +122,7 @@ bool virtio_io_drained(struct device *device);
 void virtio_io_start(struct device *device);
 void virtio_machine_reset(struct device *device);
 
-/* ---- for devices, lock held
- * ------------------------------------------------------------ */
+/* ---- for devices, lock held ----------------------------------------------- */
 
 static inline bool virtio_feature(const struct virtio_device *virtio, uint64_t feature)
 {
@@ -148,8 +147,7 @@ void virtio_broken(struct virtio_device *virtio, const char *how);
  * to be quiet. */
 void virtio_became_idle(struct virtio_device *virtio);
 
-/* ---- for virtio_pci.c, lock held
- * -------------------------------------------------------- */
+/* ---- for virtio_pci.c, lock held ------------------------------------------ */
 
 void virtio_status_write(struct virtio_device *virtio, uint8_t status);
 void virtio_queue_enable(struct virtio_device *virtio, struct virtio_queue *queue);

@@ -30,8 +30,7 @@ static struct virtio_block *from_virtio(struct virtio_device *virtio)
     return (struct virtio_block *)virtio;
 }
 
-/* ---- called by the common part
- * ------------------------------------------------------------- */
+/* ---- called by the common part -------------------------------------------- */
 
 /*
  * Configuration (5.2.4): 0 capacity u64 | 8 size_max u32 | 12 seg_max u32 | 16 geometry |
@@ -119,8 +118,7 @@ static const struct virtio_ops virtio_block_ops = {
     .attach = attach,
 };
 
-/* ---- state
- * ----------------------------------------------------------------------------------- */
+/* ---- state ---------------------------------------------------------------- */
 
 static int save(struct device *device, struct buffer *out)
 {
@@ -236,8 +234,7 @@ static int load(struct device *device, uint32_t version, const uint8_t *payload,
     return ret;
 }
 
-/* ---- making and releasing
- * ------------------------------------------------------------------------ */
+/* ---- making and releasing ------------------------------------------------- */
 
 static void block_free(struct device *device)
 {
@@ -332,9 +329,7 @@ int virtio_block_create(struct vm *vm, const struct virtio_block_config *config,
     return ret;
 }
 
-/* ---- locks
- * ---------------------------------------------------------------------------------------
- */
+/* ---- locks ---------------------------------------------------------------- */
 
 int virtio_block_unlock(struct device *devices, struct error *err)
 {

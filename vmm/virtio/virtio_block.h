@@ -17,7 +17,8 @@ struct vm;
 struct virtio_block_config {
     const char *path;
     bool read_only;
-    bool direct;        /* O_DIRECT; block devices always have it */
+    bool direct; /* O_DIRECT; block devices and files on network file systems always have
+                    it */
     bool unlocked;      /* an incoming guest: another VMM still has the disk; see
                            virtio_block_lock() */
     const char *serial; /* what the guest sees as the disk's id, at most 20 characters;
@@ -31,11 +32,11 @@ int virtio_block_create(struct vm *vm, const struct virtio_block_config *config,
 
 /*
  * The lock's way through a migration; main or migration thread, with the VM's I/O
- * drained. Source: unlock before the target is asked whether it is ready (makes all that
- * was written stable first, so that another host sees it), and lock again if the handover
- * fails. Target: lock before it says that it is ready. Both do it for all disks of the
- * list `devices` (vm_devices()), or for none; other devices are skipped. Repeated calls
- * are fine. DROVER_EINUSE (after having tried for a moment), or -errno of a failed sync.
+ * drained. Source: unlock before the target is asked whether it is ready (another host
+ * sees then all that was written here), and lock again if the handover fails. Target:
+ * lock before it says that it is ready. Both do it for all disks of the list `devices`
+ * (vm_devices()), or for none; other devices are skipped. Repeated calls are fine.
+ * DROVER_EINUSE (after having tried for a moment), or -errno of a failed sync.
  */
 int virtio_block_lock(struct device *devices, struct error *err);
 int virtio_block_unlock(struct device *devices, struct error *err);

@@ -161,8 +161,7 @@ size_t virtio_console_input(struct device *device, const uint8_t *data, size_t s
     return size;
 }
 
-/* ---- state
- * ----------------------------------------------------------------------------------- */
+/* ---- state ---------------------------------------------------------------- */
 
 static int save(struct device *device, struct buffer *out)
 {

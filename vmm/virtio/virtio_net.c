@@ -37,8 +37,7 @@ static struct virtio_net *from_virtio(struct virtio_device *virtio)
     return (struct virtio_net *)virtio;
 }
 
-/* ---- called by the common part
- * ------------------------------------------------------------- */
+/* ---- called by the common part -------------------------------------------- */
 
 /* Configuration (5.1.4): 0 mac | 6 status u16 */
 enum { CONFIG_SIZE = 8 };
@@ -135,8 +134,7 @@ static const struct virtio_ops virtio_net_ops = {
     .attach = attach,
 };
 
-/* ---- announcing the guest after a move
- * --------------------------------------------------------- */
+/* ---- announcing the guest after a move ------------------------------------ */
 
 /* A reverse ARP request by the guest for itself: switches learn from its source where the
  * address is now (RFC 903). */
@@ -193,9 +191,7 @@ static void arrived(struct device *device)
     (void)event_loop_post(vm_io_loop(net->virtio.vm), announce, net);
 }
 
-/* ---- state
- * -------------------------------------------------------------------------------------
- */
+/* ---- state ---------------------------------------------------------------- */
 
 static int save(struct device *device, struct buffer *out)
 {
@@ -259,8 +255,7 @@ static int load(struct device *device, uint32_t version, const uint8_t *payload,
     return ret;
 }
 
-/* ---- making and releasing
- * -------------------------------------------------------------------------- */
+/* ---- making and releasing ------------------------------------------------- */
 
 static void net_free(struct device *device)
 {

@@ -294,8 +294,7 @@ static void bar_write(void *owner, uint64_t offset, const uint8_t *data, unsigne
 
 static const struct bus_ops bar_ops = {.read = bar_read, .write = bar_write};
 
-/* ---- notifications through KVM
- * ----------------------------------------------------------- */
+/* ---- notifications through KVM -------------------------------------------- */
 
 static void ioeventfd_set(struct virtio_device *virtio, uint64_t base, bool on)
 {
@@ -332,8 +331,7 @@ static void bar_moved(void *owner, unsigned bar_index, uint64_t base)
     pthread_mutex_unlock(&virtio->pci.notify_lock);
 }
 
-/* ---- the capabilities, and the window to BAR 0 in one of them (4.1.4.9)
- * ------------------------ */
+/* ---- the capabilities, and the window to BAR 0 in one of them (4.1.4.9) ---- */
 
 /*
  * Capability: 0 id | 1 next | 2 size | 3 type | 4 bar | 5 id | 6 padding | 8 offset u32 |
