@@ -237,6 +237,7 @@ int kvm_cpu_save(struct vcpu *vcpu, struct buffer *out)
     result = result < 0 ? result : get(vcpu, KVM_GET_LAPIC, &message->lapic);
     result = result < 0 ? result : get(vcpu, KVM_GET_VCPU_EVENTS, &events);
     result = result < 0 ? result : kvm_msrs_save(vcpu, message);
+    result = result < 0 ? result : kvm_cpuid_save(vcpu, message);
     if (result == 0) {
         message->state.xsave = (ProtobufCBinaryData){sizeof(message->xsave),
                                                      (uint8_t *)message->xsave.region};
@@ -257,6 +258,7 @@ static int state_judge(const Drover__CpuState *state, struct error *err)
                  state->n_control == CPU_CONTROLS && state->n_debug == CPU_DEBUGS &&
                  state->n_interrupt_bitmap == CPU_INTERRUPT_WORDS &&
                  state->n_xcrs <= CPU_XCRS_MAX && state->n_msrs <= CPU_MSRS_MAX &&
+                 state->n_cpuid > 0 && state->n_cpuid <= CPU_CPUID_MAX &&
                  state->xsave.len == sizeof(struct kvm_xsave) &&
                  state->lapic.len == sizeof(struct kvm_lapic_state) &&
                  state->events != NULL;
@@ -342,7 +344,8 @@ int kvm_cpu_load(struct vcpu *vcpu, const uint8_t *payload, size_t size,
     if (state == NULL) {
         return DROVER_EMALFORMED;
     }
-    int result = state_load(vcpu, state, elapsed_ns, true, err);
+    int result = kvm_cpuid_load(vcpu, state, err);
+    result = result < 0 ? result : state_load(vcpu, state, elapsed_ns, true, err);
     drover__cpu_state__free_unpacked(state, NULL);
     return result;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared by kvm_cpu_state.c and kvm_msr_state.c only: a CpuState with room for all that
- * it points to. */
+/* Shared by kvm_cpu_state.c, kvm_cpuid_state.c and kvm_msr_state.c only: a CpuState with
+ * room for all that it points to. */
 #ifndef DROVER_VMM_KVM_CPU_STATE_H
 #define DROVER_VMM_KVM_CPU_STATE_H
 
@@ -15,6 +15,7 @@
 #define CPU_INTERRUPT_WORDS 4
 #define CPU_XCRS_MAX        16
 #define CPU_MSRS_MAX        512
+#define CPU_CPUID_MAX       256
 
 struct error;
 struct vcpu;
@@ -31,6 +32,8 @@ struct cpu_message {
     Drover__CpuXcr *xcr_pointers[CPU_XCRS_MAX];
     Drover__CpuMsr msrs[CPU_MSRS_MAX];
     Drover__CpuMsr *msr_pointers[CPU_MSRS_MAX];
+    Drover__CpuidEntry cpuid[CPU_CPUID_MAX];
+    Drover__CpuidEntry *cpuid_pointers[CPU_CPUID_MAX];
     Drover__CpuEvents events;
     struct kvm_xsave xsave;
     struct kvm_lapic_state lapic;
@@ -39,6 +42,12 @@ struct cpu_message {
 /* All MSRs that KVM lists and lets be read, and the TSC. */
 int kvm_msrs_save(struct vcpu *vcpu, struct cpu_message *message);
 int kvm_msrs_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err);
+/*
+ * The guest keeps the processor that it booted on. Load refuses, with the feature's
+ * place, what this host can't offer; it must come first.
+ */
+int kvm_cpuid_save(struct vcpu *vcpu, struct cpu_message *message);
+int kvm_cpuid_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err);
 /* Sets the TSC to what it was when saved plus the time since then: it never goes
  * backwards. */
 int kvm_tsc_load(struct vcpu *vcpu, const Drover__CpuState *state, uint64_t elapsed_ns,

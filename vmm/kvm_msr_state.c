@@ -124,7 +124,8 @@ int kvm_msrs_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error
             }
         }
     }
-    if (deadline != 0 && msr_set(vcpu, MSR_DEADLINE, deadline) < 0) {
+    /* Zero too: it disarms. */
+    if (msr_set(vcpu, MSR_DEADLINE, deadline) < 0 && deadline != 0) {
         return error_set(err, DROVER_EMALFORMED, "KVM refused the timer of vCPU %u",
                          vcpu->index);
     }

@@ -22,6 +22,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/kvm_chip_state.c \
 	vmm/kvm_cpu_state.c vmm/kvm_cpu_state.h \
 	vmm/kvm_cpuid.c \
+	vmm/kvm_cpuid_state.c \
 	vmm/kvm_msr_state.c \
 	vmm/kvm_vcpu.c \
 	vmm/kvm_vm.c \

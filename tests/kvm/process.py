@@ -202,9 +202,8 @@ class Vmm:
         return [int(tid) for tid in os.listdir(tasks)
                 if open(f"{tasks}/{tid}/comm").read().startswith(prefix)]
 
-    def cpu_ticks(self, tid):
-        stat = open(f"/proc/{self.process.pid}/task/{tid}/stat").read().rsplit(")", 1)[1].split()
-        return int(stat[11]) + int(stat[12])
+    def cpu_ns(self, tid):
+        return int(open(f"/proc/{self.process.pid}/task/{tid}/schedstat").read().split()[0])
 
 
 class StoppedThread:
