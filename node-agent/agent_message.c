@@ -281,18 +281,40 @@ static void peers_received(void *owner, uint64_t host_id,
     }
 }
 
+/* Told once, not at each try to reach it. Returns whether it is news. */
+static bool note_silent(struct agent_member *member, uint64_t host_id, bool silent)
+{
+    uint64_t *unused = NULL;
+    for (unsigned i = 0; i < AGENT_SILENT_MAX; i++) {
+        if (member->silent[i] == host_id) {
+            member->silent[i] = silent ? host_id : 0;
+            return !silent;
+        }
+        unused = member->silent[i] == 0 ? &member->silent[i] : unused;
+    }
+    if (silent && unused != NULL) {
+        *unused = host_id;
+    }
+    return silent;
+}
+
 static void peers_connected_now(void *owner, uint64_t host_id)
 {
     struct agent *agent = owner;
-    log_debug(agent->log, "connected host=%" PRIu64, host_id);
+    if (note_silent(agent->member, host_id, false)) {
+        log_info(agent->log, "reached again host=%" PRIu64, host_id);
+    }
     agent_wake(agent);
 }
 
 static void peers_lost(void *owner, uint64_t host_id, bool unsent, const char *text)
 {
     struct agent *agent = owner;
-    log_info(agent->log, "%s host=%" PRIu64 " err=%s",
-             unsent ? "not reached" : "connection lost", host_id, text);
+    if (!unsent) {
+        log_debug(agent->log, "connection lost host=%" PRIu64 " err=%s", host_id, text);
+    } else if (note_silent(agent->member, host_id, true)) {
+        log_info(agent->log, "not reached host=%" PRIu64 " err=%s", host_id, text);
+    }
     if (active(agent)) {
         propose_lost(agent->member->propose, host_id, unsent, clock_now_ms());
     }

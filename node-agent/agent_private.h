@@ -27,6 +27,7 @@
 #include "node-agent/tls_stream.h"
 #include "node-agent/vmm_supervisor.h"
 
+#define AGENT_SILENT_MAX      (2 * LIMIT_HOSTS)
 #define AGENT_RETRY_MS        5000u  /* before what failed is started again */
 #define AGENT_FORM_MS         60000u /* for a new member to be up */
 #define AGENT_REMOVE_MS       30000u /* for raft to drop a removed host */
@@ -76,6 +77,7 @@ struct agent_member {
     uint64_t gone_since_ms;  /* the state has no record of this host any more since then; 0: it has */
     bool init_proposed;
     uint64_t leader_logged;
+    uint64_t silent[AGENT_SILENT_MAX]; /* hosts that were told to be out of reach; 0: unused */
     unsigned closing;        /* parts that are not closed yet */
 };
 
