@@ -162,6 +162,13 @@ static void on_applied(void *owner, uint64_t index, const struct apply_result *r
                   result->text);
     }
     agent->state_changed = true;
+    struct agent_member *member = agent->member;
+    if (member != NULL && member->core != NULL && member->closing == 0) {
+        /* After each command, as host_core.h says, not once for several that came together: a
+         * source that never saw its migration begin can't know that it has not sent yet. The
+         * turn that follows keeps the time. */
+        (void)host_core_tick(member->core, member->state, clock_now_ms());
+    }
     agent_wake(agent);
 }
 
