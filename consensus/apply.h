@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The handlers of the commands: one per member of Command. Each judges the command against the
- * state and either refuses it (step_refuse(), or -ENOMEM) or edits the step. Internal to consensus/.
+ * The handlers of the commands: one per member of Command. Each judges the command
+ * against the state and either refuses it (step_refuse(), or -ENOMEM) or edits the step.
+ * Internal to consensus/.
  */
 #ifndef DROVER_CONSENSUS_APPLY_H
 #define DROVER_CONSENSUS_APPLY_H
@@ -38,28 +39,34 @@ int apply_event_add(struct apply_step *step, const Drover__EventAdd *order);
 /* Shared by the handlers. */
 
 /* The host may take part: a member, UP, and this is the current run of its agent. */
-int apply_check_speaker(struct apply_step *step, uint64_t host_id, const char *incarnation);
+int apply_check_speaker(struct apply_step *step, uint64_t host_id,
+                        const char *incarnation);
 /* The host may be given this VM: UP, runs VMs, not draining, memory for it. */
-int apply_check_room(struct apply_step *step, uint64_t host_id, const Drover__VmRecord *vm);
-/* Whether this proof shows that the VM does not run on the dead host: a VM that is not set for HA runs on without a lease. */
+int apply_check_room(struct apply_step *step, uint64_t host_id,
+                     const Drover__VmRecord *vm);
+/* Whether this proof shows that the VM does not run on the dead host: a VM that is not
+ * set for HA runs on without a lease. */
 bool apply_proof_covers(const Drover__Proof *proof, const Drover__VmRecord *vm);
 /* The effects of a death, or of a new boot, on a VM of that host. */
 int apply_death_to_vm(struct apply_step *step, size_t position, uint64_t host_id,
                       const Drover__Proof *proof);
 int apply_reboot_to_migration(struct apply_step *step, size_t position, uint64_t host_id,
                               const char *boot_id);
-/* The target's own word that its VMM is gone: it does not know whether that had the guest. */
+/* The target's own word that its VMM is gone: it does not know whether that had the
+ * guest. */
 int apply_loss_of_target(struct apply_step *step, size_t position);
-/* The proof takes the VM from its dead owner; a VM that is not set for HA waits for its host instead. */
+/* The proof takes the VM from its dead owner; a VM that is not set for HA waits for
+ * its host instead. */
 void apply_take_from_dead(struct apply_step *step, Drover__VmRecord *vm,
                           const Drover__HostRecord *host);
 void apply_clear_migration(Drover__VmRecord *vm);
 
 /* vm_spec.c: whether a spec makes sense by itself, and beside the other VMs. */
 int vm_spec_check(const Drover__VmSpec *spec, struct error *err);
-int vm_spec_check_conflicts(const Drover__ClusterState *record, const Drover__VmSpec *spec,
-                            struct error *err);
-/* Whether two VMs may both have these disks; false with the path that stands against it. */
+int vm_spec_check_conflicts(const Drover__ClusterState *record,
+                            const Drover__VmSpec *spec, struct error *err);
+/* Whether two VMs may both have these disks; false with the path that stands against
+ * it. */
 bool vm_spec_disks_agree(const Drover__VmSpec *a, const Drover__VmSpec *b,
                          const char **ret_path);
 /* Fills the empty MACs. */

@@ -29,69 +29,78 @@ static int refuse_unknown_host(struct apply_step *step, uint64_t host_id)
                        (unsigned long long)host_id);
 }
 
-int apply_check_speaker(struct apply_step *step, uint64_t host_id, const char *incarnation)
+int apply_check_speaker(struct apply_step *step, uint64_t host_id,
+                        const char *incarnation)
 {
     const Drover__HostRecord *host = step_host(step, host_id);
     if (host == NULL) {
         return refuse_unknown_host(step, host_id);
     }
     if (!is_up(host)) {
-        return step_refuse(step, DROVER_EWRONGSTATE,
-                           "host '%s' is not up as far as the cluster knows: it must report up "
-                           "first",
-                           host->name);
+        return step_refuse(
+            step, DROVER_EWRONGSTATE,
+            "host '%s' is not up as far as the cluster knows: it must report up "
+            "first",
+            host->name);
     }
     if (incarnation[0] == '\0' || strcmp(host->incarnation, incarnation) != 0) {
-        return step_refuse(step, DROVER_ECONFLICT,
-                           "this comes from an earlier run of host '%s's agent: it counts no "
-                           "more",
-                           host->name);
+        return step_refuse(
+            step, DROVER_ECONFLICT,
+            "this comes from an earlier run of host '%s's agent: it counts no "
+            "more",
+            host->name);
     }
     return 0;
 }
 
-int apply_check_room(struct apply_step *step, uint64_t host_id, const Drover__VmRecord *vm)
+int apply_check_room(struct apply_step *step, uint64_t host_id,
+                     const Drover__VmRecord *vm)
 {
     const Drover__HostRecord *host = step_host(step, host_id);
     if (host == NULL) {
         return refuse_unknown_host(step, host_id);
     }
     if (!is_up(host) || host->witness || host->draining) {
-        return step_refuse(step, DROVER_EWRONGSTATE,
-                           "host '%s' %s: choose another host", host->name,
-                           !is_up(host)      ? "is not up"
-                           : host->witness   ? "is a witness and runs no VMs"
-                                             : "is being drained");
+        return step_refuse(step, DROVER_EWRONGSTATE, "host '%s' %s: choose another host",
+                           host->name,
+                           !is_up(host)    ? "is not up"
+                           : host->witness ? "is a witness and runs no VMs"
+                                           : "is being drained");
     }
     uint64_t used = step_host_memory_used(step, host_id, vm->vm_id);
     uint64_t free_bytes = host->memory_bytes > used ? host->memory_bytes - used : 0;
     if (vm->spec->memory_bytes > free_bytes) {
-        return step_refuse(step, DROVER_ENOCAPACITY,
-                           "VM '%s' needs %llu MiB and host '%s' has %llu MiB left: choose "
-                           "another host, or stop a VM there",
-                           vm->spec->name, (unsigned long long)(vm->spec->memory_bytes / MIB),
-                           host->name, (unsigned long long)(free_bytes / MIB));
+        return step_refuse(
+            step, DROVER_ENOCAPACITY,
+            "VM '%s' needs %llu MiB and host '%s' has %llu MiB left: choose "
+            "another host, or stop a VM there",
+            vm->spec->name, (unsigned long long)(vm->spec->memory_bytes / MIB),
+            host->name, (unsigned long long)(free_bytes / MIB));
     }
     return 0;
 }
 
-/* ---- up ------------------------------------------------------------------------------ */
+/* ---- up ---------------------------------------------------------------------------- */
 
 static int check_host_up(struct apply_step *step, const Drover__HostUp *order)
 {
     if (step_host(step, order->host_id) == NULL) {
-        return step_refuse(step, DROVER_ENOTFOUND,
-                           "host number %llu is not a member of this cluster (any more): join "
-                           "again with 'drover cluster join'",
-                           (unsigned long long)order->host_id);
+        return step_refuse(
+            step, DROVER_ENOTFOUND,
+            "host number %llu is not a member of this cluster (any more): join "
+            "again with 'drover cluster join'",
+            (unsigned long long)order->host_id);
     }
     if (!text_word_valid(order->boot_id, ID_TEXT_SIZE) ||
         !text_word_valid(order->incarnation, ID_TEXT_SIZE)) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "a host reports up with its boot id and the id of its agent's run");
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "a host reports up with its boot id and the id of its agent's run");
     }
-    if (order->version[0] != '\0' && !text_word_valid(order->version, VERSION_TEXT_SIZE)) {
-        return step_refuse(step, DROVER_EBADINPUT, "the version of host %llu is malformed",
+    if (order->version[0] != '\0' &&
+        !text_word_valid(order->version, VERSION_TEXT_SIZE)) {
+        return step_refuse(step, DROVER_EBADINPUT,
+                           "the version of host %llu is malformed",
                            (unsigned long long)order->host_id);
     }
     return 0;
@@ -103,9 +112,11 @@ static void tell_host_up(struct apply_step *step, const Drover__HostRecord *befo
     struct step_subject subject = {.host_id = before->host_id};
     bool same_boot = strcmp(before->boot_id, order->boot_id) == 0;
     if (before->state == DROVER__HOST_STATE__HOST_STATE_JOINING) {
-        step_event(step, "host.up", subject, "host '%s' is up for the first time (%u CPUs, %llu MiB "
+        step_event(step, "host.up", subject,
+                   "host '%s' is up for the first time (%u CPUs, %llu MiB "
                    "for VMs, watchdog %llu ms)",
-                   before->name, order->cpus, (unsigned long long)(order->memory_bytes / MIB),
+                   before->name, order->cpus,
+                   (unsigned long long)(order->memory_bytes / MIB),
                    (unsigned long long)order->watchdog_ms);
     } else if (is_dead(before)) {
         step_event(step, "host.up", subject, "host '%s' is back%s", before->name,
@@ -123,7 +134,8 @@ static void tell_host_up(struct apply_step *step, const Drover__HostRecord *befo
 static int host_up_vms(struct apply_step *step, const Drover__HostRecord *before,
                        const Drover__HostUp *order)
 {
-    bool rebooted = before->boot_id[0] != '\0' && strcmp(before->boot_id, order->boot_id) != 0;
+    bool rebooted =
+        before->boot_id[0] != '\0' && strcmp(before->boot_id, order->boot_id) != 0;
     for (size_t i = 0; i < step->record->n_vms; i++) {
         const Drover__VmRecord *vm = step_vm_at(step, i);
         if (rebooted && vm->migration != NULL) {
@@ -169,7 +181,7 @@ int apply_host_up(struct apply_step *step, const Drover__HostUp *order)
     return 0;
 }
 
-/* ---- dead ---------------------------------------------------------------------------- */
+/* ---- dead -------------------------------------------------------------------------- */
 
 /* Proofs that do not rest on the host's own freezing: nothing at all runs there. */
 static bool is_strong(const Drover__Proof *proof)
@@ -187,21 +199,23 @@ static int check_lease_proof(struct apply_step *step, const Drover__HostRecord *
                              const Drover__Proof *proof)
 {
     if (host->watchdog_ms == 0) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "host '%s' has no armed watchdog, so its silence proves nothing: "
-                           "its VMs wait until it is back",
-                           host->name);
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "host '%s' has no armed watchdog, so its silence proves nothing: "
+            "its VMs wait until it is back",
+            host->name);
     }
     uint64_t needed;
-    if (proof->lease_ms < step->record->lease_ms || proof->watchdog_ms < host->watchdog_ms ||
-        proof->term == 0 ||
+    if (proof->lease_ms < step->record->lease_ms ||
+        proof->watchdog_ms < host->watchdog_ms || proof->term == 0 ||
         __builtin_add_overflow(proof->lease_ms, proof->watchdog_ms, &needed) ||
         __builtin_add_overflow(needed, proof->margin_ms, &needed) ||
         proof->silent_ms < needed) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "the figures do not prove that host '%s' is dead: lease, watchdog "
-                           "and margin must all have run out",
-                           host->name);
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "the figures do not prove that host '%s' is dead: lease, watchdog "
+            "and margin must all have run out",
+            host->name);
     }
     return 0;
 }
@@ -216,8 +230,9 @@ static int check_proof(struct apply_step *step, const Drover__HostRecord *host,
     }
     const Drover__HostRecord *judge = step_host(step, proof->leader_host_id);
     if (judge == NULL || judge == host) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "a proof must name the host that judged, which is another one");
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "a proof must name the host that judged, which is another one");
     }
     switch (proof->kind) {
     case DROVER__PROOF_KIND__PROOF_LEASE_WATCHDOG:
@@ -230,7 +245,8 @@ static int check_proof(struct apply_step *step, const Drover__HostRecord *host,
         return step_refuse(step, DROVER_EBADINPUT,
                            "a proof of this kind must say who or what confirmed it");
     default:
-        return step_refuse(step, DROVER_EBADINPUT, "an unknown kind of proof proves nothing");
+        return step_refuse(step, DROVER_EBADINPUT,
+                           "an unknown kind of proof proves nothing");
     }
 }
 
@@ -241,9 +257,10 @@ static int check_host_dead(struct apply_step *step, const Drover__HostDead *orde
         return refuse_unknown_host(step, order->host_id);
     }
     if (host->state == DROVER__HOST_STATE__HOST_STATE_JOINING) {
-        return step_refuse(step, DROVER_EWRONGSTATE,
-                           "host '%s' was never up: remove it ('drover cluster remove %s')",
-                           host->name, host->name);
+        return step_refuse(
+            step, DROVER_EWRONGSTATE,
+            "host '%s' was never up: remove it ('drover cluster remove %s')", host->name,
+            host->name);
     }
     if (strcmp(host->boot_id, order->boot_id) != 0 ||
         strcmp(host->incarnation, order->incarnation) != 0) {
@@ -252,7 +269,8 @@ static int check_host_dead(struct apply_step *step, const Drover__HostDead *orde
                            host->name);
     }
     int rv = check_proof(step, host, order->proof);
-    if (rv == 0 && is_dead(host) && (is_strong(host->proof) || !is_strong(order->proof))) {
+    if (rv == 0 && is_dead(host) &&
+        (is_strong(host->proof) || !is_strong(order->proof))) {
         return step_refuse(step, DROVER_EWRONGSTATE, "host '%s' counts as dead already",
                            host->name);
     }
@@ -276,7 +294,8 @@ int apply_host_dead(struct apply_step *step, const Drover__HostDead *order)
     host->proof_index = step->index;
     host->state = DROVER__HOST_STATE__HOST_STATE_DEAD;
     step_set_text(step, &proof->detail, order->proof->detail);
-    step_event(step, "host.dead", (struct step_subject){.host_id = host->host_id, .proof = proof},
+    step_event(step, "host.dead",
+               (struct step_subject){.host_id = host->host_id, .proof = proof},
                "host '%s' is dead: %s", host->name, proof->detail);
     for (size_t i = 0; i < step->record->n_vms; i++) {
         rv = apply_death_to_vm(step, i, order->host_id, proof);
@@ -287,7 +306,7 @@ int apply_host_dead(struct apply_step *step, const Drover__HostDead *order)
     return 0;
 }
 
-/* ---- drained, removed ---------------------------------------------------------------- */
+/* ---- drained, removed -------------------------------------------------------------- */
 
 int apply_host_drain(struct apply_step *step, const Drover__HostDrain *order)
 {
@@ -328,17 +347,19 @@ static int check_removal_for_vm(struct apply_step *step, const Drover__HostRecor
         return 0;
     }
     if (is_dead(host)) {
-        return step_refuse(step, DROVER_EINUSE,
-                           "VM '%s', not set for HA, may still run on host '%s': start that "
-                           "host again, and stop the VM",
-                           vm->spec->name, host->name);
+        return step_refuse(
+            step, DROVER_EINUSE,
+            "VM '%s', not set for HA, may still run on host '%s': start that "
+            "host again, and stop the VM",
+            vm->spec->name, host->name);
     }
     return step_refuse(step, DROVER_EINUSE,
                        "host '%s' runs VM '%s': drain it first ('drover node drain %s')",
                        host->name, vm->spec->name, host->name);
 }
 
-/* A VM that was not set for HA loses its dead host for good; starting it is for a person to say. */
+/* A VM that was not set for HA loses its dead host for good; starting it is for a
+ * person to say. */
 static int free_vm_of_removed(struct apply_step *step, const Drover__HostRecord *host,
                               size_t position)
 {
@@ -351,9 +372,10 @@ static int free_vm_of_removed(struct apply_step *step, const Drover__HostRecord 
     vm->wanted = DROVER__VM_WANTED__VM_WANTED_STOPPED;
     record_clear_string(&vm->last_error);
     step_event(step, "vm.released",
-               (struct step_subject){.host_id = host->host_id, .vm_id = vm->vm_id, .epoch = vm->epoch},
-               "VM '%s' was released from the dead host '%s', and is stopped", vm->spec->name,
-               host->name);
+               (struct step_subject){
+                   .host_id = host->host_id, .vm_id = vm->vm_id, .epoch = vm->epoch},
+               "VM '%s' was released from the dead host '%s', and is stopped",
+               vm->spec->name, host->name);
     return 0;
 }
 

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What deaths and resets do to VMs, those in a migration above all. After the go only the target knows whether the guest runs there, so:
+ * What deaths and resets do to VMs, those in a migration above all. After the go only the
+ * target knows whether the guest runs there, so:
  *
- *   both alive           source: BY_SOURCE (it never sent the go)      -> owner keeps the VM, same epoch
- *                        target: BY_TARGET (it never got the go)       -> owner keeps the VM, same epoch
- *                        target: MigrationDone                         -> target owns it, next epoch
- *                        target: BY_TARGET_UNSURE (its VMM is gone)    -> as if the target were dead
- *   source dead          the target's word; on BY_TARGET a dead owner loses the VM to its proof
- *   target dead          BY_SOURCE, or BY_SOURCE_AFTER_TARGET_DIED     -> owner keeps the VM, new epoch, starts it anew
- *   both dead            the proofs decide at once                     -> nobody owns it; the next epoch is new
+ *   both alive   BY_SOURCE (never sent the go)       owner keeps the VM, same epoch
+ *                BY_TARGET (never got the go)        owner keeps the VM, same epoch
+ *                MigrationDone by the target         target owns it, next epoch
+ *                BY_TARGET_UNSURE (its VMM is gone)  as if the target were dead
+ *   source dead  the target's word                   on BY_TARGET its proof takes the VM
+ *   target dead  BY_SOURCE                           owner keeps the VM, same epoch
+ *                BY_SOURCE_AFTER_TARGET_DIED         owner starts it anew, new epoch
+ *   both dead    at once, by their proofs            nobody owns it
  *
- * A host that came back with another boot has lost the VMM that could know: it may not speak for it.
+ * A host that came back with another boot has lost the VMM that could know: it may not
+ * speak for it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -51,23 +54,26 @@ void apply_take_from_dead(struct apply_step *step, Drover__VmRecord *vm,
         return;
     }
     char text[ERROR_TEXT_SIZE];
-    (void)snprintf(text, sizeof(text),
-                   "its host '%s' is dead and it is not set for HA: it starts when '%s' is "
-                   "back",
-                   host->name, host->name);
+    (void)snprintf(
+        text, sizeof(text),
+        "its host '%s' is dead and it is not set for HA: it starts when '%s' is "
+        "back",
+        host->name, host->name);
     step_set_text(step, &vm->last_error, text);
     step_event(step, "vm.lost", subject_of(vm, host->host_id, vm->epoch),
                "VM '%s' is down with host '%s': it is not set for HA", vm->spec->name,
                host->name);
 }
 
-/* Neither side's VMM is left, or may run: nobody can say how far the migration came, and it does not matter any more. */
+/* Neither side's VMM is left, or may run: nobody can say how far the migration came,
+ * and it does not matter any more. */
 static void end_with_both_lost(struct apply_step *step, Drover__VmRecord *vm)
 {
     const Drover__HostRecord *owner = step_host(step, vm->owner_host_id);
     step_event(step, "migration.aborted",
                subject_of(vm, vm->owner_host_id, vm->migration->next_epoch),
-               "the migration of VM '%s' is over: both its hosts were lost", vm->spec->name);
+               "the migration of VM '%s' is over: both its hosts were lost",
+               vm->spec->name);
     apply_clear_migration(vm);
     /* What the source had is older than the disks, should the target have run. */
     vm->epoch_high++;

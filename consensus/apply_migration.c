@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Migrations: begun, ready, cancelled, done, aborted. Who may end one is told in apply_loss.c. */
+/* Migrations: begun, ready, cancelled, done, aborted. Who may end one is told in
+ * apply_loss.c. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@ static struct step_subject subject_of(const Drover__VmRecord *vm, uint64_t host_
     return (struct step_subject){.host_id = host_id, .vm_id = vm->vm_id, .epoch = epoch};
 }
 
-/* ---- begun, ready, cancelled --------------------------------------------------------- */
+/* ---- begun, ready, cancelled ------------------------------------------------------- */
 
 static int check_begin(struct apply_step *step, const Drover__MigrationBegin *order)
 {
@@ -35,27 +36,30 @@ static int check_begin(struct apply_step *step, const Drover__MigrationBegin *or
     const char *name = vm->spec->name;
     if (vm->migration != NULL) {
         return step_refuse(step, DROVER_EINUSE,
-                           "VM '%s' is being moved already: wait for it, or cancel it", name);
+                           "VM '%s' is being moved already: wait for it, or cancel it",
+                           name);
     }
     if (vm->owner_host_id == 0 || vm->started_epoch != vm->epoch) {
-        return step_refuse(step, DROVER_EWRONGSTATE,
-                           "VM '%s' is not running: start it first ('drover vm start %s')",
-                           name, name);
+        return step_refuse(
+            step, DROVER_EWRONGSTATE,
+            "VM '%s' is not running: start it first ('drover vm start %s')", name, name);
     }
     if (vm->epoch != order->expected_epoch) {
         return step_refuse(step, DROVER_ECONFLICT,
-                           "VM '%s' has changed hands since this was asked: try again", name);
+                           "VM '%s' has changed hands since this was asked: try again",
+                           name);
     }
     if (vm->wanted != DROVER__VM_WANTED__VM_WANTED_RUNNING &&
         vm->wanted != DROVER__VM_WANTED__VM_WANTED_PAUSED) {
-        return step_refuse(step, DROVER_EWRONGSTATE, "VM '%s' is being stopped: start it first",
-                           name);
+        return step_refuse(step, DROVER_EWRONGSTATE,
+                           "VM '%s' is being stopped: start it first", name);
     }
     const Drover__HostRecord *source = step_host(step, vm->owner_host_id);
     if (source->state != DROVER__HOST_STATE__HOST_STATE_UP) {
-        return step_refuse(step, DROVER_EWRONGSTATE,
-                           "host '%s', which has VM '%s', is not up: wait until it is back",
-                           source->name, name);
+        return step_refuse(
+            step, DROVER_EWRONGSTATE,
+            "host '%s', which has VM '%s', is not up: wait until it is back",
+            source->name, name);
     }
     if (order->target_host_id == vm->owner_host_id) {
         return step_refuse(step, DROVER_EBADINPUT,
@@ -65,7 +69,8 @@ static int check_begin(struct apply_step *step, const Drover__MigrationBegin *or
     return apply_check_room(step, order->target_host_id, vm);
 }
 
-static Drover__Migration *migration_create(struct apply_step *step, const Drover__VmRecord *vm,
+static Drover__Migration *migration_create(struct apply_step *step,
+                                           const Drover__VmRecord *vm,
                                            const Drover__MigrationBegin *order)
 {
     Drover__Migration *migration = malloc(sizeof(*migration));
@@ -144,26 +149,30 @@ static int check_ready(struct apply_step *step, const Drover__Migration *migrati
     }
     if (migration->target_host_id != order->host_id || migration->target_dead ||
         migration->source_dead) {
-        return step_refuse(step, DROVER_ECONFLICT,
-                           "this migration has another target, or one of its hosts was lost: "
-                           "discard the waiting VM");
+        return step_refuse(
+            step, DROVER_ECONFLICT,
+            "this migration has another target, or one of its hosts was lost: "
+            "discard the waiting VM");
     }
     if (!uri_valid(order->uri)) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "migration address '%.140s': give tcp:HOST:PORT or rdma:HOST:PORT",
-                           order->uri);
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "migration address '%.140s': give tcp:HOST:PORT or rdma:HOST:PORT",
+            order->uri);
     }
     if (!is_begun(migration) && strcmp(migration->uri, order->uri) != 0) {
-        return step_refuse(step, DROVER_ECONFLICT,
-                           "this migration has begun to another address: discard the waiting "
-                           "VM");
+        return step_refuse(
+            step, DROVER_ECONFLICT,
+            "this migration has begun to another address: discard the waiting "
+            "VM");
     }
     return 0;
 }
 
 int apply_migration_ready(struct apply_step *step, const Drover__MigrationReady *order)
 {
-    const Drover__Migration *before = find_migration(step, order->vm_id, order->next_epoch);
+    const Drover__Migration *before =
+        find_migration(step, order->vm_id, order->next_epoch);
     if (before == NULL) {
         return DROVER_ECONFLICT;
     }
@@ -179,14 +188,15 @@ int apply_migration_ready(struct apply_step *step, const Drover__MigrationReady 
     step_set_string(step, &vm->migration->uri, order->uri);
     char name[STEP_NAME_SIZE];
     step_event(step, "migration.ready", subject_of(vm, order->host_id, order->next_epoch),
-               "host %s is ready to receive VM '%s'", step_host_name(step, order->host_id, name),
-               vm->spec->name);
+               "host %s is ready to receive VM '%s'",
+               step_host_name(step, order->host_id, name), vm->spec->name);
     return 0;
 }
 
 int apply_migration_cancel(struct apply_step *step, const Drover__MigrationCancel *order)
 {
-    const Drover__Migration *before = find_migration(step, order->vm_id, order->next_epoch);
+    const Drover__Migration *before =
+        find_migration(step, order->vm_id, order->next_epoch);
     if (before == NULL) {
         return DROVER_ECONFLICT;
     }
@@ -198,15 +208,18 @@ int apply_migration_cancel(struct apply_step *step, const Drover__MigrationCance
         return -ENOMEM;
     }
     vm->migration->cancel_wanted = true;
-    step_event(step, "migration.cancel", subject_of(vm, vm->owner_host_id, order->next_epoch),
+    step_event(step, "migration.cancel",
+               subject_of(vm, vm->owner_host_id, order->next_epoch),
                "the migration of VM '%s' shall be cancelled", vm->spec->name);
     return 0;
 }
 
-/* ---- done, aborted ------------------------------------------------------------------- */
+/* ---- done, aborted ----------------------------------------------------------------- */
 
-/* Whether the boot that took part still runs, and so its VMM's word can be known there. */
-static bool same_boot(const struct apply_step *step, uint64_t host_id, const char *boot_id)
+/* Whether the boot that took part still runs, and so its VMM's word can be known
+ * there. */
+static bool same_boot(const struct apply_step *step, uint64_t host_id,
+                      const char *boot_id)
 {
     return strcmp(step_host(step, host_id)->boot_id, boot_id) == 0;
 }
@@ -220,16 +233,18 @@ static int check_done(struct apply_step *step, const Drover__Migration *migratio
     }
     if (migration->target_host_id != order->host_id || is_begun(migration) ||
         !same_boot(step, order->host_id, migration->target_boot_id)) {
-        return step_refuse(step, DROVER_ECONFLICT,
-                           "only a target that was ready, and was not reset since, can have "
-                           "received the VM");
+        return step_refuse(
+            step, DROVER_ECONFLICT,
+            "only a target that was ready, and was not reset since, can have "
+            "received the VM");
     }
     return 0;
 }
 
 int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *order)
 {
-    const Drover__Migration *before = find_migration(step, order->vm_id, order->next_epoch);
+    const Drover__Migration *before =
+        find_migration(step, order->vm_id, order->next_epoch);
     if (before == NULL) {
         return DROVER_ECONFLICT;
     }
@@ -239,7 +254,8 @@ int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *o
     }
     Drover__VmRecord *vm = step_edit_vm(step, order->vm_id);
     Drover__MigrationFigures none = DROVER__MIGRATION_FIGURES__INIT;
-    const Drover__MigrationFigures *figures = order->figures != NULL ? order->figures : &none;
+    const Drover__MigrationFigures *figures =
+        order->figures != NULL ? order->figures : &none;
     Drover__MigrationFigures *copy = record_copy(figures);
     if (vm == NULL || copy == NULL) {
         record_free(copy);
@@ -247,9 +263,11 @@ int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *o
     }
     char from[STEP_NAME_SIZE], to[STEP_NAME_SIZE];
     step_event(step, "migration.done", subject_of(vm, order->host_id, order->next_epoch),
-               "VM '%s' has moved from host %s to host %s in %llu ms, with a pause of %llu.%llu ms",
+               "VM '%s' has moved from host %s to host %s in %llu ms, with a pause of "
+               "%llu.%llu ms",
                vm->spec->name, step_host_name(step, vm->owner_host_id, from),
-               step_host_name(step, order->host_id, to), (unsigned long long)figures->total_ms,
+               step_host_name(step, order->host_id, to),
+               (unsigned long long)figures->total_ms,
                (unsigned long long)(figures->downtime_us / 1000),
                (unsigned long long)(figures->downtime_us % 1000 / 100));
     record_free(vm->last_migration);
@@ -275,11 +293,13 @@ static int check_abort(struct apply_step *step, const Drover__Migration *migrati
     switch (order->by) {
     case DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE:
         speaker = migration->source_host_id;
-        knows = is_begun(migration) || same_boot(step, speaker, migration->source_boot_id);
+        knows =
+            is_begun(migration) || same_boot(step, speaker, migration->source_boot_id);
         break;
     case DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET:
         speaker = migration->target_host_id;
-        knows = is_begun(migration) || same_boot(step, speaker, migration->target_boot_id);
+        knows =
+            is_begun(migration) || same_boot(step, speaker, migration->target_boot_id);
         break;
     case DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE:
         speaker = migration->target_host_id;
@@ -293,21 +313,24 @@ static int check_abort(struct apply_step *step, const Drover__Migration *migrati
         break;
     }
     if (speaker == 0 || speaker != order->host_id) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "a migration is aborted by its source or its target, in its own "
-                           "name");
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "a migration is aborted by its source or its target, in its own "
+            "name");
     }
     if (!knows) {
-        return step_refuse(step, DROVER_EWRONGSTATE,
-                           "the guest may have been handed over: the other host decides about "
-                           "this migration");
+        return step_refuse(
+            step, DROVER_EWRONGSTATE,
+            "the guest may have been handed over: the other host decides about "
+            "this migration");
     }
     return 0;
 }
 
 int apply_migration_abort(struct apply_step *step, const Drover__MigrationAbort *order)
 {
-    const Drover__Migration *before = find_migration(step, order->vm_id, order->next_epoch);
+    const Drover__Migration *before =
+        find_migration(step, order->vm_id, order->next_epoch);
     if (before == NULL) {
         return DROVER_ECONFLICT;
     }
@@ -324,10 +347,11 @@ int apply_migration_abort(struct apply_step *step, const Drover__MigrationAbort 
     if (vm == NULL) {
         return -ENOMEM;
     }
-    bool anew =
-        order->by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE_AFTER_TARGET_DIED;
+    bool anew = order->by ==
+                DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE_AFTER_TARGET_DIED;
     char name[STEP_NAME_SIZE];
-    step_event(step, "migration.aborted", subject_of(vm, order->host_id, order->next_epoch),
+    step_event(step, "migration.aborted",
+               subject_of(vm, order->host_id, order->next_epoch),
                "VM '%s' was not moved and %s host %s%s%s", vm->spec->name,
                anew ? "is started anew on" : "stays with",
                step_host_name(step, vm->owner_host_id, name),

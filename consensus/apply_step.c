@@ -12,9 +12,10 @@
 #include "base/cleanup.h"
 #include "consensus/apply.h"
 
-/* ---- records ------------------------------------------------------------------------- */
+/* ---- records ----------------------------------------------------------------------- */
 
-/* Ours, not the library's own allocator: running short must not look like malformed bytes, and tests can make it fail. */
+/* Ours, not the library's own allocator: running short must not look like malformed
+ * bytes, and tests can make it fail. */
 static void *allocate(void *allocator_data, size_t size)
 {
     bool *no_memory = allocator_data;
@@ -28,8 +29,8 @@ static void release(void *allocator_data, void *pointer)
     free(pointer);
 }
 
-int record_unpack(const ProtobufCMessageDescriptor *descriptor, const void *data, size_t size,
-                  void *ret_message)
+int record_unpack(const ProtobufCMessageDescriptor *descriptor, const void *data,
+                  size_t size, void *ret_message)
 {
     static const uint8_t empty[1];
     bool no_memory = false;
@@ -103,7 +104,7 @@ long record_vm_position(const Drover__ClusterState *record, uint64_t vm_id)
     return -1;
 }
 
-/* ---- answers ------------------------------------------------------------------------- */
+/* ---- answers ----------------------------------------------------------------------- */
 
 int step_refuse(struct apply_step *step, int code, const char *format, ...)
 {
@@ -117,7 +118,7 @@ int step_refuse(struct apply_step *step, int code, const char *format, ...)
     return code;
 }
 
-/* ---- reading ------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------- */
 
 const Drover__HostRecord *step_host(const struct apply_step *step, uint64_t host_id)
 {
@@ -170,7 +171,7 @@ uint64_t step_host_memory_used(const struct apply_step *step, uint64_t host_id,
     return used;
 }
 
-/* ---- writing ------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------- */
 
 static void *edit(struct apply_step *step, void **slot, const void *original)
 {
@@ -253,7 +254,7 @@ void step_set_bytes(struct apply_step *step, ProtobufCBinaryData *field,
     *field = (ProtobufCBinaryData){.data = copy, .len = value->len};
 }
 
-/* ---- events -------------------------------------------------------------------------- */
+/* ---- events ------------------------------------------------------------------------ */
 
 static Drover__Event *event_create(struct apply_step *step, const char *kind,
                                    struct step_subject subject, const char *text)
@@ -299,7 +300,7 @@ void step_event(struct apply_step *step, const char *kind, struct step_subject s
     }
 }
 
-/* ---- the end ------------------------------------------------------------------------- */
+/* ---- the end ----------------------------------------------------------------------- */
 
 /* Room for one more pointer, before anything is changed. */
 static bool reserve_one(void *array, size_t count)
@@ -360,7 +361,8 @@ static void append_events(struct apply_step *step, Drover__ClusterState *record)
         for (size_t i = 0; i < over; i++) {
             record_free(record->events[i]);
         }
-        memmove(record->events, record->events + over, LIMIT_EVENTS * sizeof(*record->events));
+        memmove(record->events, record->events + over,
+                LIMIT_EVENTS * sizeof(*record->events));
         record->n_events = LIMIT_EVENTS;
     }
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One command being applied, all or nothing: handlers edit copies of records, which replace the
- * originals when the whole command was accepted and no memory was short. Internal to consensus/. Loop thread.
+ * One command being applied, all or nothing: handlers edit copies of records, which
+ * replace the originals when the whole command was accepted and no memory was short.
+ * Internal to consensus/. Loop thread.
  */
 #ifndef DROVER_CONSENSUS_APPLY_STEP_H
 #define DROVER_CONSENSUS_APPLY_STEP_H
@@ -16,11 +17,13 @@
 #define STEP_NAME_SIZE (LIMIT_NAME_SIZE + 2)
 
 struct cluster_state {
-    Drover__ClusterState *record; /* all arrays are malloc'ed; hosts and vms are in the order of their ids */
+    /* All arrays are malloc'ed; hosts and vms are in the order of their ids. */
+    Drover__ClusterState *record;
 };
 
 struct apply_step {
-    Drover__ClusterState *record; /* as before the command: handlers read it, and change it only through step_*() */
+    /* As before the command: handlers read it, and change it only through step_*(). */
+    Drover__ClusterState *record;
     const Drover__Command *command;
     uint64_t index;
     struct apply_result *result;
@@ -35,7 +38,8 @@ struct apply_step {
     Drover__HostRecord *new_host;
     Drover__VmRecord *new_vm;
     Drover__TokenRecord *new_token;
-    const void *gone; /* an original host, VM or token, which the step must not edit as well */
+    /* An original host, VM or token, which the step must not edit as well. */
+    const void *gone;
     Drover__ClusterState *new_cluster; /* of ClusterInit */
 
     Drover__Event **events;
@@ -60,7 +64,8 @@ Drover__VmRecord *step_edit_vm_at(struct apply_step *step, size_t position);
 Drover__VmRecord *step_edit_vm(struct apply_step *step, uint64_t vm_id);
 Drover__TokenRecord *step_edit_token(struct apply_step *step, size_t position);
 
-/* Sets a string field to a copy of `value`, made fit for people (one line, valid UTF-8, cut). */
+/* Sets a string field to a copy of `value`, made fit for people (one line, valid
+ * UTF-8, cut). */
 void step_set_text(struct apply_step *step, char **field, const char *value);
 /* As it is: for values that were judged before. */
 void step_set_string(struct apply_step *step, char **field, const char *value);
@@ -82,9 +87,10 @@ int step_commit(struct apply_step *step);
 /* Frees what is left of the step; after step_commit() or instead of it. */
 void step_done(struct apply_step *step);
 
-/* Decodes into `*ret_message`: 0, DROVER_EMALFORMED, or -ENOMEM, which must never look like the former. */
-int record_unpack(const ProtobufCMessageDescriptor *descriptor, const void *data, size_t size,
-                  void *ret_message);
+/* Decodes into `*ret_message`: 0, DROVER_EMALFORMED, or -ENOMEM, which must never look
+ * like the former. */
+int record_unpack(const ProtobufCMessageDescriptor *descriptor, const void *data,
+                  size_t size, void *ret_message);
 /* A deep copy of any message; NULL when memory is short. */
 void *record_copy(const void *message);
 void record_free(void *message);

@@ -9,22 +9,24 @@
 #include "consensus/apply.h"
 #include "consensus/apply_step.h"
 
-#define PEM_BYTES_MAX    16384u
-#define SHA256_SIZE      32u
-#define FIRST_HOST_ID    1u
+#define PEM_BYTES_MAX 16384u
+#define SHA256_SIZE   32u
+#define FIRST_HOST_ID 1u
 
-static int check_host_identity(struct apply_step *step, const char *name, const char *address,
-                               const char *api_address)
+static int check_host_identity(struct apply_step *step, const char *name,
+                               const char *address, const char *api_address)
 {
     if (!id_name_valid(name)) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "host name '%.70s': use 1 to 63 of a-z, 0-9 and '-', with a letter "
-                           "or digit at both ends",
-                           name);
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "host name '%.70s': use 1 to 63 of a-z, 0-9 and '-', with a letter "
+            "or digit at both ends",
+            name);
     }
     if (!text_address_valid(address)) {
         return step_refuse(step, DROVER_EBADINPUT,
-                           "agent address '%.130s' of host '%s': give HOST:PORT", address, name);
+                           "agent address '%.130s' of host '%s': give HOST:PORT", address,
+                           name);
     }
     if (api_address[0] != '\0' && !text_address_valid(api_address)) {
         return step_refuse(step, DROVER_EBADINPUT,
@@ -43,14 +45,17 @@ static int check_cluster(struct apply_step *step, const Drover__ClusterInit *ord
                            step->record->cluster_id);
     }
     if (!text_word_valid(order->cluster_id, ID_TEXT_SIZE)) {
-        return step_refuse(step, DROVER_EBADINPUT, "the cluster's id is empty or malformed");
-    }
-    if (order->ca_certificate_pem.len == 0 || order->ca_certificate_pem.len > PEM_BYTES_MAX ||
-        order->ca_key_pem.len == 0 || order->ca_key_pem.len > PEM_BYTES_MAX) {
         return step_refuse(step, DROVER_EBADINPUT,
-                           "the cluster's CA needs a certificate and a key of at most %u bytes "
-                           "each",
-                           PEM_BYTES_MAX);
+                           "the cluster's id is empty or malformed");
+    }
+    if (order->ca_certificate_pem.len == 0 ||
+        order->ca_certificate_pem.len > PEM_BYTES_MAX || order->ca_key_pem.len == 0 ||
+        order->ca_key_pem.len > PEM_BYTES_MAX) {
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "the cluster's CA needs a certificate and a key of at most %u bytes "
+            "each",
+            PEM_BYTES_MAX);
     }
     if (order->lease_ms == 0) {
         return step_refuse(step, DROVER_EBADINPUT, "a lease of 0 ms: give its length");
@@ -111,8 +116,8 @@ int apply_cluster_init(struct apply_step *step, const Drover__ClusterInit *order
     host->cpus = first->cpus;
     step->result->result_id = FIRST_HOST_ID;
     step_event(step, "cluster.created", (struct step_subject){.host_id = FIRST_HOST_ID},
-               "cluster %s was created by host '%s', with a lease of %u ms", order->cluster_id,
-               first->name, order->lease_ms);
+               "cluster %s was created by host '%s', with a lease of %u ms",
+               order->cluster_id, first->name, order->lease_ms);
     return 0;
 }
 
@@ -132,15 +137,18 @@ int apply_token_create(struct apply_step *step, const Drover__TokenCreate *order
                            "a token needs an id and the SHA-256 of its secret");
     }
     if (order->expires_unix_ms <= now) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "the token would have expired before it is made: give it more time");
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "the token would have expired before it is made: give it more time");
     }
     for (size_t i = 0; i < record->n_tokens; i++) {
         if (strcmp(record->tokens[i]->token_id, order->token_id) == 0) {
-            return step_refuse(step, DROVER_EEXISTS, "a token of this id exists: try again");
+            return step_refuse(step, DROVER_EEXISTS,
+                               "a token of this id exists: try again");
         }
     }
-    /* Old tokens are kept as long as there is room: they tell a user why his is refused. */
+    /* Old tokens are kept as long as there is room: they tell a user why his is
+     * refused. */
     for (size_t i = 0; record->n_tokens >= LIMIT_TOKENS && i < record->n_tokens; i++) {
         if (token_over(record->tokens[i], now)) {
             step->gone = record->tokens[i];
@@ -148,10 +156,11 @@ int apply_token_create(struct apply_step *step, const Drover__TokenCreate *order
         }
     }
     if (record->n_tokens >= LIMIT_TOKENS && step->gone == NULL) {
-        return step_refuse(step, DROVER_ELIMIT,
-                           "%d tokens wait to be used: use one of them, or wait until one "
-                           "expires",
-                           LIMIT_TOKENS);
+        return step_refuse(
+            step, DROVER_ELIMIT,
+            "%d tokens wait to be used: use one of them, or wait until one "
+            "expires",
+            LIMIT_TOKENS);
     }
     Drover__TokenRecord *token = malloc(sizeof(*token));
     if (token == NULL) {
@@ -202,23 +211,26 @@ static int check_host_new(struct apply_step *step, const Drover__HostAdd *order)
     for (size_t i = 0; i < record->n_hosts; i++) {
         const Drover__HostRecord *host = record->hosts[i];
         if (strcmp(host->name, order->name) == 0) {
-            return step_refuse(step, DROVER_EEXISTS,
-                               "the cluster has a host '%s' already: choose another name, or "
-                               "remove that one first (drover cluster remove %s)",
-                               order->name, order->name);
+            return step_refuse(
+                step, DROVER_EEXISTS,
+                "the cluster has a host '%s' already: choose another name, or "
+                "remove that one first (drover cluster remove %s)",
+                order->name, order->name);
         }
         if (strcmp(host->address, order->address) == 0) {
-            return step_refuse(step, DROVER_EEXISTS,
-                               "host '%s' has the address %s already: give another, or remove "
-                               "that host first",
-                               host->name, order->address);
+            return step_refuse(
+                step, DROVER_EEXISTS,
+                "host '%s' has the address %s already: give another, or remove "
+                "that host first",
+                host->name, order->address);
         }
     }
     if (record->n_hosts >= LIMIT_HOSTS) {
-        return step_refuse(step, DROVER_ELIMIT,
-                           "the cluster has %d hosts, which is as many as it can: remove one "
-                           "first",
-                           LIMIT_HOSTS);
+        return step_refuse(
+            step, DROVER_ELIMIT,
+            "the cluster has %d hosts, which is as many as it can: remove one "
+            "first",
+            LIMIT_HOSTS);
     }
     return 0;
 }
@@ -238,15 +250,17 @@ int apply_host_add(struct apply_step *step, const Drover__HostAdd *order)
             step->result->result_id = known->used_by_host_id;
             return 0;
         }
-        return step_refuse(step, DROVER_ETOKEN,
-                           "this join token was used by host %s: each admits one host, make "
-                           "another with 'drover cluster token'",
-                           step_host_name(step, known->used_by_host_id, name));
+        return step_refuse(
+            step, DROVER_ETOKEN,
+            "this join token was used by host %s: each admits one host, make "
+            "another with 'drover cluster token'",
+            step_host_name(step, known->used_by_host_id, name));
     }
     if (known->expires_unix_ms <= step->command->at_unix_ms) {
-        return step_refuse(step, DROVER_ETOKEN,
-                           "this join token has expired: make another with 'drover cluster "
-                           "token'");
+        return step_refuse(
+            step, DROVER_ETOKEN,
+            "this join token has expired: make another with 'drover cluster "
+            "token'");
     }
     int rv = check_host_new(step, order);
     if (rv != 0) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * VMs: described, wanted, given to a host, given back. The right to run a VM passes only by VmAssign (from nobody), VmStopped
- * (the owner's own word), HostDead (a proof; apply_death_to_vm), and the ends of a migration (apply_migration.c).
+ * VMs: described, wanted, given to a host, given back. The right to run a VM passes only
+ * by VmAssign (from nobody), VmStopped (the owner's own word), HostDead (a proof;
+ * apply_death_to_vm), and the ends of a migration (apply_migration.c).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -47,9 +48,10 @@ static struct step_subject subject_of(const Drover__VmRecord *vm)
         .host_id = vm->owner_host_id, .vm_id = vm->vm_id, .epoch = vm->epoch};
 }
 
-/* ---- described ----------------------------------------------------------------------- */
+/* ---- described --------------------------------------------------------------------- */
 
-/* Half of a snapshot is left for what grows without a VmCreate: events, errors, addresses. */
+/* Half of a snapshot is left for what grows without a VmCreate: events, errors,
+ * addresses. */
 static bool state_has_room(const struct apply_step *step, const Drover__VmSpec *spec)
 {
     size_t now = drover__cluster_state__get_packed_size(step->record);
@@ -72,9 +74,10 @@ static int check_vm_create(struct apply_step *step, const Drover__VmCreate *orde
                            "a new VM is wanted running, paused or stopped: say which");
     }
     if (step->record->n_vms >= LIMIT_VMS || !state_has_room(step, order->spec)) {
-        return step_refuse(step, DROVER_ELIMIT,
-                           "the cluster has as many VMs as it can (%zu): delete one first",
-                           step->record->n_vms);
+        return step_refuse(
+            step, DROVER_ELIMIT,
+            "the cluster has as many VMs as it can (%zu): delete one first",
+            step->record->n_vms);
     }
     return 0;
 }
@@ -114,8 +117,9 @@ int apply_vm_set_wanted(struct apply_step *step, const Drover__VmSetWanted *orde
         return refuse_unknown_vm(step, order->vm_id);
     }
     if (wanted_name(order->wanted) == NULL) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "a VM can be wanted running, paused, stopped or killed: say which");
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "a VM can be wanted running, paused, stopped or killed: say which");
     }
     Drover__VmWanted wanted = order->wanted;
     if (wanted == DROVER__VM_WANTED__VM_WANTED_KILLED && before->owner_host_id == 0) {
@@ -145,10 +149,11 @@ int apply_vm_delete(struct apply_step *step, const Drover__VmDelete *order)
     }
     if (vm->owner_host_id != 0) {
         char name[STEP_NAME_SIZE];
-        return step_refuse(step, DROVER_EINUSE,
-                           "VM '%s' belongs to host %s: stop it first ('drover vm stop %s')",
-                           vm->spec->name, step_host_name(step, vm->owner_host_id, name),
-                           vm->spec->name);
+        return step_refuse(
+            step, DROVER_EINUSE,
+            "VM '%s' belongs to host %s: stop it first ('drover vm stop %s')",
+            vm->spec->name, step_host_name(step, vm->owner_host_id, name),
+            vm->spec->name);
     }
     step->gone = vm;
     step_event(step, "vm.deleted", subject_of(vm),
@@ -156,7 +161,7 @@ int apply_vm_delete(struct apply_step *step, const Drover__VmDelete *order)
     return 0;
 }
 
-/* ---- given to a host ----------------------------------------------------------------- */
+/* ---- given to a host --------------------------------------------------------------- */
 
 static int check_vm_assign(struct apply_step *step, const Drover__VmAssign *order)
 {
@@ -171,14 +176,16 @@ static int check_vm_assign(struct apply_step *step, const Drover__VmAssign *orde
                            vm->spec->name, step_host_name(step, vm->owner_host_id, name));
     }
     if (vm->epoch_high != order->expected_epoch_high) {
-        return step_refuse(step, DROVER_ECONFLICT,
-                           "VM '%s' has changed hands since this was decided: decide anew",
-                           vm->spec->name);
+        return step_refuse(
+            step, DROVER_ECONFLICT,
+            "VM '%s' has changed hands since this was decided: decide anew",
+            vm->spec->name);
     }
     if (!wants_a_host(vm)) {
-        return step_refuse(step, DROVER_EWRONGSTATE,
-                           "VM '%s' is wanted stopped: start it first ('drover vm start %s')",
-                           vm->spec->name, vm->spec->name);
+        return step_refuse(
+            step, DROVER_EWRONGSTATE,
+            "VM '%s' is wanted stopped: start it first ('drover vm start %s')",
+            vm->spec->name, vm->spec->name);
     }
     return apply_check_room(step, order->host_id, vm);
 }
@@ -206,7 +213,7 @@ int apply_vm_assign(struct apply_step *step, const Drover__VmAssign *order)
     return 0;
 }
 
-/* ---- the owner's statements ---------------------------------------------------------- */
+/* ---- the owner's statements -------------------------------------------------------- */
 
 static int check_owner(struct apply_step *step, uint64_t vm_id, uint64_t epoch,
                        uint64_t host_id, const char *incarnation)
@@ -231,7 +238,8 @@ static int check_owner(struct apply_step *step, uint64_t vm_id, uint64_t epoch,
 
 int apply_vm_started(struct apply_step *step, const Drover__VmStarted *order)
 {
-    int rv = check_owner(step, order->vm_id, order->epoch, order->host_id, order->incarnation);
+    int rv =
+        check_owner(step, order->vm_id, order->epoch, order->host_id, order->incarnation);
     if (rv != 0) {
         return rv;
     }
@@ -254,7 +262,8 @@ int apply_vm_started(struct apply_step *step, const Drover__VmStarted *order)
 
 int apply_vm_stopped(struct apply_step *step, const Drover__VmStopped *order)
 {
-    int rv = check_owner(step, order->vm_id, order->epoch, order->host_id, order->incarnation);
+    int rv =
+        check_owner(step, order->vm_id, order->epoch, order->host_id, order->incarnation);
     if (rv != 0) {
         return rv;
     }
@@ -285,7 +294,8 @@ int apply_vm_stopped(struct apply_step *step, const Drover__VmStopped *order)
 
 int apply_vm_problem(struct apply_step *step, const Drover__VmProblem *order)
 {
-    int rv = check_owner(step, order->vm_id, order->epoch, order->host_id, order->incarnation);
+    int rv =
+        check_owner(step, order->vm_id, order->epoch, order->host_id, order->incarnation);
     if (rv != 0) {
         return rv;
     }
@@ -300,7 +310,8 @@ int apply_vm_problem(struct apply_step *step, const Drover__VmProblem *order)
     }
     step_set_text(step, &vm->last_error, text);
     if (text[0] != '\0') {
-        step_event(step, "vm.problem", subject_of(vm), "VM '%s': %s", vm->spec->name, text);
+        step_event(step, "vm.problem", subject_of(vm), "VM '%s': %s", vm->spec->name,
+                   text);
     }
     return 0;
 }

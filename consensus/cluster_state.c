@@ -50,7 +50,7 @@ void cluster_state_free(struct cluster_state *state)
     }
 }
 
-/* ---- commands ------------------------------------------------------------------------ */
+/* ---- commands ---------------------------------------------------------------------- */
 
 int command_encode(const Drover__Command *command, struct buffer *out)
 {
@@ -71,13 +71,15 @@ int apply_event_add(struct apply_step *step, const Drover__EventAdd *order)
 {
     const Drover__Event *event = order->event;
     if (event == NULL || !text_word_valid(event->kind, KIND_TEXT_SIZE)) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "an event needs a kind of at most %d letters, digits, '.', '_', '-'",
-                           KIND_TEXT_SIZE - 1);
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "an event needs a kind of at most %d letters, digits, '.', '_', '-'",
+            KIND_TEXT_SIZE - 1);
     }
     step_event(step, event->kind,
-               (struct step_subject){
-                   .host_id = event->host_id, .vm_id = event->vm_id, .epoch = event->epoch},
+               (struct step_subject){.host_id = event->host_id,
+                                     .vm_id = event->vm_id,
+                                     .epoch = event->epoch},
                "%s", event->text);
     return 0;
 }
@@ -126,8 +128,9 @@ static int dispatch(struct apply_step *step, const Drover__Command *command)
     case DROVER__COMMAND__WHAT_EVENT_ADD:
         return apply_event_add(step, command->event_add);
     default:
-        return step_refuse(step, DROVER_EMALFORMED,
-                           "this version of drover does not know this command: upgrade it");
+        return step_refuse(
+            step, DROVER_EMALFORMED,
+            "this version of drover does not know this command: upgrade it");
     }
 }
 
@@ -135,8 +138,9 @@ static int judge(struct apply_step *step, const Drover__Command *command)
 {
     bool begins = command->what_case == DROVER__COMMAND__WHAT_CLUSTER_INIT;
     if (step->record->version == 0 && !begins) {
-        return step_refuse(step, DROVER_EWRONGSTATE,
-                           "there is no cluster yet: make one with 'drover cluster init'");
+        return step_refuse(
+            step, DROVER_EWRONGSTATE,
+            "there is no cluster yet: make one with 'drover cluster init'");
     }
     return dispatch(step, command);
 }
@@ -152,8 +156,8 @@ int cluster_state_apply(struct cluster_state *state, uint64_t index, const void 
     CHECK(index > state->record->applied_index);
     struct apply_result result = {0};
     CLEANUP(command_free) Drover__Command *command = NULL;
-    CLEANUP(step_done) struct apply_step step = {
-        .record = state->record, .index = index, .result = &result};
+    CLEANUP(step_done)
+    struct apply_step step = {.record = state->record, .index = index, .result = &result};
 
     int rv = size > COMMAND_BYTES_MAX
                  ? DROVER_EMALFORMED
@@ -180,7 +184,7 @@ int cluster_state_apply(struct cluster_state *state, uint64_t index, const void 
     return 0;
 }
 
-/* ---- snapshot ------------------------------------------------------------------------ */
+/* ---- snapshot ---------------------------------------------------------------------- */
 
 int cluster_state_save(const struct cluster_state *state, struct buffer *out)
 {
@@ -200,28 +204,31 @@ int cluster_state_load(struct cluster_state *state, const void *data, size_t siz
     const uint8_t *payload;
     size_t payload_size;
     size_t frame_size;
-    int rv = frame_decode(&in, FRAME_KIND_FILE, LIMIT_SNAPSHOT_BYTES, &payload, &payload_size,
-                          &frame_size);
+    int rv = frame_decode(&in, FRAME_KIND_FILE, LIMIT_SNAPSHOT_BYTES, &payload,
+                          &payload_size, &frame_size);
     if (rv != 1 || frame_size != size) {
-        return error_set(err, rv < 0 ? rv : DROVER_EMALFORMED,
-                         "the snapshot of the cluster's state is damaged (%s): move it away and "
-                         "let another host send its own",
-                         rv < 0 ? err_text(rv) : "cut short, or too long");
+        return error_set(
+            err, rv < 0 ? rv : DROVER_EMALFORMED,
+            "the snapshot of the cluster's state is damaged (%s): move it away and "
+            "let another host send its own",
+            rv < 0 ? err_text(rv) : "cut short, or too long");
     }
     struct cluster_state loaded = {0};
     rv = record_unpack(&drover__cluster_state__descriptor, payload, payload_size,
                        &loaded.record);
     if (rv != 0) {
-        return error_set(err, rv,
-                         "the snapshot of the cluster's state cannot be decoded (%s): move it "
-                         "away and let another host send its own",
-                         err_text(rv));
+        return error_set(
+            err, rv,
+            "the snapshot of the cluster's state cannot be decoded (%s): move it "
+            "away and let another host send its own",
+            err_text(rv));
     }
     if (loaded.record->version > FORMAT_VERSION) {
-        rv = error_set(err, DROVER_EVERSION,
-                       "the snapshot of the cluster's state has version %u, this drover knows "
-                       "%u: upgrade it",
-                       loaded.record->version, FORMAT_VERSION);
+        rv = error_set(
+            err, DROVER_EVERSION,
+            "the snapshot of the cluster's state has version %u, this drover knows "
+            "%u: upgrade it",
+            loaded.record->version, FORMAT_VERSION);
         record_free(loaded.record);
         return rv;
     }
@@ -229,14 +236,15 @@ int cluster_state_load(struct cluster_state *state, const void *data, size_t siz
     if (!cluster_state_valid(&loaded, &broken)) {
         record_free(loaded.record);
         return error_set(err, DROVER_EMALFORMED,
-                         "the snapshot of the cluster's state breaks a rule: %s", broken.text);
+                         "the snapshot of the cluster's state breaks a rule: %s",
+                         broken.text);
     }
     record_free(state->record);
     state->record = loaded.record;
     return 0;
 }
 
-/* ---- look-ups ------------------------------------------------------------------------ */
+/* ---- look-ups ---------------------------------------------------------------------- */
 
 const Drover__ClusterState *cluster_state_view(const struct cluster_state *state)
 {
@@ -266,7 +274,8 @@ const Drover__HostRecord *cluster_state_host_by_name(const struct cluster_state 
     return NULL;
 }
 
-const Drover__VmRecord *cluster_state_vm(const struct cluster_state *state, uint64_t vm_id)
+const Drover__VmRecord *cluster_state_vm(const struct cluster_state *state,
+                                         uint64_t vm_id)
 {
     long at = record_vm_position(state->record, vm_id);
     return at < 0 ? NULL : state->record->vms[at];

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The rules that hold between any two commands: checked by tests after each, and of every snapshot that is loaded. */
+/* The rules that hold between any two commands: checked by tests after each, and of
+ * every snapshot that is loaded. */
 #include <string.h>
 
 #include "base/id.h"
@@ -24,8 +25,9 @@ static bool head_valid(const Drover__ClusterState *record, struct error *err)
         record->ca_certificate_pem.len == 0 || record->ca_key_pem.len == 0) {
         return BROKEN("the cluster lacks its id, lease or CA");
     }
-    if (record->n_hosts == 0 || record->n_hosts > LIMIT_HOSTS || record->n_vms > LIMIT_VMS ||
-        record->n_tokens > LIMIT_TOKENS || record->n_events > LIMIT_EVENTS) {
+    if (record->n_hosts == 0 || record->n_hosts > LIMIT_HOSTS ||
+        record->n_vms > LIMIT_VMS || record->n_tokens > LIMIT_TOKENS ||
+        record->n_events > LIMIT_EVENTS) {
         return BROKEN("too many or too few records");
     }
     return true;
@@ -39,7 +41,8 @@ static bool host_valid(const Drover__ClusterState *record, size_t at, struct err
         return BROKEN("the ids of hosts are not in order");
     }
     if (!id_name_valid(host->name) || !text_address_valid(host->address)) {
-        return BROKEN("host %llu has no name or address", (unsigned long long)host->host_id);
+        return BROKEN("host %llu has no name or address",
+                      (unsigned long long)host->host_id);
     }
     for (size_t i = 0; i < at; i++) {
         if (strcmp(record->hosts[i]->name, host->name) == 0 ||
@@ -64,14 +67,15 @@ static bool host_valid(const Drover__ClusterState *record, size_t at, struct err
     }
 }
 
-static const Drover__HostRecord *find_host(const Drover__ClusterState *record, uint64_t host_id)
+static const Drover__HostRecord *find_host(const Drover__ClusterState *record,
+                                           uint64_t host_id)
 {
     long at = record_host_position(record, host_id);
     return at < 0 ? NULL : record->hosts[at];
 }
 
-static bool migration_valid(const Drover__ClusterState *record, const Drover__VmRecord *vm,
-                            struct error *err)
+static bool migration_valid(const Drover__ClusterState *record,
+                            const Drover__VmRecord *vm, struct error *err)
 {
     const Drover__Migration *migration = vm->migration;
     const Drover__HostRecord *target = find_host(record, migration->target_host_id);
@@ -104,14 +108,16 @@ static bool vm_right_valid(const Drover__ClusterState *record, const Drover__VmR
         return BROKEN("VM '%s' was taken by a proof that does not exist yet", name);
     }
     if (vm->owner_host_id == 0) {
-        return migration == NULL ? true : BROKEN("VM '%s' is moved without an owner", name);
+        return migration == NULL ? true
+                                 : BROKEN("VM '%s' is moved without an owner", name);
     }
     if (owner == NULL || owner->witness || vm->epoch == 0 ||
         owner->state == DROVER__HOST_STATE__HOST_STATE_JOINING) {
         return BROKEN("VM '%s' belongs to a host that can't have it", name);
     }
     bool owner_dead = owner->state == DROVER__HOST_STATE__HOST_STATE_DEAD;
-    bool target_decides = migration != NULL && migration->source_dead && !migration->target_dead;
+    bool target_decides =
+        migration != NULL && migration->source_dead && !migration->target_dead;
     if (owner_dead && vm->spec->ha && !target_decides) {
         return BROKEN("VM '%s', set for HA, was left with a dead host", name);
     }
@@ -141,7 +147,8 @@ static bool vm_valid(const Drover__ClusterState *record, size_t at, struct error
             return BROKEN("two VMs have the name '%s'", other->name);
         }
         if (!vm_spec_disks_agree(other, vm->spec, &path)) {
-            return BROKEN("VMs '%s' and '%s' have the same disk", other->name, vm->spec->name);
+            return BROKEN("VMs '%s' and '%s' have the same disk", other->name,
+                          vm->spec->name);
         }
     }
     return vm_right_valid(record, vm, err);

@@ -11,20 +11,24 @@
 struct cluster_state;
 struct error;
 
-/* The leader's knowledge beside the replicated state: may `host_id` be given a VM now (its lease is current)? */
+/* The leader's knowledge beside the replicated state: may `host_id` be given a VM now
+ * (its lease is current)? */
 struct placement_view {
     bool (*usable)(const void *owner, uint64_t host_id);
     const void *owner;
 };
 
 /*
- * Chooses the host for `spec`: up, usable, not draining, no witness, not `except_host_id` (0: none), with memory for it; the one
- * with most memory left, then the lowest id. Returns its id, or 0 with the reason in `err` (DROVER_ENOCAPACITY).
+ * Chooses the host for `spec`: up, usable, not draining, no witness, not `except_host_id`
+ * (0: none), with memory for it; the one with most memory left, then the lowest id.
+ * Returns its id, or 0 with the reason in `err` (DROVER_ENOCAPACITY).
  */
-uint64_t placement_choose(const struct cluster_state *state, const struct placement_view *view,
-                          const Drover__VmSpec *spec, uint64_t except_host_id, struct error *err);
+uint64_t placement_choose(const struct cluster_state *state,
+                          const struct placement_view *view, const Drover__VmSpec *spec,
+                          uint64_t except_host_id, struct error *err);
 
-/* Whether a given host could take it; 0 or DROVER_ENOCAPACITY / DROVER_EWRONGSTATE with the reason. */
+/* Whether a given host could take it; 0 or DROVER_ENOCAPACITY / DROVER_EWRONGSTATE
+ * with the reason. */
 int placement_check(const struct cluster_state *state, const struct placement_view *view,
                     const Drover__VmSpec *spec, uint64_t host_id, struct error *err);
 

@@ -54,7 +54,8 @@ static const void *entry_decode(const struct raft_buffer *entry, size_t *ret_siz
     return at + ENTRY_HEADER_SIZE;
 }
 
-static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *entry, void **ret_result)
+static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *entry,
+                     void **ret_result)
 {
     struct raft_node *node = fsm->data;
     *ret_result = NULL;
@@ -66,14 +67,15 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *entry, void
     size_t size;
     const void *command = entry_decode(entry, &size);
     int rv = applied == NULL ? -ENOMEM
-                             : cluster_state_apply(node->config.state, index, command, size,
-                                                   &applied->result);
+                             : cluster_state_apply(node->config.state, index, command,
+                                                   size, &applied->result);
     if (rv != 0) {
         free(applied);
-        raft_node_halt(node, rv,
-                       "no memory to apply entry %llu of the cluster's log: free memory on this "
-                       "host, then restart droverd",
-                       (unsigned long long)index);
+        raft_node_halt(
+            node, rv,
+            "no memory to apply entry %llu of the cluster's log: free memory on this "
+            "host, then restart droverd",
+            (unsigned long long)index);
         return 0;
     }
     applied->index = index;
@@ -119,7 +121,8 @@ static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *ret_buffers[],
     CLEANUP(buffer_done) struct buffer saved = {0};
     int rv = cluster_state_save(node->config.state, &saved);
     if (rv != 0) {
-        return rv == -ENOMEM ? RAFT_NOMEM : RAFT_TOOBIG; /* tried again at the next entry */
+        return rv == -ENOMEM ? RAFT_NOMEM
+                             : RAFT_TOOBIG; /* tried again at the next entry */
     }
     struct raft_buffer *buffers = raft_malloc(sizeof(*buffers));
     if (buffers == NULL) {

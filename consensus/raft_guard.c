@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Guards between libraft and its disk and network. libraft goes on as if nothing were when the disk refuses its term or its vote; but
- * a vote that is not on the disk must never be told. So the first such failure halts the node: from
- * then on nothing is sent, and nothing is written, until it is closed. What libraft asks for meanwhile is held.
+ * Guards between libraft and its disk and network. libraft goes on as if nothing were
+ * when the disk refuses its term or its vote; but a vote that is not on the disk must
+ * never be told. So the first such failure halts the node: from then on nothing is sent,
+ * and nothing is written, until it is closed. What libraft asks for meanwhile is held.
  *
- * libraft 0.22.1 also wants to try a failed write again, and crashes then: it marks its timer `append_retry`, but starts `prepare_retry`,
- * whose data is not what the callback takes it for. So the mark is looked at while an append is unanswered; the
- * node halts, and the timer is stopped, seconds before it would fire.
+ * libraft 0.22.1 also wants to try a failed write again, and crashes then: it marks its
+ * timer `append_retry`, but starts `prepare_retry`, whose data is not what the callback
+ * takes it for. So the mark is looked at while an append is unanswered; the node halts,
+ * and the timer is stopped, seconds before it would fire.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,10 +23,11 @@ static struct raft_node *node_of(struct raft_io *io)
 
 static int store_failed(struct raft_node *node, const char *what)
 {
-    raft_node_halt(node, -EIO,
-                   "raft can't store its %s in %s (%s): mend or free the disk, then restart "
-                   "droverd",
-                   what, node->config.directory, node->io.errmsg);
+    raft_node_halt(
+        node, -EIO,
+        "raft can't store its %s in %s (%s): mend or free the disk, then restart "
+        "droverd",
+        what, node->config.directory, node->io.errmsg);
     return RAFT_IOERR;
 }
 
@@ -106,7 +109,8 @@ static int append_watched(struct raft_node *node, struct raft_io_append *request
 }
 
 static int guard_append(struct raft_io *io, struct raft_io_append *request,
-                        const struct raft_entry entries[], unsigned n, raft_io_append_cb done)
+                        const struct raft_entry entries[], unsigned n,
+                        raft_io_append_cb done)
 {
     struct raft_node *node = node_of(io);
     request->cb = done;
@@ -130,10 +134,11 @@ void raft_guard_look(struct raft_node *node)
         return;
     }
     (void)uv_timer_stop(node->prepare_retry); /* can't fail */
-    raft_node_halt(node, -EIO,
-                   "a write to raft's log in %s has failed (disk full, a quota, or an I/O error): "
-                   "mend it, then restart droverd",
-                   node->config.directory);
+    raft_node_halt(
+        node, -EIO,
+        "a write to raft's log in %s has failed (disk full, a quota, or an I/O error): "
+        "mend it, then restart droverd",
+        node->config.directory);
 }
 
 struct timer_search {
@@ -155,7 +160,8 @@ static void look_at_handle(uv_handle_t *handle, void *context)
 
 void raft_guard_find_timers(struct raft_node *node)
 {
-    /* In the order of their making: tick, prepare_retry, append_retry, snapshot_put_retry. */
+    /* In the order of their making: tick, prepare_retry, append_retry,
+     * snapshot_put_retry. */
     struct timer_search search = {.node = node};
     uv_walk(node->config.loop, look_at_handle, &search);
     if (search.count == 4) {
@@ -170,10 +176,11 @@ static int guard_truncate(struct raft_io *io, raft_index index)
     if (!node->halted) {
         int rv = node->backend.truncate(io, index);
         if (rv != 0) {
-            raft_node_halt(node, -EIO,
-                           "raft can't cut its log in %s: mend or free the disk, then restart "
-                           "droverd",
-                           node->config.directory);
+            raft_node_halt(
+                node, -EIO,
+                "raft can't cut its log in %s: mend or free the disk, then restart "
+                "droverd",
+                node->config.directory);
         }
     }
     return 0; /* the append that follows is held */

@@ -18,14 +18,16 @@
 #include "base/cleanup.h"
 #include "consensus/raft_private.h"
 
-#define MIB                        (UINT64_C(1) << 20)
-#define DISK_MIB_MIN               32u /* libraft prepares two files of 8 MiB, and closes a third */
-#define CAPACITY_KIB_MIN           4096u /* libraft's own threshold: below it, it takes no entries */
+#define MIB          (UINT64_C(1) << 20)
+#define DISK_MIB_MIN 32u /* libraft prepares two files of 8 MiB, and closes a third */
+#define CAPACITY_KIB_MIN                                                                 \
+    4096u /* libraft's own threshold: below it, it takes no entries */
 #define SHORT_OF_DISK_MS           2000u
 #define DISK_RETRY_MS              5000u /* raft_guard.c needs a good part of it */
 #define SNAPSHOT_THRESHOLD_DEFAULT 1024u
-/* Far more than a host falls behind by a restart: libraft 0.22.1 crashes on a snapshot that comes while it takes its own. */
-#define SNAPSHOT_TRAILING_DEFAULT  8192u
+/* Far more than a host falls behind by a restart: libraft 0.22.1 crashes on a snapshot
+ * that comes while it takes its own. */
+#define SNAPSHOT_TRAILING_DEFAULT 8192u
 
 int raft_error_from(int status)
 {
@@ -66,7 +68,7 @@ int raft_error_from(int status)
     }
 }
 
-/* ---- telling ------------------------------------------------------------------------- */
+/* ---- telling ----------------------------------------------------------------------- */
 
 void raft_node_halt(struct raft_node *node, int error, const char *format, ...)
 {
@@ -129,17 +131,19 @@ static void watch_disk(struct raft_node *node)
     if (node->short_of_disk_since_ms == 0) {
         node->short_of_disk_since_ms = now_ms;
     }
-    if (node->short_of_disk_told || now_ms - node->short_of_disk_since_ms < SHORT_OF_DISK_MS) {
+    if (node->short_of_disk_told ||
+        now_ms - node->short_of_disk_since_ms < SHORT_OF_DISK_MS) {
         return;
     }
     node->short_of_disk_told = true;
     if (node->config.failed != NULL) {
         struct error err;
         uint64_t free_mib = disk_free_mib(node->config.directory);
-        (void)error_set(&err, DROVER_ENOSPACE,
-                        "raft can't prepare files in %s (%llu MiB free there): free at least "
-                        "%u MiB; until then this host stores no more of the cluster's log",
-                        node->config.directory, (unsigned long long)free_mib, DISK_MIB_MIN);
+        (void)error_set(
+            &err, DROVER_ENOSPACE,
+            "raft can't prepare files in %s (%llu MiB free there): free at least "
+            "%u MiB; until then this host stores no more of the cluster's log",
+            node->config.directory, (unsigned long long)free_mib, DISK_MIB_MIN);
         node->config.failed(node->config.owner, err.code, err.text);
     }
 }
@@ -192,13 +196,14 @@ static void on_check(uv_check_t *handle)
     raft_node_tell(handle->data);
 }
 
-/* ---- opening ------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------- */
 
 static int check_directory(const struct raft_node_config *config, struct error *err)
 {
     struct stat directory;
     if (stat(config->directory, &directory) != 0) {
-        return error_set(err, -errno, "raft's folder %s: %s; make it, for root alone (mode 0700)",
+        return error_set(err, -errno,
+                         "raft's folder %s: %s; make it, for root alone (mode 0700)",
                          config->directory, err_text(-errno));
     }
     if (!S_ISDIR(directory.st_mode)) {
@@ -206,15 +211,17 @@ static int check_directory(const struct raft_node_config *config, struct error *
                          config->directory);
     }
     if (access(config->directory, R_OK | W_OK | X_OK) != 0) {
-        return error_set(err, -errno, "raft's folder %s can't be written to (%s): run droverd as "
+        return error_set(err, -errno,
+                         "raft's folder %s can't be written to (%s): run droverd as "
                          "root, or mend its mode",
                          config->directory, err_text(-errno));
     }
     uint64_t free_mib = disk_free_mib(config->directory);
     if (free_mib < DISK_MIB_MIN) {
-        return error_set(err, DROVER_ENOSPACE,
-                         "the disk of raft's folder %s has %llu MiB left: free at least %u MiB",
-                         config->directory, (unsigned long long)free_mib, DISK_MIB_MIN);
+        return error_set(
+            err, DROVER_ENOSPACE,
+            "the disk of raft's folder %s has %llu MiB left: free at least %u MiB",
+            config->directory, (unsigned long long)free_mib, DISK_MIB_MIN);
     }
     return 0;
 }
@@ -230,10 +237,12 @@ static int lock_directory(struct raft_node *node, struct error *err)
     }
     node->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (node->lock_fd < 0) {
-        return error_set(err, -errno, "%s: %s; mend the folder's mode", path, err_text(-errno));
+        return error_set(err, -errno, "%s: %s; mend the folder's mode", path,
+                         err_text(-errno));
     }
     if (flock(node->lock_fd, LOCK_EX | LOCK_NB) != 0) {
-        return error_set(err, -errno, "raft's folder %s is in use by another droverd: stop that "
+        return error_set(err, -errno,
+                         "raft's folder %s is in use by another droverd: stop that "
                          "one first",
                          directory);
     }
@@ -247,17 +256,18 @@ static int open_raft(struct raft_node *node, struct error *err)
     raft_fsm_init(node);
     int rv = raft_uv_init(&node->io, config->loop, config->directory, &node->transport);
     if (rv != 0) {
-        return error_set(err, raft_error_from(rv), "raft's folder %s: %s", config->directory,
-                         node->io.errmsg);
+        return error_set(err, raft_error_from(rv), "raft's folder %s: %s",
+                         config->directory, node->io.errmsg);
     }
     raft_guard_init(node);
     rv = raft_init(&node->raft, &node->io, &node->fsm, config->host_id, config->address);
     if (rv != 0) {
         raft_uv_close(&node->io);
-        return error_set(err, raft_error_from(rv),
-                         "the files in raft's folder %s can't be used (%s): mend the disk, or "
-                         "move them away and join the cluster anew",
-                         config->directory, raft_errmsg(&node->raft));
+        return error_set(
+            err, raft_error_from(rv),
+            "the files in raft's folder %s can't be used (%s): mend the disk, or "
+            "move them away and join the cluster anew",
+            config->directory, raft_errmsg(&node->raft));
     }
     node->raft_initialized = true;
     raft_guard_find_timers(node);
@@ -334,20 +344,22 @@ int raft_node_bootstrap(struct raft_node *node, struct error *err)
     CHECK(!node->started);
     struct raft_configuration configuration;
     raft_configuration_init(&configuration);
-    int rv = raft_configuration_add(&configuration, node->config.host_id, node->config.address,
-                                    RAFT_VOTER);
+    int rv = raft_configuration_add(&configuration, node->config.host_id,
+                                    node->config.address, RAFT_VOTER);
     if (rv == 0) {
         rv = raft_bootstrap(&node->raft, &configuration);
     }
     raft_configuration_close(&configuration);
     if (rv == RAFT_CANTBOOTSTRAP) {
-        return error_set(err, DROVER_EEXISTS,
-                         "raft's folder %s has a cluster already: start droverd with it, or move "
-                         "it away to begin anew",
-                         node->config.directory);
+        return error_set(
+            err, DROVER_EEXISTS,
+            "raft's folder %s has a cluster already: start droverd with it, or move "
+            "it away to begin anew",
+            node->config.directory);
     }
     if (rv != 0) {
-        return error_set(err, raft_error_from(rv), "raft can't begin in %s (%s): mend the disk",
+        return error_set(err, raft_error_from(rv),
+                         "raft can't begin in %s (%s): mend the disk",
                          node->config.directory, node->io.errmsg);
     }
     return 0;
@@ -356,7 +368,8 @@ int raft_node_bootstrap(struct raft_node *node, struct error *err)
 int raft_node_start(struct raft_node *node, struct error *err)
 {
     CHECK(!node->started);
-    /* Before libraft's own handles of these kinds: the loop calls the later ones first. */
+    /* Before libraft's own handles of these kinds: the loop calls the later ones
+     * first. */
     CHECK(uv_prepare_start(&node->prepare, on_prepare) == 0);
     CHECK(uv_check_start(&node->check, on_check) == 0);
     int rv = raft_start(&node->raft);
@@ -365,16 +378,17 @@ int raft_node_start(struct raft_node *node, struct error *err)
         return error_set(err, node->failure.code, "%s", node->failure.text);
     }
     if (rv != 0) {
-        return error_set(err, raft_error_from(rv),
-                         "raft can't read its files in %s (%s): mend the disk, or move them away "
-                         "and join the cluster anew",
-                         node->config.directory, raft_errmsg(&node->raft));
+        return error_set(
+            err, raft_error_from(rv),
+            "raft can't read its files in %s (%s): mend the disk, or move them away "
+            "and join the cluster anew",
+            node->config.directory, raft_errmsg(&node->raft));
     }
     node->started = true;
     return 0;
 }
 
-/* ---- closing ------------------------------------------------------------------------- */
+/* ---- closing ----------------------------------------------------------------------- */
 
 static void maybe_closed(struct raft_node *node)
 {
@@ -388,7 +402,8 @@ static void maybe_closed(struct raft_node *node)
 
 static void on_raft_closed(struct raft *raft)
 {
-    struct raft_node *node = (struct raft_node *)((char *)raft - offsetof(struct raft_node, raft));
+    struct raft_node *node =
+        (struct raft_node *)((char *)raft - offsetof(struct raft_node, raft));
     raft_uv_close(&node->io);
     node->raft_closed = true;
     maybe_closed(node);
@@ -422,7 +437,7 @@ void raft_node_free(struct raft_node *node)
     release(node);
 }
 
-/* ---- how it stands ------------------------------------------------------------------- */
+/* ---- how it stands ----------------------------------------------------------------- */
 
 /* libraft's getters lack the const. */
 static struct raft *raft_of(const struct raft_node *node)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the files of the raft adapter share. Nothing of libraft calls into the agent, nor back into libraft, from
- * inside a step of libraft: what a step brings about is kept, and told by raft_node_tell() in the loop's next phase. Loop thread.
+ * What the files of the raft adapter share. Nothing of libraft calls into the agent, nor
+ * back into libraft, from inside a step of libraft: what a step brings about is kept, and
+ * told by raft_node_tell() in the loop's next phase. Loop thread.
  */
 #ifndef DROVER_CONSENSUS_RAFT_PRIVATE_H
 #define DROVER_CONSENSUS_RAFT_PRIVATE_H
@@ -57,7 +58,8 @@ struct raft_connecting {
     void *agent_request;
 };
 
-/* A request of libraft to its backend that is never carried out, since the node has halted. */
+/* A request of libraft to its backend that is never carried out, since the node has
+ * halted. */
 struct raft_held {
     struct raft_held *next;
     struct raft_io_send *send;
@@ -93,7 +95,8 @@ struct raft_node {
     bool changing; /* a change of the configuration is under way */
     struct raft_held *held;
     struct raft_appending *appending;
-    uv_timer_t *prepare_retry, *append_retry; /* the backend's; NULL if it is another one than we know */
+    uv_timer_t *prepare_retry,
+        *append_retry; /* the backend's; NULL if it is another one than we know */
 
     /* What was last told by `changed`. */
     enum raft_node_role role;

@@ -7,7 +7,8 @@
 #include "base/check.h"
 #include "consensus/raft_private.h"
 
-static struct raft_request *request_create(struct raft_node *node, enum raft_request_kind kind,
+static struct raft_request *request_create(struct raft_node *node,
+                                           enum raft_request_kind kind,
                                            raft_node_done done, void *owner)
 {
     struct raft_request *request = calloc(1, sizeof(*request));
@@ -76,13 +77,14 @@ static bool may_ask(const struct raft_node *node)
            raft_state((struct raft *)(uintptr_t)&node->raft) == RAFT_LEADER;
 }
 
-/* ---- commands and barriers ----------------------------------------------------------- */
+/* ---- commands and barriers --------------------------------------------------------- */
 
 void raft_request_applied(struct raft_node *node, uint64_t index,
                           const struct apply_result *result)
 {
     for (struct raft_request *at = node->requests; at != NULL; at = at->next) {
-        if (at->kind == RAFT_REQUEST_PROPOSE && !at->answered && at->apply.index == index) {
+        if (at->kind == RAFT_REQUEST_PROPOSE && !at->answered &&
+            at->apply.index == index) {
             at->result = *result;
             return;
         }
@@ -105,7 +107,8 @@ int raft_node_propose(struct raft_node *node, const void *data, size_t size,
     if (rv != 0) {
         return rv;
     }
-    struct raft_request *request = request_create(node, RAFT_REQUEST_PROPOSE, done, owner);
+    struct raft_request *request =
+        request_create(node, RAFT_REQUEST_PROPOSE, done, owner);
     if (request == NULL) {
         raft_free(entry.base);
         return -ENOMEM;
@@ -129,7 +132,8 @@ int raft_node_barrier(struct raft_node *node, raft_node_done done, void *owner)
     if (!may_ask(node)) {
         return DROVER_ENOTLEADER;
     }
-    struct raft_request *request = request_create(node, RAFT_REQUEST_BARRIER, done, owner);
+    struct raft_request *request =
+        request_create(node, RAFT_REQUEST_BARRIER, done, owner);
     if (request == NULL) {
         return -ENOMEM;
     }
@@ -141,9 +145,10 @@ int raft_node_barrier(struct raft_node *node, raft_node_done done, void *owner)
     return raft_error_from(rv);
 }
 
-/* ---- changes of the configuration ---------------------------------------------------- */
+/* ---- changes of the configuration -------------------------------------------------- */
 
-static const struct raft_server *find_server(const struct raft_node *node, uint64_t host_id)
+static const struct raft_server *find_server(const struct raft_node *node,
+                                             uint64_t host_id)
 {
     const struct raft_configuration *configuration = &node->raft.configuration;
     for (unsigned i = 0; i < configuration->n; i++) {
@@ -185,13 +190,15 @@ static int promote(struct raft_request *request)
     int rv = raft_assign(&node->raft, &request->change, request->host_id, RAFT_VOTER,
                          on_changed);
     if (rv != 0 && node->raft.legacy.change == &request->change) {
-        node->raft.legacy.change = NULL; /* libraft 0.22 leaves it behind when it refuses */
+        node->raft.legacy.change =
+            NULL; /* libraft 0.22 leaves it behind when it refuses */
     }
     return raft_error_from(rv);
 }
 
-static struct raft_request *change_create(struct raft_node *node, enum raft_request_kind kind,
-                                          uint64_t host_id, raft_node_done done, void *owner,
+static struct raft_request *change_create(struct raft_node *node,
+                                          enum raft_request_kind kind, uint64_t host_id,
+                                          raft_node_done done, void *owner,
                                           int *ret_error)
 {
     if (!may_ask(node)) {
@@ -238,7 +245,8 @@ int raft_node_add_voter(struct raft_node *node, uint64_t host_id, const char *ad
         return 0;
     }
     if (server != NULL) {
-        return change_started(request, promote(request)); /* an earlier try had come so far */
+        return change_started(request,
+                              promote(request)); /* an earlier try had come so far */
     }
     rv = raft_add(&node->raft, &request->change, host_id, address, on_changed);
     return change_started(request, raft_error_from(rv));
@@ -261,7 +269,7 @@ int raft_node_remove(struct raft_node *node, uint64_t host_id, raft_node_done do
     return change_started(request, raft_error_from(rv));
 }
 
-/* ---- transfer ------------------------------------------------------------------------ */
+/* ---- transfer ---------------------------------------------------------------------- */
 
 static void on_transferred(struct raft_transfer *transfer)
 {
@@ -278,7 +286,8 @@ int raft_node_transfer(struct raft_node *node, uint64_t host_id, raft_node_done 
     if (!may_ask(node)) {
         return DROVER_ENOTLEADER;
     }
-    struct raft_request *request = request_create(node, RAFT_REQUEST_TRANSFER, done, owner);
+    struct raft_request *request =
+        request_create(node, RAFT_REQUEST_TRANSFER, done, owner);
     if (request == NULL) {
         return -ENOMEM;
     }

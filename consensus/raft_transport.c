@@ -6,7 +6,8 @@
 #include "base/check.h"
 #include "consensus/raft_private.h"
 
-static int transport_init(struct raft_uv_transport *transport, raft_id id, const char *address)
+static int transport_init(struct raft_uv_transport *transport, raft_id id,
+                          const char *address)
 {
     return 0;
 }
@@ -33,7 +34,8 @@ void raft_node_accept(struct raft_node *node, uint64_t host_id, const char *addr
     node->accept(&node->transport, host_id, address, stream);
 }
 
-static void unlink_connecting(struct raft_node *node, const struct raft_connecting *connecting)
+static void unlink_connecting(struct raft_node *node,
+                              const struct raft_connecting *connecting)
 {
     struct raft_connecting **at = &node->connecting;
     while (*at != connecting) {
@@ -73,8 +75,8 @@ static void on_connected(void *raft_side, struct uv_stream_s *stream, int error)
 }
 
 static int transport_connect(struct raft_uv_transport *transport,
-                             struct raft_uv_connect *request, raft_id id, const char *address,
-                             raft_uv_connect_cb done)
+                             struct raft_uv_connect *request, raft_id id,
+                             const char *address, raft_uv_connect_cb done)
 {
     struct raft_node *node = transport->impl;
     struct raft_connecting *connecting = calloc(1, sizeof(*connecting));

@@ -8,7 +8,8 @@
 #include "base/limits.h"
 #include "consensus/apply.h"
 
-/* Bytes of the well-formed UTF-8 sequence at `at` (Unicode standard, table 3-7); 0 if there is none. */
+/* Bytes of the well-formed UTF-8 sequence at `at` (Unicode standard, table 3-7); 0 if
+ * there is none. */
 static size_t utf8_length(const unsigned char *at)
 {
     if (at[0] < 0x80) {
@@ -44,7 +45,8 @@ bool text_address_valid(const char *address)
 {
     size_t length = strnlen(address, LIMIT_ADDRESS_SIZE);
     const char *colon = strrchr(address, ':');
-    if (length == 0 || length >= LIMIT_ADDRESS_SIZE || colon == NULL || colon == address) {
+    if (length == 0 || length >= LIMIT_ADDRESS_SIZE || colon == NULL ||
+        colon == address) {
         return false;
     }
     for (const char *c = address; *c != '\0'; c++) {

@@ -22,7 +22,8 @@ static int check_boot(const Drover__VmSpec *spec, struct error *err)
     bool firmware = spec->firmware[0] != '\0';
     if (kernel == firmware) {
         return error_set(err, DROVER_EBADINPUT,
-                         "VM '%s' needs either a kernel or a firmware to boot from: give one of the two",
+                         "VM '%s' needs either a kernel or a firmware to boot from: give "
+                         "one of the two",
                          spec->name);
     }
     if (kernel && !text_path_valid(spec->kernel)) {
@@ -30,16 +31,18 @@ static int check_boot(const Drover__VmSpec *spec, struct error *err)
                          "kernel '%s': give an absolute path without '.' or '..'",
                          spec->kernel);
     }
-    bool named = strcmp(spec->firmware, "bios") == 0 || strcmp(spec->firmware, "uefi") == 0;
+    bool named =
+        strcmp(spec->firmware, "bios") == 0 || strcmp(spec->firmware, "uefi") == 0;
     if (firmware && !named && !text_path_valid(spec->firmware)) {
         return error_set(err, DROVER_EBADINPUT,
                          "firmware '%s': give 'bios', 'uefi' or an absolute path",
                          spec->firmware);
     }
     if (firmware && (spec->initrd[0] != '\0' || spec->cmdline[0] != '\0')) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "initrd and cmdline go with a kernel: VM '%s' boots from a firmware",
-                         spec->name);
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "initrd and cmdline go with a kernel: VM '%s' boots from a firmware",
+            spec->name);
     }
     if (spec->initrd[0] != '\0' && !text_path_valid(spec->initrd)) {
         return error_set(err, DROVER_EBADINPUT,
@@ -52,9 +55,10 @@ static int check_boot(const Drover__VmSpec *spec, struct error *err)
                          LIMIT_CMDLINE_SIZE - 1);
     }
     if (!text_line_valid(spec->cmdline)) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "the kernel's command line has control characters or broken UTF-8: "
-                         "give one line of text");
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "the kernel's command line has control characters or broken UTF-8: "
+            "give one line of text");
     }
     return 0;
 }
@@ -70,7 +74,8 @@ static int hex_value(char c)
     return -1;
 }
 
-/* "52:54:00:12:34:56": lower case, so that equal addresses are equal texts; unicast, not zero. */
+/* "52:54:00:12:34:56": lower case, so that equal addresses are equal texts; unicast,
+ * not zero. */
 static bool mac_valid(const char *mac)
 {
     if (strnlen(mac, MAC_TEXT_SIZE) != MAC_TEXT_SIZE - 1) {
@@ -88,8 +93,9 @@ static bool mac_valid(const char *mac)
 static int check_nics(const Drover__VmSpec *spec, struct error *err)
 {
     if (spec->n_nics > LIMIT_VM_NICS) {
-        return error_set(err, DROVER_ELIMIT, "VM '%s' has %zu NICs: at most %d are possible",
-                         spec->name, spec->n_nics, LIMIT_VM_NICS);
+        return error_set(err, DROVER_ELIMIT,
+                         "VM '%s' has %zu NICs: at most %d are possible", spec->name,
+                         spec->n_nics, LIMIT_VM_NICS);
     }
     for (size_t i = 0; i < spec->n_nics; i++) {
         const Drover__NicSpec *nic = spec->nics[i];
@@ -100,10 +106,11 @@ static int check_nics(const Drover__VmSpec *spec, struct error *err)
                              nic->mac);
         }
         if (nic->bridge[0] != '\0' && !text_word_valid(nic->bridge, BRIDGE_NAME_SIZE)) {
-            return error_set(err, DROVER_EBADINPUT,
-                             "bridge '%.40s': give the name of a bridge of the hosts (at most "
-                             "%d characters)",
-                             nic->bridge, BRIDGE_NAME_SIZE - 1);
+            return error_set(
+                err, DROVER_EBADINPUT,
+                "bridge '%.40s': give the name of a bridge of the hosts (at most "
+                "%d characters)",
+                nic->bridge, BRIDGE_NAME_SIZE - 1);
         }
         for (size_t j = 0; j < i; j++) {
             if (nic->mac[0] != '\0' && strcmp(nic->mac, spec->nics[j]->mac) == 0) {
@@ -119,14 +126,16 @@ static int check_nics(const Drover__VmSpec *spec, struct error *err)
 static int check_disks(const Drover__VmSpec *spec, struct error *err)
 {
     if (spec->n_disks > LIMIT_VM_DISKS) {
-        return error_set(err, DROVER_ELIMIT, "VM '%s' has %zu disks: at most %d are possible",
-                         spec->name, spec->n_disks, LIMIT_VM_DISKS);
+        return error_set(err, DROVER_ELIMIT,
+                         "VM '%s' has %zu disks: at most %d are possible", spec->name,
+                         spec->n_disks, LIMIT_VM_DISKS);
     }
     for (size_t i = 0; i < spec->n_disks; i++) {
         const char *path = spec->disks[i]->path;
         if (!text_path_valid(path)) {
             return error_set(err, DROVER_EBADINPUT,
-                             "disk '%s': give an absolute path without '.', '..' or '//'", path);
+                             "disk '%s': give an absolute path without '.', '..' or '//'",
+                             path);
         }
         for (size_t j = 0; j < i; j++) {
             bool writable = !spec->disks[i]->readonly || !spec->disks[j]->readonly;
@@ -145,16 +154,18 @@ int vm_spec_check(const Drover__VmSpec *spec, struct error *err)
         return error_set(err, DROVER_EMALFORMED, "a VM without a description: send one");
     }
     if (!id_name_valid(spec->name)) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "VM name '%.70s': use 1 to 63 of a-z, 0-9 and '-', with a letter or "
-                         "digit at both ends",
-                         spec->name);
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "VM name '%.70s': use 1 to 63 of a-z, 0-9 and '-', with a letter or "
+            "digit at both ends",
+            spec->name);
     }
     if (spec->memory_bytes < MEMORY_BYTES_MIN || spec->memory_bytes > MEMORY_BYTES_MAX ||
         spec->memory_bytes % MEMORY_BYTES_STEP != 0) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "memory of %llu bytes: give 1 MiB to 16 TiB, in whole pages of 4 KiB",
-                         (unsigned long long)spec->memory_bytes);
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "memory of %llu bytes: give 1 MiB to 16 TiB, in whole pages of 4 KiB",
+            (unsigned long long)spec->memory_bytes);
     }
     if (spec->cpus == 0 || spec->cpus > LIMIT_VCPUS) {
         return error_set(err, DROVER_EBADINPUT, "%u CPUs: give 1 to %d", spec->cpus,
@@ -182,7 +193,8 @@ bool vm_spec_disks_agree(const Drover__VmSpec *a, const Drover__VmSpec *b,
     return true;
 }
 
-static const Drover__VmRecord *mac_user(const Drover__ClusterState *record, const char *mac)
+static const Drover__VmRecord *mac_user(const Drover__ClusterState *record,
+                                        const char *mac)
 {
     for (size_t i = 0; i < record->n_vms; i++) {
         const Drover__VmSpec *spec = record->vms[i]->spec;
@@ -195,17 +207,18 @@ static const Drover__VmRecord *mac_user(const Drover__ClusterState *record, cons
     return NULL;
 }
 
-int vm_spec_check_conflicts(const Drover__ClusterState *record, const Drover__VmSpec *spec,
-                            struct error *err)
+int vm_spec_check_conflicts(const Drover__ClusterState *record,
+                            const Drover__VmSpec *spec, struct error *err)
 {
     for (size_t i = 0; i < record->n_vms; i++) {
         const Drover__VmSpec *other = record->vms[i]->spec;
         const char *path;
         if (strcmp(other->name, spec->name) == 0) {
-            return error_set(err, DROVER_EEXISTS,
-                             "there is a VM '%s' already: choose another name, or delete that "
-                             "one first (drover vm delete %s)",
-                             spec->name, spec->name);
+            return error_set(
+                err, DROVER_EEXISTS,
+                "there is a VM '%s' already: choose another name, or delete that "
+                "one first (drover vm delete %s)",
+                spec->name, spec->name);
         }
         if (!vm_spec_disks_agree(spec, other, &path)) {
             return error_set(err, DROVER_EINUSE,
@@ -218,9 +231,10 @@ int vm_spec_check_conflicts(const Drover__ClusterState *record, const Drover__Vm
         const char *mac = spec->nics[i]->mac;
         const Drover__VmRecord *user = mac[0] == '\0' ? NULL : mac_user(record, mac);
         if (user != NULL) {
-            return error_set(err, DROVER_EINUSE,
-                             "MAC %s belongs to VM '%s': give another, or none to have one made",
-                             mac, user->spec->name);
+            return error_set(
+                err, DROVER_EINUSE,
+                "MAC %s belongs to VM '%s': give another, or none to have one made", mac,
+                user->spec->name);
         }
     }
     return 0;

@@ -40,7 +40,8 @@ static uint64_t some_host(struct scribe *scribe)
     if (rarely(scribe) || scribe->view->n_hosts == 0) {
         return scribe_below(scribe, 12);
     }
-    return scribe->view->hosts[scribe_below(scribe, (unsigned)scribe->view->n_hosts)]->host_id;
+    return scribe->view->hosts[scribe_below(scribe, (unsigned)scribe->view->n_hosts)]
+        ->host_id;
 }
 
 static const Drover__VmRecord *some_vm(struct scribe *scribe)
@@ -130,7 +131,9 @@ static void make_host(struct scribe *scribe, unsigned kind)
         Drover__HostUp *up = &scribe->order.host_up;
         drover__host_up__init(up);
         up->host_id = some_host(scribe);
-        up->boot_id = text(scribe, 1, "boot", scribe_below(scribe, 4) == 0 ? scribe_below(scribe, BOOTS) : 0);
+        up->boot_id =
+            text(scribe, 1, "boot",
+                 scribe_below(scribe, 4) == 0 ? scribe_below(scribe, BOOTS) : 0);
         up->incarnation = text(scribe, 2, "run", scribe_below(scribe, 50));
         up->memory_bytes = (uint64_t)scribe_below(scribe, 8) << 31;
         up->watchdog_ms = rarely(scribe) ? 0 : 2000;
@@ -159,11 +162,13 @@ static void make_vm_create(struct scribe *scribe)
     drover__nic_spec__init(&scribe->nic);
     unsigned number = scribe_below(scribe, VMS);
     scribe->spec.name = text(scribe, 1, rarely(scribe) ? "Bad" : "vm", number);
-    scribe->disk.path = text(scribe, 2, rarely(scribe) ? "srv" : "/srv/", scribe_below(scribe, VMS));
+    scribe->disk.path =
+        text(scribe, 2, rarely(scribe) ? "srv" : "/srv/", scribe_below(scribe, VMS));
     scribe->disk.readonly = rarely(scribe);
     scribe->disks[0] = &scribe->disk;
     scribe->nics[0] = &scribe->nic;
-    scribe->spec.memory_bytes = rarely(scribe) ? scribe_below(scribe, 9999) : UINT64_C(1) << 29;
+    scribe->spec.memory_bytes =
+        rarely(scribe) ? scribe_below(scribe, 9999) : UINT64_C(1) << 29;
     scribe->spec.cpus = 1;
     scribe->spec.kernel = (char *)"/k";
     scribe->spec.disks = scribe->disks;
@@ -192,8 +197,9 @@ static void make_vm(struct scribe *scribe, unsigned kind)
         Drover__VmSetWanted *set = &scribe->order.vm_set_wanted;
         drover__vm_set_wanted__init(set);
         set->vm_id = vm->vm_id;
-        set->wanted = scribe_below(scribe, 3) != 0 ? DROVER__VM_WANTED__VM_WANTED_RUNNING
-                                            : (Drover__VmWanted)scribe_below(scribe, 6);
+        set->wanted = scribe_below(scribe, 3) != 0
+                          ? DROVER__VM_WANTED__VM_WANTED_RUNNING
+                          : (Drover__VmWanted)scribe_below(scribe, 6);
         command->what_case = DROVER__COMMAND__WHAT_VM_SET_WANTED;
         command->vm_set_wanted = set;
     } else if (kind < 9) {
@@ -245,8 +251,9 @@ static void make_abort(struct scribe *scribe, const Drover__VmRecord *vm)
     drover__migration_abort__init(order);
     order->vm_id = vm->vm_id;
     order->next_epoch = near(scribe, migration->next_epoch);
-    order->by = (Drover__MigrationAbortBy)scribe_below(scribe, 5);
-    bool target = order->by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET;
+    order->by = (Drover__MigrationAbortBy)scribe_below(scribe, 6);
+    bool target = order->by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET ||
+                  order->by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE;
     order->host_id = rarely(scribe) ? some_host(scribe)
                      : target       ? migration->target_host_id
                                     : migration->source_host_id;
@@ -270,7 +277,8 @@ static void make_migration_step(struct scribe *scribe, const Drover__VmRecord *v
         ready->next_epoch = next_epoch;
         ready->host_id = target;
         ready->incarnation = run_of(scribe, target);
-        ready->uri = text(scribe, 1, rarely(scribe) ? "x" : "tcp:h:", 1 + scribe_below(scribe, 2));
+        ready->uri =
+            text(scribe, 1, rarely(scribe) ? "x" : "tcp:h:", 1 + scribe_below(scribe, 2));
         command->what_case = DROVER__COMMAND__WHAT_MIGRATION_READY;
         command->migration_ready = ready;
     } else if (kind == 5) {
@@ -312,7 +320,8 @@ static void make_migration(struct scribe *scribe)
     scribe->command.migration_begin = begin;
 }
 
-void scribe_write(struct scribe *scribe, const Drover__ClusterState *view, uint64_t now_unix_ms)
+void scribe_write(struct scribe *scribe, const Drover__ClusterState *view,
+                  uint64_t now_unix_ms)
 {
     scribe->view = view;
     drover__command__init(&scribe->command);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writes random commands, most of them sensible for the state that it looks at. For tests. */
+/* Writes random commands, most of them sensible for the state that it looks at. For
+ * tests. */
 #ifndef DROVER_TESTS_UNIT_CLUSTER_SCRIBE_H
 #define DROVER_TESTS_UNIT_CLUSTER_SCRIBE_H
 
@@ -49,7 +50,9 @@ struct scribe {
 
 /* All of it comes from `scribe->random`. */
 unsigned scribe_below(struct scribe *scribe, unsigned limit);
-/* The next command, in scribe->command; valid until the next call and the state's next change. */
-void scribe_write(struct scribe *scribe, const Drover__ClusterState *view, uint64_t now_unix_ms);
+/* The next command, in scribe->command; valid until the next call and the state's next
+ * change. */
+void scribe_write(struct scribe *scribe, const Drover__ClusterState *view,
+                  uint64_t now_unix_ms);
 
 #endif

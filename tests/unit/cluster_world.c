@@ -124,7 +124,8 @@ int world_host_add(struct world *world, const char *token_id, const char *name,
     return world_apply(world, &command);
 }
 
-int world_host_up(struct world *world, uint64_t host_id, const char *boot, const char *run)
+int world_host_up(struct world *world, uint64_t host_id, const char *boot,
+                  const char *run)
 {
     Drover__HostUp up = DROVER__HOST_UP__INIT;
     up.host_id = host_id;
@@ -261,7 +262,8 @@ int world_stopped(struct world *world, uint64_t vm_id, uint64_t epoch, uint64_t 
     stopped.epoch = epoch;
     stopped.host_id = host_id;
     stopped.incarnation = run_of(world, host_id);
-    stopped.reason = text_of(powered_off ? "the guest powered off" : "the VMM has crashed");
+    stopped.reason =
+        text_of(powered_off ? "the guest powered off" : "the VMM has crashed");
     stopped.guest_powered_off = powered_off;
     COMMAND(vm_stopped, VM_STOPPED, &stopped);
     return world_apply(world, &command);
@@ -329,13 +331,14 @@ int world_migrated(struct world *world, uint64_t vm_id)
 int world_abort(struct world *world, uint64_t vm_id, Drover__MigrationAbortBy by)
 {
     const Drover__VmRecord *vm = world_vm(world, vm_id);
-    bool target = by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET;
+    bool target = by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET ||
+                  by == DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE;
     Drover__MigrationAbort abort_ = DROVER__MIGRATION_ABORT__INIT;
     abort_.vm_id = vm_id;
     abort_.next_epoch = next_epoch_of(world, vm_id);
-    abort_.host_id = target         ? target_of(world, vm_id)
+    abort_.host_id = target       ? target_of(world, vm_id)
                      : vm != NULL ? vm->owner_host_id
-                                    : 0;
+                                  : 0;
     abort_.incarnation = run_of(world, abort_.host_id);
     abort_.by = by;
     abort_.reason = text_of("the stream broke");
@@ -361,7 +364,8 @@ void world_hosts(struct world *world, unsigned host_count)
     }
 }
 
-uint64_t world_running_vm(struct world *world, const char *name, uint64_t host_id, bool ha)
+uint64_t world_running_vm(struct world *world, const char *name, uint64_t host_id,
+                          bool ha)
 {
     char disk[64];
     (void)snprintf(disk, sizeof(disk), "/srv/%s.img", name);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A cluster state to which a test gives commands; after each one, its invariants are checked. For tests. */
+/* A cluster state to which a test gives commands; after each one, its invariants are
+ * checked. For tests. */
 #ifndef DROVER_TESTS_UNIT_CLUSTER_WORLD_H
 #define DROVER_TESTS_UNIT_CLUSTER_WORLD_H
 
@@ -21,7 +22,8 @@ struct world {
 void world_init(struct world *world);
 void world_done(struct world *world);
 
-/* Applies; the result's error. Fails the test when the state is not valid afterwards, or a refusal has changed it. */
+/* Applies; the result's error. Fails the test when the state is not valid afterwards,
+ * or a refusal has changed it. */
 int world_apply(struct world *world, const Drover__Command *command);
 
 /* All give the result's error, and 0 for done. */
@@ -29,7 +31,8 @@ int world_cluster_init(struct world *world);
 int world_token(struct world *world, const char *token_id, uint64_t expires_unix_ms);
 int world_host_add(struct world *world, const char *token_id, const char *name,
                    const char *address);
-int world_host_up(struct world *world, uint64_t host_id, const char *boot, const char *run);
+int world_host_up(struct world *world, uint64_t host_id, const char *boot,
+                  const char *run);
 int world_host_dead(struct world *world, uint64_t host_id, Drover__ProofKind kind);
 int world_host_remove(struct world *world, uint64_t host_id);
 int world_host_drain(struct world *world, uint64_t host_id, bool draining);
@@ -47,10 +50,12 @@ int world_cancel(struct world *world, uint64_t vm_id);
 int world_migrated(struct world *world, uint64_t vm_id);
 int world_abort(struct world *world, uint64_t vm_id, Drover__MigrationAbortBy by);
 
-/* Host 1 .. `host_count`, all up, with boots "boot1" .. and 1 GiB each; watchdogs armed. */
+/* Host 1 .. `host_count`, all up, with boots "boot1" .. and 1 GiB each; watchdogs
+ * armed. */
 void world_hosts(struct world *world, unsigned host_count);
 /* A VM of 128 MiB that runs on the host. Its id. */
-uint64_t world_running_vm(struct world *world, const char *name, uint64_t host_id, bool ha);
+uint64_t world_running_vm(struct world *world, const char *name, uint64_t host_id,
+                          bool ha);
 
 const Drover__VmRecord *world_vm(const struct world *world, uint64_t vm_id);
 const Drover__HostRecord *world_host(const struct world *world, uint64_t host_id);

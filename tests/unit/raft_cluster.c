@@ -22,7 +22,7 @@
 #define ELECTION_MS  150u
 #define WAIT_MS      20000u
 
-/* ---- connections --------------------------------------------------------------------- */
+/* ---- connections ------------------------------------------------------------------- */
 
 struct dial {
     uv_timer_t timer;
@@ -52,13 +52,14 @@ static void on_dialled(uv_timer_t *timer)
         dial->connected(dial->raft_side, NULL, -ECONNREFUSED);
     } else {
         int fds[2];
-        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds),
-                         0);
+        assert_int_equal(
+            socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
         raft_node_accept(dial->to->node, dial->from->id, dial->from->address,
                          stream_of(loop, fds[0]));
         dial->connected(dial->raft_side, stream_of(loop, fds[1]), 0);
     }
-    uv_close((uv_handle_t *)timer, (uv_close_cb)free); /* the timer comes first in the dial */
+    uv_close((uv_handle_t *)timer,
+             (uv_close_cb)free); /* the timer comes first in the dial */
 }
 
 static int transport_connect(void *owner, uint64_t host_id, const char *address,
@@ -91,7 +92,7 @@ static const struct raft_node_transport transport = {
     .cancel = transport_cancel,
 };
 
-/* ---- peers --------------------------------------------------------------------------- */
+/* ---- peers ------------------------------------------------------------------------- */
 
 static void on_wake(uv_timer_t *timer)
 {
@@ -231,7 +232,7 @@ void raft_peer_up(struct raft_cluster *cluster, uint64_t id, bool bootstrap)
     }
 }
 
-/* ---- running ------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------- */
 
 /* How all stand, for a test that fails. */
 static void print_peers(const struct raft_cluster *cluster)
@@ -239,8 +240,8 @@ static void print_peers(const struct raft_cluster *cluster)
     for (unsigned i = 0; i < PEERS_MAX; i++) {
         const struct raft_peer *peer = &cluster->peers[i];
         if (peer->node != NULL) {
-            print_message("host %u: role %d, term %llu, leader %llu, applied %llu %s\n", i + 1,
-                          (int)raft_node_role(peer->node),
+            print_message("host %u: role %d, term %llu, leader %llu, applied %llu %s\n",
+                          i + 1, (int)raft_node_role(peer->node),
                           (unsigned long long)raft_node_term(peer->node),
                           (unsigned long long)raft_node_leader(peer->node, NULL),
                           (unsigned long long)cluster_state_applied_index(peer->state),
@@ -299,7 +300,8 @@ struct raft_peer *raft_cluster_leader(struct raft_cluster *cluster, uint64_t but
     return search.found;
 }
 
-void raft_outcome_take(void *owner, int error, uint64_t index, const struct apply_result *result)
+void raft_outcome_take(void *owner, int error, uint64_t index,
+                       const struct apply_result *result)
 {
     struct raft_outcome *outcome = owner;
     assert_false(outcome->done);
@@ -328,8 +330,8 @@ static int propose(struct raft_peer *leader, const Drover__Command *command,
     CLEANUP(buffer_done) struct buffer encoded = {0};
     *outcome = (struct raft_outcome){0};
     assert_int_equal(command_encode(command, &encoded), 0);
-    int rv = raft_node_propose(leader->node, encoded.data, encoded.size, raft_outcome_take,
-                               outcome);
+    int rv = raft_node_propose(leader->node, encoded.data, encoded.size,
+                               raft_outcome_take, outcome);
     if (rv != 0) {
         return rv;
     }
@@ -381,7 +383,8 @@ void raft_cluster_add_voter(struct raft_cluster *cluster, uint64_t id)
 {
     struct raft_peer *leader = raft_cluster_leader(cluster, 0);
     struct raft_outcome outcome = {0};
-    assert_int_equal(raft_node_add_voter(leader->node, id, raft_peer_of(cluster, id)->address,
+    assert_int_equal(raft_node_add_voter(leader->node, id,
+                                         raft_peer_of(cluster, id)->address,
                                          raft_outcome_take, &outcome),
                      0);
     raft_cluster_wait(cluster, &outcome);
@@ -409,7 +412,7 @@ void raft_peer_propose_events(struct raft_peer *leader, unsigned count)
     }
 }
 
-/* ---- agreement ----------------------------------------------------------------------- */
+/* ---- agreement --------------------------------------------------------------------- */
 
 static bool all_applied(void *context)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Several raft nodes in one process, on one loop, with real folders, and socket pairs between them. For tests. */
+/* Several raft nodes in one process, on one loop, with real folders, and socket pairs
+ * between them. For tests. */
 #ifndef DROVER_TESTS_UNIT_RAFT_CLUSTER_H
 #define DROVER_TESTS_UNIT_RAFT_CLUSTER_H
 
@@ -66,9 +67,11 @@ void raft_cluster_run_ms(struct raft_cluster *cluster, unsigned ms);
 /* Waits for a leader that `but_id` (0: none) is not. */
 struct raft_peer *raft_cluster_leader(struct raft_cluster *cluster, uint64_t but_id);
 
-void raft_outcome_take(void *owner, int error, uint64_t index, const struct apply_result *result);
+void raft_outcome_take(void *owner, int error, uint64_t index,
+                       const struct apply_result *result);
 void raft_cluster_wait(struct raft_cluster *cluster, struct raft_outcome *outcome);
-/* A ClusterInit, and an event of `text_size` bytes; they wait, and fail the test unless applied. */
+/* A ClusterInit, and an event of `text_size` bytes; they wait, and fail the test
+ * unless applied. */
 void raft_peer_init_cluster(struct raft_peer *leader);
 int raft_peer_propose_event(struct raft_peer *leader, size_t text_size,
                             struct raft_outcome *ret_outcome);

@@ -33,7 +33,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- beginning ----------------------------------------------------------------------- */
+/* ---- beginning --------------------------------------------------------------------- */
 
 static void test_nothing_but_init_works_without_a_cluster(void **state)
 {
@@ -57,7 +57,8 @@ static void test_what_is_no_command_is_refused(void **state)
     struct world *world = *state;
     struct apply_result result;
     world_hosts(world, 1);
-    static const char *const bad[] = {"", "\xff", "\x52\x7f", "\x52\x01", "junk that is no protobuf"};
+    static const char *const bad[] = {"", "\xff", "\x52\x7f", "\x52\x01",
+                                      "junk that is no protobuf"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         assert_int_equal(cluster_state_apply(world->state, ++world->index, bad[i],
                                              strlen(bad[i]), &result),
@@ -65,11 +66,12 @@ static void test_what_is_no_command_is_refused(void **state)
         assert_int_equal(result.error, DROVER_EMALFORMED);
         assert_true(result.text[0] != '\0');
     }
-    assert_int_equal(cluster_state_apply(world->state, ++world->index, NULL, 0, &result), 0);
+    assert_int_equal(cluster_state_apply(world->state, ++world->index, NULL, 0, &result),
+                     0);
     assert_int_equal(result.error, DROVER_EMALFORMED);
 }
 
-/* ---- tokens -------------------------------------------------------------------------- */
+/* ---- tokens ------------------------------------------------------------------------ */
 
 static void test_token_admits_one_host(void **state)
 {
@@ -151,9 +153,11 @@ static void test_host_names_and_addresses_are_unique_and_valid(void **state)
     assert_refused(world_host_add(world, "t1", "b", "10.0.0.1:7000"), DROVER_EEXISTS);
     static const char *const names[] = {"", "B", "b_c", "-b", "b-", "b c", "b\nc"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        assert_refused(world_host_add(world, "t1", names[i], "10.0.0.2:7000"), DROVER_EBADINPUT);
+        assert_refused(world_host_add(world, "t1", names[i], "10.0.0.2:7000"),
+                       DROVER_EBADINPUT);
     }
-    static const char *const addresses[] = {"", ":7000", "a", "a:", "a:0", "a:65536", "a:7o", "a b:7"};
+    static const char *const addresses[] = {
+        "", ":7000", "a", "a:", "a:0", "a:65536", "a:7o", "a b:7"};
     for (size_t i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++) {
         assert_refused(world_host_add(world, "t1", "b", addresses[i]), DROVER_EBADINPUT);
     }
@@ -168,10 +172,11 @@ static void test_cluster_takes_so_many_hosts(void **state)
     assert_refused(world_host_add(world, "t", "more", "10.0.1.1:7000"), DROVER_ELIMIT);
     assert_done(world_host_remove(world, 7));
     assert_done(world_host_add(world, "t", "more", "10.0.1.1:7000"));
-    assert_int_equal(world->result.result_id, LIMIT_HOSTS + 1); /* ids are never used again */
+    assert_int_equal(world->result.result_id,
+                     LIMIT_HOSTS + 1); /* ids are never used again */
 }
 
-/* ---- hosts --------------------------------------------------------------------------- */
+/* ---- hosts ------------------------------------------------------------------------- */
 
 static void test_host_comes_up_and_back(void **state)
 {
@@ -333,7 +338,8 @@ static void test_removing_a_fenced_host_releases_its_vms(void **state)
     /* Its silence does not prove that a VM which is never frozen has stopped. */
     assert_refused(world_host_remove(world, 2), DROVER_EINUSE);
     assert_non_null(strstr(world->result.text, "start that host again"));
-    assert_done(world_host_dead(world, 2, OPERATOR)); /* a stronger proof counts even now */
+    assert_done(
+        world_host_dead(world, 2, OPERATOR)); /* a stronger proof counts even now */
     uint64_t proof_index = world->index;
     assert_done(world_host_remove(world, 2));
     assert_null(world_host(world, 2));
@@ -364,7 +370,7 @@ static void test_drained_host_gets_no_vm(void **state)
     assert_refused(world_host_drain(world, 9, true), DROVER_ENOTFOUND);
 }
 
-/* ---- events, snapshots --------------------------------------------------------------- */
+/* ---- events, snapshots ------------------------------------------------------------- */
 
 static int add_event(struct world *world, const char *kind, const char *text)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Without memory a command changes nothing: the Nth allocation fails, for N = 0, 1, ... until the command goes through. The allocating
- * functions of our own code are wrapped by the linker (tests/unit/local.mk).
+ * Without memory a command changes nothing: the Nth allocation fails, for N = 0, 1, ...
+ * until the command goes through. The allocating functions of our own code are wrapped by
+ * the linker (tests/unit/local.mk).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -99,7 +100,8 @@ static void begin(struct cluster_state *state)
     Drover__ClusterInit init = DROVER__CLUSTER_INIT__INIT;
     init.cluster_id = (char *)"memory";
     init.lease_ms = 5000;
-    init.ca_certificate_pem = init.ca_key_pem = (ProtobufCBinaryData){.data = pem, .len = 3};
+    init.ca_certificate_pem = init.ca_key_pem =
+        (ProtobufCBinaryData){.data = pem, .len = 3};
     init.first_host = &host;
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_CLUSTER_INIT;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Migrations: each way to end one, with each host alive, dead, or reset. VM 1 moves from host 1 to host 2; host 3 looks on. */
+/* Migrations: each way to end one, with each host alive, dead, or reset. VM 1 moves
+ * from host 1 to host 2; host 3 looks on. */
 #include <string.h>
 
 #include "tests/unit/cluster_world.h"
@@ -10,6 +11,7 @@
 #define STOPPED   DROVER__VM_WANTED__VM_WANTED_STOPPED
 #define BY_SOURCE DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE
 #define BY_TARGET DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET
+#define UNSURE DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE
 #define AFTER_TARGET_DIED                                                                \
     DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE_AFTER_TARGET_DIED
 
@@ -55,7 +57,7 @@ static void assert_vm(const struct world *world, uint64_t owner_id, uint64_t epo
     assert_int_equal(vm->migration != NULL, migrating);
 }
 
-/* ---- both alive ---------------------------------------------------------------------- */
+/* ---- both alive -------------------------------------------------------------------- */
 
 static void test_done_gives_the_vm_to_the_target(void **state)
 {
@@ -135,8 +137,8 @@ static void test_done_needs_a_target_that_was_ready(void **state)
     assert_done(world_migrated(world, 1));
 }
 
-static int say(struct world *world, uint64_t host_id, const char *run, uint64_t next_epoch,
-               const char *uri)
+static int say(struct world *world, uint64_t host_id, const char *run,
+               uint64_t next_epoch, const char *uri)
 {
     Drover__MigrationReady ready = DROVER__MIGRATION_READY__INIT;
     ready.vm_id = 1;
@@ -157,12 +159,14 @@ static void test_ready_is_for_this_target_and_epoch_only(void **state)
     assert_refused(say(world, 3, "run3", 2, "tcp:h:1"), DROVER_ECONFLICT);
     assert_refused(say(world, 2, "run2", 1, "tcp:h:1"), DROVER_ECONFLICT);
     assert_refused(say(world, 2, "run1", 2, "tcp:h:1"), DROVER_ECONFLICT);
-    static const char *const uris[] = {"", "h:1", "tcp:", "tcp:h", "tcp:h:0", "udp:h:1", "file:/x"};
+    static const char *const uris[] = {"",        "h:1",     "tcp:",   "tcp:h",
+                                       "tcp:h:0", "udp:h:1", "file:/x"};
     for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++) {
         assert_refused(say(world, 2, "run2", 2, uris[i]), DROVER_EBADINPUT);
     }
     assert_done(say(world, 2, "run2", 2, "rdma:h:1"));
-    assert_refused(say(world, 2, "run2", 2, "tcp:h:2"), DROVER_ECONFLICT); /* another VMM */
+    assert_refused(say(world, 2, "run2", 2, "tcp:h:2"),
+                   DROVER_ECONFLICT); /* another VMM */
 }
 
 static void test_owner_cannot_give_up_while_the_target_may_run(void **state)
@@ -230,7 +234,7 @@ static void test_neither_host_is_removed_meanwhile(void **state)
     assert_done(world_host_remove(world, 3));
 }
 
-/* ---- the source is lost -------------------------------------------------------------- */
+/* ---- the source is lost ------------------------------------------------------------ */
 
 static void test_dead_source_keeps_the_vm_until_the_target_speaks(void **state)
 {
@@ -278,7 +282,8 @@ static void test_source_that_died_and_came_back_unharmed_may_speak(void **state)
     begin_ready(world);
     assert_done(world_host_dead(world, 1, LEASE));
     assert_done(world_host_up(world, 1, "boot1", "run1"));
-    assert_done(world_abort(world, 1, BY_SOURCE)); /* its frozen VMM knows that it sent no go */
+    assert_done(
+        world_abort(world, 1, BY_SOURCE)); /* its frozen VMM knows that it sent no go */
     assert_vm(world, 1, 1, 2, false);
 }
 
@@ -292,7 +297,7 @@ static void test_source_reset_before_anything_was_sent_may_abort(void **state)
     assert_vm(world, 1, 1, 2, false);
 }
 
-/* ---- the target is lost -------------------------------------------------------------- */
+/* ---- the target is lost ------------------------------------------------------------ */
 
 static void test_source_goes_on_when_the_target_dies_before_the_go(void **state)
 {
@@ -324,7 +329,8 @@ static void test_target_that_was_reset_counts_as_lost(void **state)
     assert_done(world_host_up(world, 2, "boot2b", "run2b"));
     assert_true(world_vm(world, 1)->migration->target_dead);
     assert_refused(world_migrated(world, 1), DROVER_ECONFLICT);
-    assert_refused(world_abort(world, 1, BY_TARGET), DROVER_EWRONGSTATE); /* it can't know */
+    assert_refused(world_abort(world, 1, BY_TARGET),
+                   DROVER_EWRONGSTATE); /* it can't know */
     assert_done(world_abort(world, 1, AFTER_TARGET_DIED));
     assert_vm(world, 1, 3, 3, false);
 }
@@ -352,7 +358,34 @@ static void test_target_that_died_and_came_back_unharmed_may_say_done_first(void
     assert_refused(world_abort(world, 1, AFTER_TARGET_DIED), DROVER_ECONFLICT);
 }
 
-/* ---- both are lost ------------------------------------------------------------------- */
+static void test_target_whose_vmm_is_gone_leaves_it_to_the_source(void **state)
+{
+    struct world *world = *state;
+    begin_ready(world);
+    assert_done(world_abort(world, 1, UNSURE));
+    assert_true(world_vm(world, 1)->migration->target_dead);
+    assert_vm(world, 1, 1, 2, true);
+    assert_done(world_abort(world, 1, AFTER_TARGET_DIED));
+    assert_vm(world, 1, 3, 3, false);
+
+    assert_done(world_started(world, 1, 3, 1));
+    assert_done(world_begin(world, 1, 2)); /* nothing was sent yet: over at once */
+    assert_done(world_abort(world, 1, UNSURE));
+    assert_vm(world, 1, 3, 4, false);
+}
+
+static void test_unsure_target_of_a_dead_source_frees_the_vm(void **state)
+{
+    struct world *world = *state;
+    begin_ready(world);
+    assert_done(world_host_dead(world, 1, LEASE));
+    uint64_t proof_index = world->index;
+    assert_done(world_abort(world, 1, UNSURE));
+    assert_vm(world, 0, 3, 3, false);
+    assert_int_equal(world_vm(world, 1)->proof_index, proof_index);
+}
+
+/* ---- both are lost ----------------------------------------------------------------- */
 
 static void test_both_dead_frees_the_vm(void **state)
 {
@@ -400,7 +433,7 @@ static void test_source_reset_after_the_target_died_starts_anew(void **state)
     assert_vm(world, 1, 3, 3, false);
 }
 
-/* ---- VMs that are not set for HA ----------------------------------------------------- */
+/* ---- VMs that are not set for HA --------------------------------------------------- */
 
 static void test_silence_of_a_host_says_nothing_of_a_vm_that_is_never_frozen(void **state)
 {
@@ -436,7 +469,7 @@ static void test_vm_without_ha_stays_with_its_dead_host_when_both_die(void **sta
 
 int main(void)
 {
-#define ON_WORLD(test)  cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define ON_WORLD(test)   cmocka_unit_test_setup_teardown(test, setup, teardown)
 #define WITHOUT_HA(test) cmocka_unit_test_setup_teardown(test, setup_plain, teardown)
     const struct CMUnitTest tests[] = {
         ON_WORLD(test_done_gives_the_vm_to_the_target),
@@ -460,6 +493,8 @@ int main(void)
         ON_WORLD(test_target_that_was_reset_counts_as_lost),
         ON_WORLD(test_target_reset_before_anything_was_sent_may_start_again),
         ON_WORLD(test_target_that_died_and_came_back_unharmed_may_say_done_first),
+        ON_WORLD(test_target_whose_vmm_is_gone_leaves_it_to_the_source),
+        ON_WORLD(test_unsure_target_of_a_dead_source_frees_the_vm),
         ON_WORLD(test_both_dead_frees_the_vm),
         ON_WORLD(test_both_dead_the_other_way_round_frees_the_vm),
         ON_WORLD(test_target_reset_after_the_source_died_frees_the_vm),

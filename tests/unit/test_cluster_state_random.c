@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Thousands of random commands, sensible and senseless, on two states: both stay equal and valid, the right to run a VM
- * passes by the allowed ways only, and a snapshot gives the same state back. DROVER_TEST_SEED replays a run.
+ * Thousands of random commands, sensible and senseless, on two states: both stay equal
+ * and valid, the right to run a VM passes by the allowed ways only, and a snapshot gives
+ * the same state back. DROVER_TEST_SEED replays a run.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -23,9 +24,10 @@ struct right {
     uint64_t owner_id, epoch, epoch_high, proof_index;
 };
 
-/* ---- what must hold from one command to the next ------------------------------------- */
+/* ---- what must hold from one command to the next ----------------------------------- */
 
-static void remember(const Drover__ClusterState *view, struct right rights[], size_t *ret_ids)
+static void remember(const Drover__ClusterState *view, struct right rights[],
+                     size_t *ret_ids)
 {
     *ret_ids = view->next_vm_id;
     memset(rights, 0, (LIMIT_VMS + 1) * sizeof(*rights));
@@ -53,7 +55,8 @@ static void check_right(const struct right *before, const Drover__VmRecord *now,
                         what == DROVER__COMMAND__WHAT_HOST_UP ||
                         what == DROVER__COMMAND__WHAT_HOST_REMOVE;
         assert_true(by_word || by_proof);
-        assert_true(by_word || (now->proof_index != 0 && now->proof_index <= view->applied_index));
+        assert_true(by_word ||
+                    (now->proof_index != 0 && now->proof_index <= view->applied_index));
         return;
     }
     assert_true(now->epoch > before->epoch); /* the right passed */
@@ -77,7 +80,8 @@ static void begin(struct cluster_state *state)
     Drover__ClusterInit init = DROVER__CLUSTER_INIT__INIT;
     init.cluster_id = (char *)"random";
     init.lease_ms = 5000;
-    init.ca_certificate_pem = init.ca_key_pem = (ProtobufCBinaryData){.data = pem, .len = 3};
+    init.ca_certificate_pem = init.ca_key_pem =
+        (ProtobufCBinaryData){.data = pem, .len = 3};
     init.first_host = &host;
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_CLUSTER_INIT;
@@ -85,7 +89,8 @@ static void begin(struct cluster_state *state)
     CLEANUP(buffer_done) struct buffer encoded = {0};
     struct apply_result result;
     assert_int_equal(command_encode(&command, &encoded), 0);
-    assert_int_equal(cluster_state_apply(state, 1, encoded.data, encoded.size, &result), 0);
+    assert_int_equal(cluster_state_apply(state, 1, encoded.data, encoded.size, &result),
+                     0);
     assert_int_equal(result.error, 0);
 }
 
@@ -106,14 +111,16 @@ static void step(struct run *run, uint64_t index)
     int what = (int)scribe->command.what_case;
     run->encoded.size = 0;
     assert_int_equal(command_encode(&scribe->command, &run->encoded), 0);
-    if (scribe_below(scribe, 50) == 0 && run->encoded.size > 0) { /* a bad disk, or a bad member */
+    if (scribe_below(scribe, 50) == 0 &&
+        run->encoded.size > 0) { /* a bad disk, or a bad member */
         run->encoded.data[scribe_below(scribe, (unsigned)run->encoded.size)] ^=
             (uint8_t)(1u << scribe_below(scribe, 8));
         what = 0;
     }
     struct apply_result result, result_other;
-    assert_int_equal(
-        cluster_state_apply(run->one, index, run->encoded.data, run->encoded.size, &result), 0);
+    assert_int_equal(cluster_state_apply(run->one, index, run->encoded.data,
+                                         run->encoded.size, &result),
+                     0);
     assert_int_equal(cluster_state_apply(run->other, index, run->encoded.data,
                                          run->encoded.size, &result_other),
                      0);
@@ -142,7 +149,8 @@ static void reload(struct run *run)
     assert_memory_equal(run->saved.data, run->saved_other.data, run->saved.size);
     cluster_state_free(run->other);
     assert_int_equal(cluster_state_create(&run->other), 0);
-    assert_int_equal(cluster_state_load(run->other, run->saved.data, run->saved.size, &err), 0);
+    assert_int_equal(
+        cluster_state_load(run->other, run->saved.data, run->saved.size, &err), 0);
     save(run->other, &run->saved_other);
     assert_int_equal(run->saved.size, run->saved_other.size);
     assert_memory_equal(run->saved.data, run->saved_other.data, run->saved.size);

@@ -8,10 +8,10 @@
 
 #include "base/limits.h"
 
-#define RUNNING  DROVER__VM_WANTED__VM_WANTED_RUNNING
-#define STOPPED  DROVER__VM_WANTED__VM_WANTED_STOPPED
-#define PAUSED   DROVER__VM_WANTED__VM_WANTED_PAUSED
-#define KILLED   DROVER__VM_WANTED__VM_WANTED_KILLED
+#define RUNNING DROVER__VM_WANTED__VM_WANTED_RUNNING
+#define STOPPED DROVER__VM_WANTED__VM_WANTED_STOPPED
+#define PAUSED  DROVER__VM_WANTED__VM_WANTED_PAUSED
+#define KILLED  DROVER__VM_WANTED__VM_WANTED_KILLED
 
 static int setup(void **state)
 {
@@ -27,7 +27,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- VMs ----------------------------------------------------------------------------- */
+/* ---- VMs --------------------------------------------------------------------------- */
 
 static void test_vm_is_given_to_one_host_at_a_time(void **state)
 {
@@ -182,7 +182,7 @@ static void test_problem_is_told_once(void **state)
     assert_string_equal(world_vm(world, vm)->last_error, "");
 }
 
-/* ---- descriptions -------------------------------------------------------------------- */
+/* ---- descriptions ------------------------------------------------------------------ */
 
 static void test_names_and_writable_disks_belong_to_one_vm(void **state)
 {
@@ -266,7 +266,8 @@ static void test_bad_descriptions_are_refused(void **state)
     BAD(c.spec.kernel = (char *)"/boot/../vmlinuz");
     BAD(c.spec.firmware = (char *)"bios");
     BAD((c.spec.kernel = (char *)"", c.spec.firmware = (char *)"efi"));
-    BAD((c.spec.kernel = (char *)"", c.spec.firmware = (char *)"uefi", c.spec.cmdline = (char *)"x"));
+    BAD((c.spec.kernel = (char *)"", c.spec.firmware = (char *)"uefi",
+         c.spec.cmdline = (char *)"x"));
     BAD(c.spec.initrd = (char *)"initrd");
     BAD(c.spec.cmdline = long_text);
     BAD(c.spec.cmdline = (char *)"two\nlines");

@@ -46,7 +46,8 @@ static uint64_t choose(const struct world *world, uint64_t memory_mib, uint64_t 
 {
     struct leases leases = {.without_id = without_lease_id};
     struct placement_view view = {.usable = usable, .owner = &leases};
-    return placement_choose(world->state, &view, spec_of(memory_mib * MIB), except_id, err);
+    return placement_choose(world->state, &view, spec_of(memory_mib * MIB), except_id,
+                            err);
 }
 
 static void test_host_with_most_memory_left_is_chosen(void **state)
@@ -102,11 +103,14 @@ static void test_given_host_is_checked_with_the_reason(void **state)
     struct error err = {0};
     const Drover__VmSpec *spec = spec_of(128 * MIB);
     assert_int_equal(placement_check(world->state, &view, spec, 1, &err), 0);
-    assert_int_equal(placement_check(world->state, &view, spec, 2, &err), DROVER_EWRONGSTATE);
+    assert_int_equal(placement_check(world->state, &view, spec, 2, &err),
+                     DROVER_EWRONGSTATE);
     assert_non_null(strstr(err.text, "lease"));
-    assert_int_equal(placement_check(world->state, &view, spec, 9, &err), DROVER_EWRONGSTATE);
+    assert_int_equal(placement_check(world->state, &view, spec, 9, &err),
+                     DROVER_EWRONGSTATE);
     assert_done(world_host_drain(world, 3, true));
-    assert_int_equal(placement_check(world->state, &view, spec, 3, &err), DROVER_EWRONGSTATE);
+    assert_int_equal(placement_check(world->state, &view, spec, 3, &err),
+                     DROVER_EWRONGSTATE);
     assert_non_null(strstr(err.text, "drained"));
     assert_int_equal(placement_check(world->state, &view, spec_of(2048 * MIB), 1, &err),
                      DROVER_ENOCAPACITY);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The raft adapter on real folders: elections, restarts, snapshots, changes of voters. Disks: test_raft_node_disk.c. */
+/* The raft adapter on real folders: elections, restarts, snapshots, changes of voters.
+ * Disks: test_raft_node_disk.c. */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -41,8 +42,9 @@ static void test_command_that_the_state_refuses_tells_why(void **state)
     struct raft_cluster *cluster = *state;
     struct raft_peer *leader = raft_cluster_make(cluster, 1);
     struct raft_outcome outcome = {0};
-    assert_int_equal(raft_node_propose(leader->node, "\xff\xff\xff", 3, raft_outcome_take, &outcome),
-                     0);
+    assert_int_equal(
+        raft_node_propose(leader->node, "\xff\xff\xff", 3, raft_outcome_take, &outcome),
+        0);
     raft_cluster_wait(cluster, &outcome);
     assert_int_equal(outcome.error, 0);
     assert_int_equal(outcome.result.error, DROVER_EMALFORMED);
@@ -170,8 +172,10 @@ static void test_host_is_removed(void **state)
     struct raft_peer *leader = raft_cluster_make(cluster, 3);
     uint64_t gone_id = leader->id == 3 ? 2 : 3;
     struct raft_outcome first = {0}, second = {0}, unknown = {0};
-    assert_int_equal(raft_node_remove(leader->node, gone_id, raft_outcome_take, &first), 0);
-    assert_int_equal(raft_node_remove(leader->node, gone_id, raft_outcome_take, &second), -EBUSY);
+    assert_int_equal(raft_node_remove(leader->node, gone_id, raft_outcome_take, &first),
+                     0);
+    assert_int_equal(raft_node_remove(leader->node, gone_id, raft_outcome_take, &second),
+                     -EBUSY);
     raft_cluster_wait(cluster, &first);
     assert_int_equal(first.error, 0);
     assert_false(second.done);
@@ -199,11 +203,13 @@ static void test_voter_that_is_down_is_added_later(void **state)
     struct raft_cluster *cluster = *state;
     struct raft_peer *leader = raft_cluster_make(cluster, 1);
     struct raft_outcome outcome = {0};
-    assert_int_equal(raft_node_add_voter(leader->node, 2, "host2:7000", raft_outcome_take, &outcome),
-                     0);
+    assert_int_equal(
+        raft_node_add_voter(leader->node, 2, "host2:7000", raft_outcome_take, &outcome),
+        0);
     raft_cluster_run_ms(cluster, 300);
     assert_false(outcome.done);
-    raft_peer_propose_events(leader, 3); /* a host that can't be reached does not hold up the others */
+    raft_peer_propose_events(
+        leader, 3); /* a host that can't be reached does not hold up the others */
     raft_peer_up(cluster, 2, false);
     raft_cluster_wait(cluster, &outcome);
     assert_int_equal(outcome.error, 0);
@@ -218,7 +224,8 @@ static void test_leadership_is_handed_over(void **state)
     struct raft_outcome outcome = {0}, bad = {0};
     assert_int_equal(raft_node_transfer(leader->node, 77, raft_outcome_take, &bad),
                      DROVER_ENOTFOUND);
-    assert_int_equal(raft_node_transfer(leader->node, to_id, raft_outcome_take, &outcome), 0);
+    assert_int_equal(raft_node_transfer(leader->node, to_id, raft_outcome_take, &outcome),
+                     0);
     raft_cluster_wait(cluster, &outcome);
     assert_int_equal(outcome.error, 0);
     assert_int_equal(raft_cluster_leader(cluster, 0)->id, to_id);
@@ -242,6 +249,7 @@ int main(void)
         ON_CLUSTER(test_voter_that_is_down_is_added_later),
         ON_CLUSTER(test_leadership_is_handed_over),
     };
-    (void)signal(SIGPIPE, SIG_IGN); /* as droverd does: libuv writes to closed connections */
+    (void)signal(SIGPIPE,
+                 SIG_IGN); /* as droverd does: libuv writes to closed connections */
     return cmocka_run_group_tests_name("raft_node", tests, NULL, NULL);
 }

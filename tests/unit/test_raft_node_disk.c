@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The raft adapter on bad folders and on disks that are full, broken, or lose their host. */
+/* The raft adapter on bad folders and on disks that are full, broken, or lose their
+ * host. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -33,7 +34,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- bad folders --------------------------------------------------------------------- */
+/* ---- bad folders ------------------------------------------------------------------- */
 
 static void assert_does_not_start(struct raft_cluster *cluster, uint64_t id, int error,
                                   const char *word)
@@ -84,7 +85,8 @@ static void overwrite(const char *directory, const char *name, const char *conte
 static void test_foreign_files_are_told(void **state)
 {
     struct raft_cluster *cluster = *state;
-    overwrite(cluster->peers[0].directory, "metadata1", "this was written by something else ");
+    overwrite(cluster->peers[0].directory, "metadata1",
+              "this was written by something else ");
     struct error err = {0};
     assert_int_not_equal(raft_peer_try_up(cluster, 1, false, &err), 0);
     assert_non_null(strstr(err.text, cluster->peers[0].directory));
@@ -100,7 +102,7 @@ static void test_second_bootstrap_is_refused(void **state)
     assert_non_null(strstr(err.text, "has a cluster already"));
 }
 
-/* ---- disks that refuse --------------------------------------------------------------- */
+/* ---- disks that refuse ------------------------------------------------------------- */
 
 static bool has_failed(void *context)
 {
@@ -155,23 +157,27 @@ static void test_failed_write_halts_the_node_and_loses_nothing(void **state)
     assert_int_equal(leader->failure.code, -EIO);
     assert_non_null(strstr(leader->failure.text, leader->directory));
     assert_int_equal(raft_node_role(leader->node), RAFT_NODE_ROLE_UNAVAILABLE);
-    raft_cluster_run_ms(cluster, 6000); /* past the time at which libraft would have tried again */
+    raft_cluster_run_ms(cluster,
+                        6000); /* past the time at which libraft would have tried again */
 
     raft_peer_down(cluster, 1);
     raft_peer_up(cluster, 1, false);
     leader = raft_cluster_leader(cluster, 0);
     assert_int_equal(raft_peer_propose_event(leader, 10, &outcome), 0);
-    assert_true(cluster_state_view(leader->state)->n_events >= events_before + acknowledged + 1);
+    assert_true(cluster_state_view(leader->state)->n_events >=
+                events_before + acknowledged + 1);
 }
 
 /* In a child: the mount must not be seen by others. */
 static void full_tmpfs_child(void)
 {
-    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) {
+    if (unshare(CLONE_NEWNS) != 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) {
         _exit(77);
     }
     char root[] = "/tmp/drover-full-XXXXXX";
-    if (mkdtemp(root) == NULL || mount("tmpfs", root, "tmpfs", 0, "size=48m,mode=0700") != 0) {
+    if (mkdtemp(root) == NULL ||
+        mount("tmpfs", root, "tmpfs", 0, "size=48m,mode=0700") != 0) {
         _exit(77);
     }
     struct raft_cluster cluster;
@@ -263,7 +269,8 @@ static void test_vote_that_cannot_be_stored_halts_the_node(void **state)
     raft_cluster_run_ms(cluster, 1000);
     for (uint64_t id = 1; id <= 3; id++) { /* one of three is no majority */
         const struct raft_peer *peer = raft_peer_of(cluster, id);
-        assert_true(peer->node == NULL || raft_node_role(peer->node) != RAFT_NODE_ROLE_LEADER);
+        assert_true(peer->node == NULL ||
+                    raft_node_role(peer->node) != RAFT_NODE_ROLE_LEADER);
     }
     raft_peer_down(cluster, broken->id);
     swap_metadata(broken, false);
@@ -273,7 +280,7 @@ static void test_vote_that_cannot_be_stored_halts_the_node(void **state)
     raft_cluster_agree(cluster);
 }
 
-/* ---- kill -9 ------------------------------------------------------------------------- */
+/* ---- kill -9 ----------------------------------------------------------------------- */
 
 static void killed_child(const char *root, int report_fd)
 {
@@ -340,6 +347,7 @@ int main(void)
         ON_CLUSTER(test_vote_that_cannot_be_stored_halts_the_node),
         ON_CLUSTER(test_acknowledged_entries_survive_kill_9),
     };
-    (void)signal(SIGPIPE, SIG_IGN); /* as droverd does: libuv writes to closed connections */
+    (void)signal(SIGPIPE,
+                 SIG_IGN); /* as droverd does: libuv writes to closed connections */
     return cmocka_run_group_tests_name("raft_node_disk", tests, NULL, NULL);
 }
