@@ -16,6 +16,7 @@ consensus_libconsensus_a_SOURCES = \
 	consensus/raft_node.c consensus/raft_node.h \
 	consensus/raft_private.h \
 	consensus/raft_request.c \
+	consensus/raft_status.c \
 	consensus/raft_transport.c \
 	consensus/text.c \
 	consensus/vm_spec.c

@@ -68,6 +68,10 @@ check_PROGRAMS += tests/unit/test_cluster_state_migration
 tests_unit_test_cluster_state_migration_SOURCES = tests/unit/test_cluster_state_migration.c \
 	tests/unit/cluster_world.c tests/unit/cluster_world.h
 tests_unit_test_cluster_state_migration_LDADD = $(STATE_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_cluster_state_loss
+tests_unit_test_cluster_state_loss_SOURCES = tests/unit/test_cluster_state_loss.c \
+	tests/unit/cluster_world.c tests/unit/cluster_world.h
+tests_unit_test_cluster_state_loss_LDADD = $(STATE_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_cluster_state_random
 tests_unit_test_cluster_state_random_SOURCES = tests/unit/test_cluster_state_random.c \
 	tests/unit/cluster_scribe.c tests/unit/cluster_scribe.h
