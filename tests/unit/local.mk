@@ -188,6 +188,8 @@ tests_unit_test_api_http_SOURCES = tests/unit/test_api_http.c tests/unit/fake_ba
 	tests/unit/pki_fixture.h tests/unit/unit.h
 tests_unit_test_api_http_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(CURL_CFLAGS)
 tests_unit_test_api_http_LDADD = $(API_TEST_LIBS) $(CURL_LIBS)
+check_SCRIPTS += tests/unit/test_openapi
+EXTRA_DIST += tests/unit/test_openapi docs/api.md docs/openapi.yaml
 check_PROGRAMS += tests/unit/test_join_token
 tests_unit_test_join_token_SOURCES = tests/unit/test_join_token.c tests/unit/unit.h
 tests_unit_test_join_token_LDADD = node-agent/libagent.a proto/libproto.a base/libbase.a \
