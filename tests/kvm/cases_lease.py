@@ -26,20 +26,20 @@ def test_lease_starts_ends_and_thaws_in_place(folder):
         client = vm.client()
         watcher = vm.client()
         watcher.order(process.SUBSCRIBE, **IDS)
-        deadline = boottime_ns() + 700 * MS
+        deadline = boottime_ns() + 2000 * MS
         error, _, _ = client.lease(deadline, **IDS)
         assert error == 0
-        vm.wait_text("tick 2 ", 3)
-        wait_until(lambda: state(client) == process.FROZEN, 3, "frozen")
+        vm.wait_text("tick 1 ", 20)
+        wait_until(lambda: state(client) == process.FROZEN, 5, "frozen")
         frozen_at = boottime_ns()
         assert frozen_at >= deadline, "frozen too early"
-        assert frozen_at - deadline < 300 * MS, f"frozen {(frozen_at - deadline) / MS} ms late"
+        assert frozen_at - deadline < 1000 * MS, f"frozen {(frozen_at - deadline) / MS} ms late"
         before = vm.text()
         time.sleep(0.3)
         assert vm.text() == before, "it ran without a lease"
         assert client.lease(boottime_ns() + 60_000 * MS, **IDS)[0] == 0
         last = before.count("tick")
-        wait_until(lambda: vm.text().count("tick") > last + 3, 5, "it goes on")
+        wait_until(lambda: vm.text().count("tick") > last + 3, 20, "it goes on")
         assert vm.text().startswith(before) and "BACK" not in vm.text()
         states = []
         while process.FROZEN not in states[1:]:
@@ -53,11 +53,11 @@ def test_deadline_zero_freezes_at_once(folder):
     with Vmm(folder, guest("timer"), *OPTIONS) as vm:
         client = vm.client()
         client.lease(boottime_ns() + 60_000 * MS, **IDS)
-        vm.wait_text("tick 1 ", 3)
+        vm.wait_text("tick 1 ", 20)
         began = boottime_ns()
         assert client.lease(0, **IDS)[0] == 0
-        wait_until(lambda: state(client) == process.FROZEN, 2, "frozen")
-        assert boottime_ns() - began < 300 * MS
+        wait_until(lambda: state(client) == process.FROZEN, 10, "frozen")
+        assert boottime_ns() - began < 2000 * MS
 
 
 def test_an_earlier_deadline_is_ignored(folder):
@@ -75,17 +75,17 @@ def test_a_pause_outlives_freeze_and_thaw(folder):
     with Vmm(folder, guest("timer"), *OPTIONS) as vm:
         client = vm.client()
         client.lease(boottime_ns() + 60_000 * MS, **IDS)
-        vm.wait_text("tick 1 ", 3)
+        vm.wait_text("tick 1 ", 20)
         assert client.order(process.PAUSE, **IDS)[2][4] == process.PAUSED
         client.lease(0, **IDS)
-        wait_until(lambda: state(client) == process.FROZEN, 2, "frozen")
+        wait_until(lambda: state(client) == process.FROZEN, 10, "frozen")
         client.lease(boottime_ns() + 60_000 * MS, **IDS)
-        wait_until(lambda: state(client) == process.PAUSED, 2, "paused again")
+        wait_until(lambda: state(client) == process.PAUSED, 10, "paused again")
         before = vm.text()
         time.sleep(0.3)
         assert vm.text() == before
         client.order(process.RESUME, **IDS)
-        wait_until(lambda: vm.text() != before, 2, "ticks")
+        wait_until(lambda: vm.text() != before, 20, "ticks")
 
 
 def test_vcpus_stop_at_the_deadline_though_all_other_threads_stand(folder):
@@ -108,7 +108,7 @@ def test_vcpus_stop_at_the_deadline_though_all_other_threads_stand(folder):
         assert state(client) in (process.FROZEN, process.FREEZING)
         client.lease(boottime_ns() + 60_000 * MS, **IDS)
         before = vm.text()
-        wait_until(lambda: len(vm.text()) > len(before) + 20, 5, "it goes on")
+        wait_until(lambda: len(vm.text()) > len(before) + 20, 20, "it goes on")
         assert "LOST" not in vm.text()
 
 

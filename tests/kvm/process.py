@@ -172,7 +172,7 @@ class Vmm:
                 self.process.kill()
         self.process.communicate()
 
-    def ended(self, seconds=10):
+    def ended(self, seconds=30):
         """(exit status, what it said)."""
         out, err = self.process.communicate(timeout=seconds)
         return self.process.returncode, out + err
@@ -184,7 +184,7 @@ class Vmm:
         except FileNotFoundError:
             return ""
 
-    def wait_text(self, text, seconds=10):
+    def wait_text(self, text, seconds=20):
         wait_until(lambda: text in self.text(), seconds, f"{text!r} on the serial port")
 
     def client(self):
