@@ -73,7 +73,10 @@ static void move_wait(struct move *move)
         }
         (void)usleep(1000);
     }
-    assert_true(migration_state_final(move->left.state));
+    if (!migration_state_final(move->left.state)) {
+        fail_msg("the source is still in state %s, round %u",
+                 migration_state_name(move->left.state), move->left.round);
+    }
     /* A target to which nobody ever came still waits, as it should. */
     for (unsigned i = 0; i < 20000; i++) {
         migration_target_status(move->target, &move->arrived);
@@ -325,8 +328,12 @@ static void test_a_fault_at_each_receive_of_the_target(void **state)
     all_faults(FAULT_TARGET, false);
 }
 
-int main(void)
+/* Argument: a pattern of the tests to run. */
+int main(int argc, char **argv)
 {
+    if (argc > 1) {
+        cmocka_set_test_filter(argv[1]);
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_idle_guest_arrives_whole_and_zero_pages_are_not_sent),
         cmocka_unit_test(test_no_write_is_lost_under_load),
