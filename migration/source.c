@@ -182,8 +182,8 @@ static int greet(struct migration_source *source)
     }
     const uint8_t *payload;
     size_t size;
-    rv = source_expect(source, WIRE_ACCEPT, source_patience_ms(source), 0,
-                       "saying hello", &payload, &size);
+    rv = source_expect(source, WIRE_ACCEPT, source_patience_ms(source), 0, "saying hello",
+                       &payload, &size);
     if (rv != 0) {
         return rv;
     }

@@ -44,8 +44,7 @@ struct migration_target {
     struct error err; /* why the guest will not run here */
 };
 
-/* ---- hello
- * ------------------------------------------------------------------------------- */
+/* ---- hello ------------------------------------------------------------------------- */
 
 static int compare(struct migration_target *target, const struct wire_hello *hello)
 {
@@ -153,8 +152,7 @@ static int wait_for_source(struct migration_target *target)
     return target->err.code;
 }
 
-/* ---- memory and state
- * ---------------------------------------------------------------------- */
+/* ---- memory and state -------------------------------------------------------------- */
 
 static int round_end(struct migration_target *target, const uint8_t *payload, size_t size)
 {
@@ -239,8 +237,7 @@ static int receive(struct migration_target *target)
     }
 }
 
-/* ---- the decision
- * --------------------------------------------------------------------------- */
+/* ---- the decision ------------------------------------------------------------------ */
 
 static int wait_for_go(struct migration_target *target, struct wire_go *ret_go,
                        uint64_t *ret_received_ns)

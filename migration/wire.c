@@ -14,8 +14,7 @@
 
 static_assert(WIRE_PAYLOAD_BYTES_MAX > WIRE_CONFIG_BYTES_MAX + 256, "HELLO fits");
 
-/* ---- writing: the first error sticks
- * ----------------------------------------------------- */
+/* ---- writing: the first error sticks ----------------------------------------------- */
 
 struct writer {
     struct buffer payload;
@@ -64,8 +63,7 @@ static int writer_close(struct writer *writer, struct buffer *out)
     return rv;
 }
 
-/* ---- reading: reads past the end give zeros, and `bad`
- * ------------------------------------ */
+/* ---- reading: reads past the end give zeros, and `bad` ----------------------------- */
 
 struct reader {
     const uint8_t *at;

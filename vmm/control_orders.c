@@ -145,9 +145,10 @@ static int order_pause(struct vm *vm, vm_quiet_handler quiet, void *owner, bool 
     return 0;
 }
 
-static int order_quit(struct vm *vm, vm_quiet_handler quiet, void *owner, bool *ret_wait,
-                      struct error *err)
+static int order_quit(struct vm *vm, struct migrate *migrate, vm_quiet_handler quiet,
+                      void *owner, bool *ret_wait, struct error *err)
 {
+    migrate_quit(migrate);
     vm_quit(vm);
     int result = vm_hold_set(vm, VM_HOLD_SHUTDOWN, quiet, owner);
     if (result < 0) {
@@ -211,7 +212,7 @@ int control_order(struct vm *vm, struct migrate *migrate,
     case DROVER__CONTROL_REQUEST__ORDER_PAUSE:
         return order_pause(vm, quiet, owner, ret_wait, err);
     case DROVER__CONTROL_REQUEST__ORDER_QUIT:
-        return order_quit(vm, quiet, owner, ret_wait, err);
+        return order_quit(vm, migrate, quiet, owner, ret_wait, err);
     default:
         return order_simple(vm, migrate, request, err);
     }

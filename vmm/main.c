@@ -79,6 +79,7 @@ static void vm_changed(struct vm *vm, void *owner)
 static void person_quits(void *owner)
 {
     struct program *program = owner;
+    migrate_quit(program->migrate);
     vm_quit(program->vm);
 }
 
@@ -90,6 +91,7 @@ static void signalled(void *owner, uint32_t epoll_events)
     if (read(program->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         log_notice(&program->log, "signal %u: switching off vm=%s", info.ssi_signo,
                    program->options.name);
+        migrate_quit(program->migrate);
         vm_quit(program->vm);
     }
 }

@@ -113,12 +113,12 @@ static void log_end(struct migrate *migrate, const char *what,
                    figures->predicted_downtime_us, figures->bytes_sent, figures->rounds);
         if (migrate->source != NULL) {
             log_notice(vm_log(migrate->vm),
-                     "the pause, in us vm=%s drained=%" PRIu64 " pages=%" PRIu64
-                     " saved=%" PRIu64 " released=%" PRIu64 " ready=%" PRIu64
-                     " entered=%" PRIu64,
-                     name, figures->pause.drained_us, figures->pause.pages_us,
-                     figures->pause.saved_us, figures->pause.released_us,
-                     figures->pause.ready_us, figures->pause.entered_us);
+                       "the pause, in us vm=%s drained=%" PRIu64 " pages=%" PRIu64
+                       " saved=%" PRIu64 " released=%" PRIu64 " ready=%" PRIu64
+                       " entered=%" PRIu64,
+                       name, figures->pause.drained_us, figures->pause.pages_us,
+                       figures->pause.saved_us, figures->pause.released_us,
+                       figures->pause.ready_us, figures->pause.entered_us);
         }
     } else {
         log_warn(vm_log(migrate->vm), "%s vm=%s state=%s why=%s", what, name,
@@ -126,8 +126,7 @@ static void log_end(struct migrate *migrate, const char *what,
     }
 }
 
-/* ---- arriving
- * ------------------------------------------------------------------------------- */
+/* ---- arriving ---------------------------------------------------------------------- */
 
 /* Engine's thread. */
 static void target_changed(void *owner)
@@ -174,8 +173,15 @@ int migrate_incoming(struct migrate *migrate, const char *uri, struct error *err
     return 0;
 }
 
-/* ---- leaving
- * -------------------------------------------------------------------------------- */
+void migrate_quit(struct migrate *migrate)
+{
+    if (migrate != NULL && migrate->target != NULL &&
+        migration_target_abandon(migrate->target) == 0) {
+        vm_end(migrate->vm, true, "stopped by order before a guest arrived");
+    }
+}
+
+/* ---- leaving ----------------------------------------------------------------------- */
 
 /* Engine's thread. */
 static void source_changed(void *owner)

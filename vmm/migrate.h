@@ -45,6 +45,11 @@ int migrate_incoming(struct migrate *migrate, const char *uri, struct error *err
  */
 int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtime_ms,
                   uint32_t deadline_s, struct error *err);
+/*
+ * Before vm_quit(): an arrival that is not decided yet is decided for never, and the VM is FAILED then: who sees that
+ * knows that the guest did not arrive, and that the source may be told so. NULL is fine.
+ */
+void migrate_quit(struct migrate *migrate);
 int migrate_cancel(struct migrate *migrate, struct error *err);
 int migrate_reclaim(struct migrate *migrate, struct error *err);
 /* Nothing was ever under way: engine.state is MIGRATION_STATE_NONE. */

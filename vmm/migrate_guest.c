@@ -43,8 +43,7 @@ static struct vm *vm_of(struct migration_guest *guest)
     return self_of(guest)->vm;
 }
 
-/* ---- both sides
- * ---------------------------------------------------------------------------- */
+/* ---- both sides -------------------------------------------------------------------- */
 
 static unsigned region_count(struct migration_guest *guest)
 {
@@ -97,8 +96,7 @@ static int config_save(struct migration_guest *guest, struct buffer *out)
     return rv;
 }
 
-/* ---- source
- * --------------------------------------------------------------------------------- */
+/* ---- source ------------------------------------------------------------------------ */
 
 static int populated(struct migration_guest *guest, unsigned index, uint64_t from,
                      uint64_t *ret_start, uint64_t *ret_end)
@@ -216,8 +214,7 @@ static void go_on(struct migration_guest *guest)
     vm_hold_clear(vm, VM_HOLD_HANDOVER);
 }
 
-/* ---- target
- * --------------------------------------------------------------------------------- */
+/* ---- target ------------------------------------------------------------------------ */
 
 static int machines_compare(const Drover__MachineConfig *theirs,
                             const Drover__MachineConfig *ours, struct error *err)

@@ -21,7 +21,7 @@ static void print_field(const char *name, uint64_t value)
     print_number(value);
 }
 
-/* ---- pages ------------------------------------------------------------------------------------------ */
+/* ---- pages ------------------------------------------------------------------------- */
 
 static volatile uint32_t *page_at(uint32_t page)
 {

@@ -100,8 +100,7 @@ static void *writer_main(void *owner)
     return NULL;
 }
 
-/* ---- operations
- * -------------------------------------------------------------------------- */
+/* ---- operations -------------------------------------------------------------------- */
 
 static unsigned region_count(struct migration_guest *guest)
 {

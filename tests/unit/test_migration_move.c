@@ -137,8 +137,7 @@ static void assert_runs_unharmed_on_exactly_one_side(struct move *move)
     assert_int_equal(fake_guest_wrong_pages(runner), 0);
 }
 
-/* ---- without faults
- * ------------------------------------------------------------------------ */
+/* ---- without faults ---------------------------------------------------------------- */
 
 static void test_an_idle_guest_arrives_whole_and_zero_pages_are_not_sent(void **state)
 {
@@ -195,8 +194,7 @@ test_a_guest_that_writes_too_fast_is_not_harmed_and_the_reason_is_given(void **s
     move_end(&move);
 }
 
-/* ---- refusals before the go
- * ------------------------------------------------------------------ */
+/* ---- refusals before the go -------------------------------------------------------- */
 
 static void assert_fails_with(struct move *move, const char *text)
 {
@@ -256,8 +254,7 @@ static void test_io_that_never_ends_fails_the_move_and_not_the_guest(void **stat
     move_end(&move);
 }
 
-/* ---- one fault at each message
- * ------------------------------------------------------------- */
+/* ---- one fault at each message ----------------------------------------------------- */
 
 static void cancel_source(void *owner)
 {

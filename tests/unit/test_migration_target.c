@@ -191,8 +191,7 @@ static void send_extent(struct play *play, struct extent *extent, uint8_t byte)
     (void)stream_out_flush(&play->out); /* the target may have hung up by then */
 }
 
-/* ---- who may connect
- * ----------------------------------------------------------------------- */
+/* ---- who may connect --------------------------------------------------------------- */
 
 static void
 test_another_vm_is_refused_by_name_and_the_right_one_still_gets_in(void **state)
@@ -260,8 +259,7 @@ static void test_a_stranger_who_says_nothing_or_garbage_does_no_harm(void **stat
     accepted(play);
 }
 
-/* ---- memory
- * ---------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------ */
 
 static void test_pages_beyond_the_end_are_refused_and_nothing_is_written(void **state)
 {
@@ -352,8 +350,7 @@ static void test_last_pages_without_a_checksum_end_the_move(void **state)
     assert_ends(*state, MIGRATION_STATE_FAILED);
 }
 
-/* ---- out of turn
- * -------------------------------------------------------------------------------- */
+/* ---- out of turn ------------------------------------------------------------------- */
 
 static void test_a_state_before_the_handover_is_refused(void **state)
 {
@@ -383,8 +380,7 @@ static void test_a_source_that_falls_silent_is_noticed(void **state)
                     play->times.idle_ms * 5);
 }
 
-/* ---- the decision
- * -------------------------------------------------------------------------------- */
+/* ---- the decision ------------------------------------------------------------------ */
 
 static void test_a_go_in_time_is_obeyed(void **state)
 {
