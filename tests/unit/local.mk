@@ -118,8 +118,13 @@ check_PROGRAMS += tests/unit/test_virtio_queue
 tests_unit_test_virtio_queue_SOURCES = tests/unit/test_virtio_queue.c $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_queue_LDADD = $(VIRTIO_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_virtio_block
-tests_unit_test_virtio_block_SOURCES = tests/unit/test_virtio_block.c $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_block_SOURCES = tests/unit/test_virtio_block.c tests/unit/block_driver.c \
+	tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_block_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_block_state
+tests_unit_test_virtio_block_state_SOURCES = tests/unit/test_virtio_block_state.c \
+	tests/unit/block_driver.c tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_block_state_LDADD = $(VIRTIO_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_virtio_disk
 tests_unit_test_virtio_disk_SOURCES = tests/unit/test_virtio_disk.c $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_disk_LDADD = $(VIRTIO_TEST_LIBS)

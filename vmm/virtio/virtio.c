@@ -19,13 +19,6 @@ enum { CONFIG_ISR_BIT = 2, QUEUE_ISR_BIT = 1 };
 
 /* ---- what the I/O loop does ----------------------------------------------- */
 
-static void resume_if_wanted(struct virtio_device *virtio)
-{
-    if (atomic_exchange(&virtio->resume_wanted, false) && virtio->ops->resume != NULL) {
-        virtio->ops->resume(virtio);
-    }
-}
-
 static void queue_kicked(void *owner, uint32_t epoll_events)
 {
     struct virtio_queue *queue = owner;
@@ -37,7 +30,6 @@ static void queue_kicked(void *owner, uint32_t epoll_events)
                 sizeof(count)); /* empty is fine: then it was spurious */
     pthread_mutex_lock(&virtio->lock);
     if (virtio_running(virtio)) {
-        resume_if_wanted(virtio);
         virtio->ops->queue_run(virtio, queue->index);
     }
     pthread_mutex_unlock(&virtio->lock);
@@ -52,10 +44,7 @@ static void kick_all(struct virtio_device *virtio)
 
 static void retry(void *owner)
 {
-    struct virtio_device *virtio = owner;
-
-    atomic_store(&virtio->resume_wanted, true);
-    kick_all(virtio);
+    kick_all(owner);
 }
 
 /* Runs as the I/O loop's first work for this device: sources may be added on the loop's
@@ -172,7 +161,6 @@ void virtio_io_start(struct device *device)
     struct virtio_device *virtio = (struct virtio_device *)device;
 
     atomic_store(&virtio->stopped, false);
-    atomic_store(&virtio->resume_wanted, true);
     kick_all(virtio);
 }
 

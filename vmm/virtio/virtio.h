@@ -69,9 +69,6 @@ struct virtio_ops {
     /* On the I/O loop, once, before anything else of the above runs there: adds event
      * sources. May be NULL. */
     int (*attach)(struct virtio_device *virtio);
-    /* On the I/O loop, after io_start or a reset, before the queues are looked at. May be
-     * NULL. */
-    void (*resume)(struct virtio_device *virtio);
 };
 
 struct virtio_queue {
@@ -90,8 +87,7 @@ struct virtio_device {
     struct virtio_pci pci;
     pthread_mutex_t lock;
     atomic_bool stopped; /* io_stop is in force */
-    atomic_bool resume_wanted;
-    uint64_t features; /* offered */
+    uint64_t features;   /* offered */
     uint64_t driver_features;
     uint32_t device_feature_select, driver_feature_select;
     uint16_t queue_select;
