@@ -193,6 +193,9 @@ tests_unit_test_api_http_SOURCES = tests/unit/test_api_http.c tests/unit/fake_ba
 	tests/unit/pki_fixture.h tests/unit/unit.h
 tests_unit_test_api_http_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(CURL_CFLAGS)
 tests_unit_test_api_http_LDADD = $(API_TEST_LIBS) $(CURL_LIBS)
+check_PROGRAMS += tests/unit/test_tap
+tests_unit_test_tap_SOURCES = tests/unit/test_tap.c tests/unit/unit.h
+tests_unit_test_tap_LDADD = node-agent/libagent.a base/libbase.a $(UNIT_LIBS)
 check_SCRIPTS += tests/unit/test_openapi
 EXTRA_DIST += tests/unit/test_openapi docs/api.md docs/openapi.yaml
 check_PROGRAMS += tests/unit/test_join_token
