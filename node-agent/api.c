@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/limits.h"
+#include "node-agent/api_console.h"
 #include "node-agent/api_core.h"
 #include "node-agent/api_internal.h"
 
@@ -39,6 +40,8 @@ struct session {
 };
 
 struct api {
+    const struct api_console_ops *console; /* first: api_console.h */
+    struct api_console_ops console_ops;
     struct lws_context *context;
     struct api_core *core;
     struct lws_vhost *unix_vhost;
@@ -248,9 +251,11 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
     struct session *session = user;
     switch (reason) {
     case LWS_CALLBACK_OPENSSL_PERFORM_CLIENT_CERT_VERIFICATION:
-        /* libwebsockets takes our word in place of OpenSSL's, which is `size`: 0 would let
-         * every certificate pass. */
+        /* libwebsockets takes our word in place of OpenSSL's, which is `size`: 0 would
+         * let every certificate pass. */
         return size == 1 ? 0 : 1;
+    case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION:
+        return -1; /* a WebSocket without a subprotocol of ours */
     case LWS_CALLBACK_HTTP:
         begin(session, wsi);
         return 0;
@@ -280,8 +285,17 @@ static const struct lws_protocols protocols[] = {
     {.name = "http",
      .callback = on_http,
      .per_session_data_size = sizeof(struct session)},
+    {.name = API_CONSOLE_PROTOCOL,
+     .callback = api_console_callback,
+     .per_session_data_size = API_CONSOLE_SESSION_SIZE},
     {0},
 };
+
+static int find_console(void *owner, const char *path, char *ret_socket_path, size_t size,
+                        struct error *err)
+{
+    return api_core_console(owner, path, ret_socket_path, size, err);
+}
 
 static int listen_unix(struct api *api, const char *path, struct error *err)
 {
@@ -331,6 +345,8 @@ int api_create(const struct api_config *config, struct api **ret_api, struct err
                          "can't start the HTTP server: install libwebsockets-evlib-uv");
     }
     int rv = api_core_create(config->loop, config->backend, config->owner, &api->core);
+    api->console_ops = (struct api_console_ops){config->loop, find_console, api->core};
+    api->console = &api->console_ops;
     rv = rv != 0 ? error_set(err, rv, "out of memory")
                  : listen_unix(api, config->socket_path, err);
     if (rv != 0) {

@@ -50,7 +50,8 @@ void api_core_free(struct api_core *core);
 /* {"error": ...} as text, with the status of the code. Free the text. */
 char *api_error_text(int error, const char *text, unsigned *ret_status);
 
-/* Of what `vm` runs where, for the console: DROVER_ENOTFOUND and the like in `err`. */
+/* The serial socket behind the path of a console ("/api/v1/vms/NAME/console"). Only on
+ * the VM's own host: DROVER_ECONFLICT elsewhere, with the address to ask in `err`. */
 int api_core_console(struct api_core *core, const char *path, char *ret_socket_path,
                      size_t size, struct error *err);
 

@@ -122,6 +122,7 @@ void api_vm_delete(struct api_call *call);
 void api_vm_wanted(struct api_call *call);
 void api_vm_migrate(struct api_call *call);
 void api_vm_cancel(struct api_call *call);
+void api_vm_console(struct api_call *call);
 void api_event_list(struct api_call *call);
 
 /* Answers with how the VM or host call->subject_id stands now; fits `then`. */

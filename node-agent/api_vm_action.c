@@ -211,3 +211,55 @@ void api_vm_cancel(struct api_call *call)
     command.migration_cancel = &cancel;
     api_propose(call, &command, answer_202);
 }
+
+/* ---- console
+ * --------------------------------------------------------------------------------- */
+
+void api_vm_console(struct api_call *call)
+{
+    api_fail(call, DROVER_EBADINPUT,
+             "a console is a WebSocket: ask with Upgrade, subprotocol drover-console");
+}
+
+int api_core_console(struct api_core *core, const char *path, char *ret_socket_path,
+                     size_t size, struct error *err)
+{
+    struct api_call call = {.core = core, .method = "GET"};
+    struct api_self self = {0};
+    if (strlen(path) >= sizeof(call.path)) {
+        return error_set(err, DROVER_EBADINPUT, "the path is too long");
+    }
+    memcpy(call.path, path, strlen(path) + 1);
+    int rv = api_route_cut(&call, err);
+    if (rv != 0) {
+        return rv;
+    }
+    const struct api_route *route = api_route_find(&call, err);
+    if (route == NULL || route->handle != api_vm_console) {
+        return error_set(err, DROVER_ENOTFOUND,
+                         "no console here: docs/api.md lists all paths");
+    }
+    const struct cluster_state *state = api_state(&call);
+    const Drover__VmRecord *vm = cluster_state_vm_by_name(state, call.segments[1]);
+    if (vm == NULL) {
+        return error_set(err, DROVER_ENOTFOUND, "no such VM: 'drover vm list' shows all");
+    }
+    core->backend->self(core->owner, &self);
+    const Drover__HostRecord *owner = cluster_state_host(state, vm->owner_host_id);
+    if (owner == NULL) {
+        return error_set(err, DROVER_EWRONGSTATE, "VM '%s' runs nowhere: start it first",
+                         vm->spec->name);
+    }
+    if (owner->host_id != self.host_id) {
+        return error_set(err, DROVER_ECONFLICT,
+                         "VM '%s' is on host '%s': ask that one, at %s", vm->spec->name,
+                         owner->name, owner->api_address);
+    }
+    rv = core->backend->serial_path(core->owner, vm->vm_id, vm->epoch, ret_socket_path,
+                                    size);
+    if (rv != 0) {
+        return error_set(err, DROVER_EWRONGSTATE, "VM '%s' is not running yet: try again",
+                         vm->spec->name);
+    }
+    return 0;
+}

@@ -15,6 +15,7 @@ node_agent_libagent_a_SOURCES += node-agent/propose.c node-agent/propose.h
 node_agent_libagent_a_SOURCES += node-agent/api.c
 node_agent_libagent_a_SOURCES += node-agent/api_core.c node-agent/api_core.h node-agent/api_internal.h node-agent/api.h
 node_agent_libagent_a_SOURCES += node-agent/api_cluster.c
+node_agent_libagent_a_SOURCES += node-agent/api_console.c node-agent/api_console.h
 node_agent_libagent_a_SOURCES += node-agent/api_event.c
 node_agent_libagent_a_SOURCES += node-agent/api_node.c
 node_agent_libagent_a_SOURCES += node-agent/api_route.c
