@@ -22,6 +22,7 @@ void keeper_policy_lease(struct keeper_policy *policy, uint64_t deadline_ms)
 {
     if (deadline_ms > policy->deadline_ms) {
         policy->deadline_ms = deadline_ms;
+        policy->renewed = true;
         policy->asking = false; /* what was frozen may be thawed now */
         policy->all_frozen = false;
     }
@@ -41,7 +42,8 @@ enum keeper_step keeper_policy_next(const struct keeper_policy *policy, uint64_t
         policy->ever_fed ? until(policy->fed_ms, policy->feed_ms, now_ms) : 0;
     *ret_wait_ms = 0;
     if (now_ms + policy->lead_ms < policy->deadline_ms) {
-        if (feed_due_ms == 0) {
+        if (feed_due_ms == 0 ||
+            policy->renewed) { /* at once: the time for it may be short */
             return KEEPER_STEP_FEED;
         }
         *ret_wait_ms = feed_due_ms;
@@ -67,6 +69,7 @@ void keeper_policy_fed(struct keeper_policy *policy, uint64_t now_ms)
 {
     policy->fed_ms = now_ms;
     policy->ever_fed = true;
+    policy->renewed = false;
     policy->asking = false;
     policy->all_frozen = false;
 }

@@ -26,6 +26,7 @@ struct keeper_policy {
     uint64_t asked_ms;    /* start of the last round */
     uint64_t round;       /* number of the last round; 0: none yet */
     bool ever_fed, asking, all_frozen;
+    bool renewed; /* a new lease came since the last feed */
 };
 
 enum keeper_step {

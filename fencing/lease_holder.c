@@ -20,7 +20,10 @@ void lease_holder_init(struct lease_holder *holder, const struct timing *timing,
 {
     *holder = (struct lease_holder){
         .holder_ms = timing->holder_ms,
-        .lead_ms = timing_feed_lead_ms(timing->watchdog_ms, timing->watchdog_ms),
+        /* Time for the keeper to hear of it and to feed, before it must ask the VMMs
+           first. */
+        .lead_ms = timing_feed_lead_ms(timing->watchdog_ms, timing->watchdog_ms) +
+                   timing->feed_ms,
         .last_sequence = (uint64_t)spread(incarnation) << 32,
     };
     CHECK(holder->lead_ms < holder->holder_ms);

@@ -130,4 +130,5 @@ void sim_keeper_lease(struct sim *sim, unsigned host, uint64_t deadline_ns)
     }
     sim_trace(sim, "h%u lease until local %" PRIu64, host, deadline_ms);
     keeper_policy_lease(&sim->hosts[host].keeper, deadline_ms);
+    plan(sim, host, sim->now_ms);
 }
