@@ -145,6 +145,8 @@ enum sim_mutation {
     SIM_MUTATION_LONG_HOLD,
     SIM_MUTATION_DRIFT,
     SIM_MUTATION_SURE_TARGET,
+    SIM_MUTATION_NO_FREEZE,
+    SIM_MUTATION_NO_LEAD_TIME,
     SIM_MUTATION_COUNT,
 };
 
@@ -250,6 +252,8 @@ void sim_keeper_lease(struct sim *sim, unsigned host, uint64_t deadline_ns);
 void sim_power_off(struct sim *sim, unsigned host, const char *why);
 void sim_power_on(struct sim *sim, unsigned host);
 void sim_fault(struct sim *sim);
+/* A VMM is killed, or its agent, some ms from now: for the narrow moments of a move. */
+void sim_fault_near(struct sim *sim, const struct sim_vmm *vmm);
 void sim_user_action(struct sim *sim);
 void sim_user_done(struct sim *sim, uint64_t user, int error, uint64_t index,
                    uint64_t result_id);

@@ -414,6 +414,9 @@ static void follow_role(struct sim *sim, struct sim_host *host)
         host->led_term = term;
         sim_trace(sim, "h%u leads term %" PRIu64, host->index, term);
         controller_lead(host->controller, term, local_ms);
+        if (sim->mutation == SIM_MUTATION_NO_NEW_LEADER_WAIT) {
+            (void)controller_tick(host->controller, host->view, local_ms);
+        }
     }
 }
 
@@ -458,7 +461,9 @@ void sim_agent_start(struct sim *sim, unsigned host_index)
         .incarnation = host->incarnation,
         .memory_bytes = UINT64_C(64) << 30,
         .cpus = 8,
-        .watchdog_ms = sim->timing.watchdog_ms,
+        .watchdog_ms = sim->mutation == SIM_MUTATION_NO_WATCHDOG_WAIT
+                           ? 100
+                           : sim->timing.watchdog_ms,
         .version = "0.1.0",
     };
     CHECK(host_core_create(&sim->host_timing, &identity, &core_ops, host, &host->core) ==

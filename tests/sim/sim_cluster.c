@@ -109,7 +109,7 @@ static void mutate(struct sim *sim)
         break;
     case SIM_MUTATION_DRIFT:
         for (unsigned i = 0; i < sim->host_count; i++) {
-            sim->hosts[i].ppm *= 50;
+            sim->hosts[i].ppm *= 80;
         }
         break;
     default:
@@ -226,6 +226,8 @@ static const char *const mutation_names[SIM_MUTATION_COUNT] = {
     [SIM_MUTATION_LONG_HOLD] = "long-hold",
     [SIM_MUTATION_DRIFT] = "drift",
     [SIM_MUTATION_SURE_TARGET] = "sure-target",
+    [SIM_MUTATION_NO_FREEZE] = "no-freeze",
+    [SIM_MUTATION_NO_LEAD_TIME] = "no-lead-time",
 };
 
 struct options {

@@ -73,6 +73,14 @@ static void on_answers(struct sim *sim, struct sim_event *event)
     plan(sim, event->host, sim->now_ms);
 }
 
+/* The feed after this one would have to ask: a stall here is the worst. */
+static bool last_chance(const struct sim *sim, const struct sim_host *host)
+{
+    const struct keeper_policy *keeper = &host->keeper;
+    uint64_t ask_ms = sim_local_ms(sim, host->index) + keeper->lead_ms;
+    return ask_ms < keeper->deadline_ms && ask_ms + keeper->feed_ms >= keeper->deadline_ms;
+}
+
 static void on_keeper(struct sim *sim, struct sim_event *event)
 {
     unsigned index = event->host;
@@ -84,7 +92,7 @@ static void on_keeper(struct sim *sim, struct sim_event *event)
     switch (keeper_policy_next(&host->keeper, sim_local_ms(sim, index), &wait_ms)) {
     case KEEPER_STEP_FEED:
         /* At times it is stalled between its look at the clock and its feed. */
-        if (!sim->healed && sim_random(sim, 200) == 0) {
+        if (!sim->healed && sim_random(sim, 1000) < (last_chance(sim, host) ? 300 : 2)) {
             host->keeper_hurt_ms = sim->now_ms;
             (void)sim_at_host(
                 sim, sim->now_ms + sim_random(sim, sim->timing.watchdog_ms + 200),
@@ -118,6 +126,9 @@ void sim_keeper_start(struct sim *sim, unsigned host)
 {
     struct sim_host *at = &sim->hosts[host];
     keeper_policy_init(&at->keeper, sim->timing.watchdog_ms, sim->timing.watchdog_ms);
+    if (sim->mutation == SIM_MUTATION_NO_LEAD_TIME) {
+        at->keeper.lead_ms = 0;
+    }
     feed(sim, host); /* opening the device arms it */
     plan(sim, host, sim->now_ms);
 }

@@ -104,6 +104,7 @@ static void source_hears(struct sim *sim, struct sim_vmm *vmm, enum word word)
             vmm->move.go_sent = true;
             send(sim, vmm, WORD_GO);
             sim_vmm_send_status(sim, vmm);
+            sim_fault_near(sim, vmm);
         }
         break;
     case WORD_DONE:
@@ -134,6 +135,7 @@ static void source_step(struct sim *sim, struct sim_vmm *vmm)
         sim->now_ms >= vmm->move.precopy_until_ms) {
         vmm->handover = true;
         send(sim, vmm, WORD_LAST);
+        sim_fault_near(sim, vmm);
         move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER);
     }
 }
@@ -164,6 +166,7 @@ static void target_hears(struct sim *sim, struct sim_vmm *vmm,
         sim->moves++;
         send(sim, vmm, WORD_DONE);
         move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+        sim_fault_near(sim, vmm);
         break;
     case WORD_CLOSED:
         target_never(sim, vmm);

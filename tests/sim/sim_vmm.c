@@ -18,7 +18,8 @@
 
 static bool lease_over(const struct sim *sim, const struct sim_vmm *vmm)
 {
-    return vmm->ha && sim_local_ms(sim, vmm->host) >= vmm->deadline_ms;
+    uint64_t late_ms = sim->mutation == SIM_MUTATION_NO_FREEZE ? 15000 : 0;
+    return vmm->ha && sim_local_ms(sim, vmm->host) >= vmm->deadline_ms + late_ms;
 }
 
 static bool freeze_confirmed(const struct sim *sim, const struct sim_vmm *vmm)
@@ -317,7 +318,7 @@ static void take_lease(struct sim *sim, struct sim_vmm *vmm, uint64_t deadline_n
     if (!hung) {
         /* At times its I/O will hang at the next deadline. */
         vmm->freeze_ms = 1 + sim_random(sim, 40);
-        if (!sim->healed && sim_chance(sim, 3)) {
+        if (!sim->healed && sim_chance(sim, 10)) {
             vmm->freeze_ms = 500 + sim_random(sim, 20000);
         }
     }

@@ -124,7 +124,9 @@ static void vmm_crash(struct sim *sim)
     for (unsigned i = 0; i < SIM_VMMS_MAX && vmm->life == 0; i++) {
         vmm = &sim->vmms[i];
     }
-    if (vmm->life != 0 && !sim_host_stalled(sim, vmm->host)) {
+    bool hangs =
+        sim_vmm_run_state(sim, vmm) == DROVER__VM_RUN_STATE__VM_RUN_FREEZING; /* in I/O */
+    if (vmm->life != 0 && !hangs && !sim_host_stalled(sim, vmm->host)) {
         sim_vmm_gone(sim, vmm, "killed by signal 9");
     }
 }
@@ -162,11 +164,63 @@ static void links_heal(struct sim *sim)
     sim_raft_links(sim);
 }
 
+static void on_near(struct sim *sim, struct sim_event *event)
+{
+    struct sim_vmm *vmm = &sim->vmms[event->a];
+    if (sim->healed) {
+        return;
+    }
+    switch (event->c) {
+    case 0:
+        if (vmm->life == event->b &&
+            sim_vmm_run_state(sim, vmm) != DROVER__VM_RUN_STATE__VM_RUN_FREEZING) {
+            sim_vmm_gone(sim, vmm, "killed by signal 9");
+        }
+        break;
+    case 1:
+        agent_crash(sim, event->host);
+        break;
+    case 2:
+        sim_power_off(sim, event->host, "cut");
+        break;
+    default:
+        isolate(sim, event->host, true, true);
+        break;
+    }
+}
+
+void sim_fault_near(struct sim *sim, const struct sim_vmm *vmm)
+{
+    if (sim->healed || !sim_chance(sim, 8)) {
+        return;
+    }
+    uint64_t delay_ms = sim_chance(sim, 50) ? sim_random(sim, 8) : sim_random(sim, 400);
+    struct sim_event *event =
+        sim_at_host(sim, sim->now_ms + delay_ms, on_near, vmm->host);
+    event->a = (uint64_t)(vmm - sim->vmms);
+    event->b = vmm->life;
+    event->c = sim_random(sim, 4);
+}
+
+/* The worst for leases: the leader sleeps while another is elected, and wakes up alone.
+ */
+static void leader_sleeps(struct sim *sim, unsigned host)
+{
+    unsigned leader = sim_raft_leader(sim, host);
+    if (leader == SIM_HOSTS_MAX) {
+        return;
+    }
+    bool in = sim_chance(sim, 60);
+    bool out = sim_chance(sim, 60);
+    isolate(sim, leader, in, out);
+    stall(sim, leader, sim_chance(sim, 30), 500 + sim_random(sim, 9500));
+}
+
 void sim_fault(struct sim *sim)
 {
     unsigned host = any_host(sim);
     unsigned other = any_host(sim);
-    unsigned kind = (unsigned)sim_random(sim, 16);
+    unsigned kind = (unsigned)sim_random(sim, 18);
     switch (kind) {
     case 0:
     case 1:
@@ -201,6 +255,10 @@ void sim_fault(struct sim *sim)
         break;
     case 11:
         vmm_crash(sim);
+        break;
+    case 13:
+    case 14:
+        leader_sleeps(sim, host);
         break;
     case 12:
         if (sim_chance(sim, 20)) {
