@@ -98,11 +98,7 @@ static void mutate(struct sim *sim)
     struct timing *controller = &sim->controller_timing;
     switch (sim->mutation) {
     case SIM_MUTATION_SHORT_GRANT:
-        controller->grantor_ms -=
-            2 * (sim->timing.watchdog_ms + sim->timing.lease_ms / 5);
-        break;
-    case SIM_MUTATION_NO_WATCHDOG_WAIT:
-        controller->grantor_ms -= 2 * sim->timing.watchdog_ms;
+        controller->grantor_ms = sim->timing.lease_ms / 5;
         break;
     case SIM_MUTATION_LONG_HOLD:
         sim->host_timing.holder_ms *= 2;

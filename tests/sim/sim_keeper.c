@@ -78,7 +78,8 @@ static bool last_chance(const struct sim *sim, const struct sim_host *host)
 {
     const struct keeper_policy *keeper = &host->keeper;
     uint64_t ask_ms = sim_local_ms(sim, host->index) + keeper->lead_ms;
-    return ask_ms < keeper->deadline_ms && ask_ms + keeper->feed_ms >= keeper->deadline_ms;
+    return ask_ms < keeper->deadline_ms &&
+           ask_ms + keeper->feed_ms >= keeper->deadline_ms;
 }
 
 static void on_keeper(struct sim *sim, struct sim_event *event)

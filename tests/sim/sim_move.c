@@ -46,7 +46,11 @@ static void on_letter(struct sim *sim, struct sim_event *event);
 static void send(struct sim *sim, struct sim_vmm *from, enum word word)
 {
     const struct sim_vmm *to = &sim->vmms[from->move.peer];
-    if (to->life != from->move.peer_life || sim->cut[from->host][to->host]) {
+    if (to->life != from->move.peer_life) {
+        return;
+    }
+    if (sim->cut[from->host][to->host]) {
+        from->move.peer_life = 0; /* a stream with a hole in it is silent from here on */
         return;
     }
     struct letter *letter = malloc(sizeof(*letter));

@@ -191,7 +191,7 @@ static void on_near(struct sim *sim, struct sim_event *event)
 
 void sim_fault_near(struct sim *sim, const struct sim_vmm *vmm)
 {
-    if (sim->healed || !sim_chance(sim, 8)) {
+    if (sim->healed || !sim_chance(sim, 15)) {
         return;
     }
     uint64_t delay_ms = sim_chance(sim, 50) ? sim_random(sim, 8) : sim_random(sim, 400);
@@ -199,7 +199,7 @@ void sim_fault_near(struct sim *sim, const struct sim_vmm *vmm)
         sim_at_host(sim, sim->now_ms + delay_ms, on_near, vmm->host);
     event->a = (uint64_t)(vmm - sim->vmms);
     event->b = vmm->life;
-    event->c = sim_random(sim, 4);
+    event->c = sim_chance(sim, 40) ? 0 : sim_random(sim, 4);
 }
 
 /* The worst for leases: the leader sleeps while another is elected, and wakes up alone.

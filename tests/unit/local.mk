@@ -162,6 +162,16 @@ tests_unit_test_serial_SOURCES = tests/unit/test_serial.c tests/unit/fake_vm.c t
 tests_unit_test_serial_LDADD = $(VMM_TEST_LIBS)
 
 # ---- node-agent ----
+DECIDE_LIBS = node-agent/libagent.a consensus/libconsensus.a fencing/libfencing.a \
+	proto/libproto.a base/libbase.a $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_host_core
+tests_unit_test_host_core_SOURCES = tests/unit/test_host_core.c \
+	tests/unit/small_cluster.c tests/unit/small_cluster.h tests/unit/unit.h
+tests_unit_test_host_core_LDADD = $(DECIDE_LIBS)
+check_PROGRAMS += tests/unit/test_controller
+tests_unit_test_controller_SOURCES = tests/unit/test_controller.c \
+	tests/unit/small_cluster.c tests/unit/small_cluster.h tests/unit/unit.h
+tests_unit_test_controller_LDADD = $(DECIDE_LIBS)
 noinst_PROGRAMS += tests/unit/fake_vmm
 tests_unit_fake_vmm_SOURCES = tests/unit/fake_vmm.c
 tests_unit_fake_vmm_LDADD = proto/libproto.a base/libbase.a $(PROTOBUF_C_LIBS) $(ZLIB_LIBS)

@@ -1,0 +1,617 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The rules at the top of node-agent/host_core.h, each by a test that names it; the host
+ * is h1, L is 5 s. */
+#include "node-agent/host_core.h"
+
+#include <string.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "fencing/timing.h"
+#include "tests/unit/small_cluster.h"
+#include "tests/unit/unit.h"
+
+#define SELF 1
+
+struct fixture {
+    struct small_cluster cluster;
+    struct host_core *core;
+    uint64_t now_ms, sequence, deadline_ns;
+    unsigned starts, incoming, requests, proposals;
+    uint64_t started_epoch, proposal_id;
+    Drover__Command__WhatCase proposed;
+    Drover__MigrationAbortBy abort_by;
+    bool powered_off;
+    unsigned orders[32]; /* by order_case */
+    uint64_t lease_ns;
+};
+
+static void start_vmm(void *owner, const Drover__VmRecord *vm, uint64_t epoch,
+                      bool incoming)
+{
+    struct fixture *f = owner;
+    f->starts++;
+    f->incoming += incoming;
+    f->started_epoch = epoch;
+}
+
+static void order_vmm(void *owner, uint64_t vm_id, uint64_t epoch,
+                      const Drover__ControlRequest *request)
+{
+    struct fixture *f = owner;
+    assert_int_equal(request->vm_id, vm_id);
+    assert_int_equal(request->epoch, epoch);
+    f->orders[request->order_case]++;
+    if (request->order_case == DROVER__CONTROL_REQUEST__ORDER_LEASE) {
+        assert_true(f->deadline_ns >=
+                    request->lease->deadline_ns); /* the keeper knew first */
+        f->lease_ns = request->lease->deadline_ns;
+    }
+}
+
+static void send_lease_request(void *owner, const Drover__LeaseRequest *request)
+{
+    struct fixture *f = owner;
+    f->requests++;
+    f->sequence = request->sequence;
+}
+
+static void propose(void *owner, uint64_t proposal_id, const Drover__Command *command)
+{
+    struct fixture *f = owner;
+    f->proposals++;
+    f->proposal_id = proposal_id;
+    f->proposed = command->what_case;
+    if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_ABORT) {
+        f->abort_by = command->migration_abort->by;
+    }
+    if (command->what_case == DROVER__COMMAND__WHAT_VM_STOPPED) {
+        f->powered_off = command->vm_stopped->guest_powered_off;
+    }
+}
+
+static void lease_changed(void *owner, uint64_t deadline_ns)
+{
+    ((struct fixture *)owner)->deadline_ns = deadline_ns;
+}
+
+static void note(void *owner, const char *text)
+{
+    (void)owner;
+    assert_non_null(text);
+}
+
+static const struct host_core_ops ops = {start_vmm, order_vmm,     send_lease_request,
+                                         propose,   lease_changed, note};
+
+static void core_new(struct fixture *f, const char *incarnation)
+{
+    struct timing timing;
+    assert_int_equal(timing_from_lease(5000, &timing, NULL), 0);
+    const struct host_core_identity identity = {.host_id = SELF,
+                                                .boot_id = "boot",
+                                                .incarnation = incarnation,
+                                                .watchdog_ms = 2000,
+                                                .version = "1"};
+    assert_int_equal(host_core_create(&timing, &identity, &ops, f, &f->core), 0);
+}
+
+static int setup(void **state)
+{
+    static struct fixture f;
+    f = (struct fixture){.now_ms = 100000};
+    small_cluster_init(&f.cluster);
+    core_new(&f, "run1");
+    *state = &f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    host_core_free(f->core);
+    small_cluster_done(&f->cluster);
+    return 0;
+}
+
+static void tick(struct fixture *f)
+{
+    (void)host_core_tick(f->core, f->cluster.state, f->now_ms);
+}
+
+/* Ticks on to the next request, and answers it. */
+static void renew(struct fixture *f, uint64_t required_index)
+{
+    unsigned before = f->requests;
+    for (unsigned i = 0; i < 20 && f->requests == before; i++) {
+        f->now_ms += 100;
+        tick(f);
+    }
+    assert_true(f->requests > before);
+    Drover__LeaseReply reply = DROVER__LEASE_REPLY__INIT;
+    reply.sequence = f->sequence;
+    reply.granted = true;
+    reply.required_index = required_index;
+    host_core_lease_reply(f->core, &reply, f->now_ms);
+    tick(f);
+}
+
+static void settle(struct fixture *f)
+{
+    host_core_scan_done(f->core, f->now_ms);
+    tick(f);
+    renew(f, f->cluster.index);
+}
+
+static void says_move(struct fixture *f, uint64_t vm_id, uint64_t epoch,
+                      Drover__VmRunState run_state, Drover__VmMigrationState move)
+{
+    Drover__VmStatus status = DROVER__VM_STATUS__INIT;
+    Drover__VmMigrationStatus migration = DROVER__VM_MIGRATION_STATUS__INIT;
+    status.vm_id = vm_id;
+    status.epoch = epoch;
+    status.run_state = run_state;
+    migration.state = move;
+    migration.uri = (char *)(uintptr_t)SMALL_CLUSTER_URI;
+    if (move != DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE) {
+        status.migration = &migration;
+    }
+    if (run_state == DROVER__VM_RUN_STATE__VM_RUN_INCOMING) {
+        status.incoming_uri = (char *)(uintptr_t)SMALL_CLUSTER_URI;
+    }
+    host_core_vmm_status(f->core, &status, f->now_ms);
+    tick(f);
+}
+
+static void says(struct fixture *f, uint64_t vm_id, uint64_t epoch,
+                 Drover__VmRunState run_state)
+{
+    says_move(f, vm_id, epoch, run_state, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE);
+}
+
+/* The statement that is out ends; time goes on until the next may be made. */
+static void proposal_ends(struct fixture *f, int error)
+{
+    host_core_proposal_done(f->core, f->proposal_id, error, "", f->now_ms);
+    f->proposed = DROVER__COMMAND__WHAT__NOT_SET;
+    f->now_ms += 1000;
+    tick(f);
+}
+
+static void assert_orders(struct fixture *f, unsigned order_case, unsigned count)
+{
+    assert_int_equal(f->orders[order_case], count);
+}
+
+/* ---- nothing before the cluster knows, a lease is held and applied, and the scan is
+ * done ---- */
+
+static void test_reports_up_before_anything_else(void **state)
+{
+    struct fixture *f = *state;
+    host_core_free(f->core);
+    core_new(f, "run2");
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    host_core_scan_done(f->core, f->now_ms);
+    tick(f);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_HOST_UP);
+    assert_int_equal(f->requests, 0);
+    assert_int_equal(f->starts, 0);
+}
+
+static void test_starts_nothing_without_a_lease(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    host_core_scan_done(f->core, f->now_ms);
+    for (unsigned i = 0; i < 50; i++) {
+        f->now_ms += 200;
+        tick(f);
+    }
+    assert_true(f->requests >= 9);
+    assert_int_equal(f->starts, 0);
+    renew(f, f->cluster.index);
+    assert_int_equal(f->starts, 1);
+}
+
+static void
+test_starts_nothing_before_the_log_is_applied_as_far_as_the_lease_says(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    host_core_scan_done(f->core, f->now_ms);
+    tick(f);
+    renew(f, f->cluster.index + 1);
+    assert_int_equal(f->starts, 0);
+    assert_int_equal(host_core_lease_deadline_ms(f->core), 0);
+    small_cluster_wanted(&f->cluster, vm, DROVER__VM_WANTED__VM_WANTED_PAUSED);
+    tick(f);
+    assert_int_equal(f->starts, 1);
+}
+
+static void test_starts_nothing_before_the_scan_is_done(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    tick(f);
+    renew(f, f->cluster.index);
+    assert_int_equal(f->starts, 0);
+    host_core_scan_done(f->core, f->now_ms);
+    tick(f);
+    assert_int_equal(f->starts, 1);
+}
+
+static void test_deadline_counts_from_sending(void **state)
+{
+    struct fixture *f = *state;
+    host_core_scan_done(f->core, f->now_ms);
+    tick(f);
+    uint64_t sent_ms = f->now_ms;
+    f->now_ms += 700;
+    Drover__LeaseReply reply = DROVER__LEASE_REPLY__INIT;
+    reply.sequence = f->sequence;
+    reply.granted = true;
+    host_core_lease_reply(f->core, &reply, f->now_ms);
+    tick(f);
+    assert_int_equal(host_core_lease_deadline_ms(f->core), sent_ms + 4950);
+    assert_int_equal(f->deadline_ns, (sent_ms + 4950) * NS_PER_MS);
+}
+
+static void test_lease_that_is_nearly_over_is_not_used(void **state)
+{
+    struct fixture *f = *state;
+    host_core_scan_done(f->core, f->now_ms);
+    tick(f);
+    Drover__LeaseReply reply = DROVER__LEASE_REPLY__INIT;
+    reply.sequence = f->sequence;
+    reply.granted = true;
+    f->now_ms += 3800;
+    host_core_lease_reply(f->core, &reply, f->now_ms);
+    tick(f);
+    assert_int_equal(host_core_lease_deadline_ms(f->core), 0);
+}
+
+static void test_answer_to_an_earlier_run_is_ignored(void **state)
+{
+    struct fixture *f = *state;
+    tick(f);
+    uint64_t old = f->sequence;
+    host_core_free(f->core);
+    core_new(f, "run2");
+    small_cluster_up(&f->cluster, SELF, "boot", "run2", 2000);
+    host_core_scan_done(f->core, f->now_ms);
+    tick(f);
+    assert_int_not_equal(f->sequence, old);
+    Drover__LeaseReply reply = DROVER__LEASE_REPLY__INIT;
+    reply.sequence = old;
+    reply.granted = true;
+    host_core_lease_reply(f->core, &reply, f->now_ms);
+    tick(f);
+    assert_int_equal(host_core_lease_deadline_ms(f->core), 0);
+}
+
+/* ---- whose VMs
+ * --------------------------------------------------------------------------- */
+
+static void test_vmm_of_another_epoch_is_quit_and_not_extended(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, 2);
+    says(f, vm, 7, DROVER__VM_RUN_STATE__VM_RUN_FROZEN);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT,
+                  0); /* not before it is settled */
+    settle(f);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT, 1);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_LEASE, 0);
+}
+
+static void test_own_vmm_is_adopted_and_extended_with_each_lease(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    settle(f);
+    assert_int_equal(f->starts, 0);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_LEASE, 1);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_VM_STARTED);
+    uint64_t first_ns = f->lease_ns;
+    renew(f, f->cluster.index);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_LEASE, 2);
+    assert_true(f->lease_ns > first_ns);
+}
+
+static void test_new_epoch_waits_until_the_old_vmm_is_gone(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    says(f, vm, 9, DROVER__VM_RUN_STATE__VM_RUN_FROZEN);
+    settle(f);
+    assert_int_equal(f->starts, 0);
+    host_core_vmm_gone(f->core, vm, 9, "stopped", false, f->now_ms);
+    tick(f);
+    assert_int_equal(f->starts, 1);
+    assert_int_equal(f->started_epoch, 1);
+}
+
+static void test_epoch_that_was_given_up_is_never_started_again(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    small_cluster_wanted(&f->cluster, vm, DROVER__VM_WANTED__VM_WANTED_STOPPED);
+    settle(f);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_VM_STOPPED);
+    /* Its fate is unknown, and the VM is wanted again: the statement may yet be
+     * committed. */
+    small_cluster_wanted(&f->cluster, vm, DROVER__VM_WANTED__VM_WANTED_RUNNING);
+    proposal_ends(f, DROVER_ENOLEADER);
+    assert_int_equal(f->starts, 0);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_VM_STOPPED);
+}
+
+static void test_crashed_vm_starts_again_here_after_a_delay(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    host_core_vmm_gone(f->core, vm, 1, "killed by signal 9", false, f->now_ms);
+    tick(f);
+    assert_int_equal(f->starts, 1);
+    f->now_ms += 1000;
+    tick(f);
+    assert_int_equal(f->starts, 2);
+    assert_int_equal(f->started_epoch, 1);
+}
+
+static void test_stop_that_is_taken_back_does_not_lose_the_start(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    small_cluster_started(&f->cluster, vm);
+    proposal_ends(f, 0);
+    small_cluster_wanted(&f->cluster, vm, DROVER__VM_WANTED__VM_WANTED_STOPPED);
+    tick(f);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_POWER_BUTTON, 1);
+    small_cluster_wanted(&f->cluster, vm, DROVER__VM_WANTED__VM_WANTED_RUNNING);
+    tick(f);
+    host_core_vmm_gone(f->core, vm, 1, "powered off", true, f->now_ms);
+    tick(f);
+    assert_int_equal(f->starts, 2); /* the button was ours: no wish of the guest's */
+}
+
+static void test_guest_that_powers_off_by_itself_stays_off(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    small_cluster_started(&f->cluster, vm);
+    proposal_ends(f, 0);
+    host_core_vmm_gone(f->core, vm, 1, "powered off", true, f->now_ms);
+    f->now_ms += 1000;
+    tick(f);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_VM_STOPPED);
+    assert_true(f->powered_off);
+    assert_int_equal(f->starts, 1);
+}
+
+/* ---- migrations
+ * -------------------------------------------------------------------------- */
+
+/* VM 1, here under epoch 1, on its way to h2 under epoch 2; READY was seen after BEGUN.
+ */
+static uint64_t source(struct fixture *f)
+{
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    small_cluster_started(&f->cluster, vm);
+    proposal_ends(f, 0);
+    small_cluster_migrate(&f->cluster, vm, 2);
+    tick(f);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_MIGRATE, 0);
+    small_cluster_ready(&f->cluster, vm);
+    tick(f);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_MIGRATE, 1);
+    f->proposed = DROVER__COMMAND__WHAT__NOT_SET;
+    return vm;
+}
+
+static void test_source_orders_once_and_states_a_failure_before_the_go(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = source(f);
+    f->now_ms += 2000;
+    tick(f);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_MIGRATE, 1);
+    says_move(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_ABORT);
+    assert_int_equal(f->abort_by, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE);
+}
+
+static void test_source_that_handed_over_waits_for_the_target(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = source(f);
+    says_move(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_UNKNOWN);
+    f->now_ms += 2000;
+    tick(f);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT__NOT_SET);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_RECLAIM, 0);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT, 0);
+    host_core_vmm_gone(f->core, vm, 1, "killed", false, f->now_ms);
+    f->now_ms += 2000;
+    tick(f);
+    assert_int_equal(f->starts, 1); /* the first one: it is not started again */
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT__NOT_SET);
+}
+
+static void target_says(struct fixture *f, uint64_t vm, Drover__MigrationAbortBy by)
+{
+    Drover__MigrationAbort abort = DROVER__MIGRATION_ABORT__INIT;
+    abort.vm_id = vm;
+    abort.next_epoch = 2;
+    abort.host_id = 2;
+    abort.incarnation = (char *)(uintptr_t) "run1";
+    abort.by = by;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_ABORT;
+    command.migration_abort = &abort;
+    assert_int_equal(small_cluster_apply(&f->cluster, &command), 0);
+    tick(f);
+}
+
+static void test_source_reclaims_on_the_targets_word_only(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = source(f);
+    says_move(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_UNKNOWN);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_RECLAIM, 0);
+    target_says(f, vm, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_RECLAIM, 1);
+}
+
+static void test_source_starts_anew_when_the_target_is_lost_after_the_go(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = source(f);
+    says_move(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_UNKNOWN);
+    target_says(f, vm, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_RECLAIM, 0);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT, 1);
+    assert_int_equal(f->proposed,
+                     DROVER__COMMAND__WHAT__NOT_SET); /* not before it is gone */
+    host_core_vmm_gone(f->core, vm, 1, "stopped", false, f->now_ms);
+    tick(f);
+    assert_int_equal(
+        f->abort_by,
+        DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE_AFTER_TARGET_DIED);
+}
+
+/* VM 1 comes here from h2 under epoch 2. */
+static uint64_t target(struct fixture *f)
+{
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, 2);
+    small_cluster_migrate(&f->cluster, vm, SELF);
+    settle(f);
+    assert_int_equal(f->incoming, 1);
+    assert_int_equal(f->started_epoch, 2);
+    says(f, vm, 2, DROVER__VM_RUN_STATE__VM_RUN_INCOMING);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_READY);
+    small_cluster_ready(&f->cluster, vm);
+    proposal_ends(f, 0);
+    return vm;
+}
+
+static void test_target_with_the_guest_states_done(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = target(f);
+    says_move(f, vm, 2, DROVER__VM_RUN_STATE__VM_RUN_RUNNING,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_DONE);
+    /* It crashes: it is still the one that has the guest. */
+    host_core_vmm_gone(f->core, vm, 2, "killed", false, f->now_ms);
+    proposal_ends(f, DROVER_ENOLEADER);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_DONE);
+}
+
+static void test_target_that_failed_before_the_go_states_it_when_gone(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = target(f);
+    says_move(f, vm, 2, DROVER__VM_RUN_STATE__VM_RUN_FAILED,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT, 1);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT__NOT_SET);
+    host_core_vmm_gone(f->core, vm, 2, "failed", false, f->now_ms);
+    tick(f);
+    assert_int_equal(f->abort_by, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET);
+    assert_int_equal(f->starts, 1);
+}
+
+static void test_target_that_vanished_does_not_claim_to_know(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = target(f);
+    host_core_vmm_gone(f->core, vm, 2, "killed by signal 9", false, f->now_ms);
+    tick(f);
+    assert_int_equal(f->abort_by,
+                     DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE);
+}
+
+static void test_target_that_was_called_dead_is_not_extended(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = target(f);
+    unsigned leases = f->orders[DROVER__CONTROL_REQUEST__ORDER_LEASE];
+    Drover__Proof proof = DROVER__PROOF__INIT;
+    proof.kind = DROVER__PROOF_KIND__PROOF_OPERATOR;
+    proof.detail = (char *)(uintptr_t) "said so";
+    proof.leader_host_id = 2;
+    Drover__HostDead dead = DROVER__HOST_DEAD__INIT;
+    dead.host_id = SELF;
+    dead.boot_id = (char *)(uintptr_t) "boot";
+    dead.incarnation = (char *)(uintptr_t) "run1";
+    dead.proof = &proof;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_HOST_DEAD;
+    command.host_dead = &dead;
+    assert_int_equal(small_cluster_apply(&f->cluster, &command), 0);
+    small_cluster_up(&f->cluster, SELF, "boot", "run1", 2000);
+    renew(f, f->cluster.index);
+    assert_int_equal(f->orders[DROVER__CONTROL_REQUEST__ORDER_LEASE], leases);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT, 1);
+    assert_int_not_equal(vm, 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_reports_up_before_anything_else),
+        TEST(test_starts_nothing_without_a_lease),
+        TEST(test_starts_nothing_before_the_log_is_applied_as_far_as_the_lease_says),
+        TEST(test_starts_nothing_before_the_scan_is_done),
+        TEST(test_deadline_counts_from_sending),
+        TEST(test_lease_that_is_nearly_over_is_not_used),
+        TEST(test_answer_to_an_earlier_run_is_ignored),
+        TEST(test_vmm_of_another_epoch_is_quit_and_not_extended),
+        TEST(test_own_vmm_is_adopted_and_extended_with_each_lease),
+        TEST(test_new_epoch_waits_until_the_old_vmm_is_gone),
+        TEST(test_epoch_that_was_given_up_is_never_started_again),
+        TEST(test_crashed_vm_starts_again_here_after_a_delay),
+        TEST(test_stop_that_is_taken_back_does_not_lose_the_start),
+        TEST(test_guest_that_powers_off_by_itself_stays_off),
+        TEST(test_source_orders_once_and_states_a_failure_before_the_go),
+        TEST(test_source_that_handed_over_waits_for_the_target),
+        TEST(test_source_reclaims_on_the_targets_word_only),
+        TEST(test_source_starts_anew_when_the_target_is_lost_after_the_go),
+        TEST(test_target_with_the_guest_states_done),
+        TEST(test_target_that_failed_before_the_go_states_it_when_gone),
+        TEST(test_target_that_vanished_does_not_claim_to_know),
+        TEST(test_target_that_was_called_dead_is_not_extended),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
