@@ -14,3 +14,5 @@ tests_sim_sim_cluster_SOURCES = tests/sim/sim.h \
 tests_sim_sim_cluster_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS) $(RAFT_CFLAGS)
 tests_sim_sim_cluster_LDADD = node-agent/libagent.a consensus/libconsensus.a fencing/libfencing.a \
 	proto/libproto.a base/libbase.a $(RAFT_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS)
+check_SCRIPTS += tests/sim/test_replay
+EXTRA_DIST += tests/sim/test_replay docs/safety.md
