@@ -445,13 +445,15 @@ void api_close(struct api *api, void (*closed)(void *owner), void *owner)
     CHECK(api->closed == NULL && closed != NULL);
     api->closed = closed;
     api->closed_owner = owner;
-    lws_context_destroy(TAKE(api->context));
+    lws_context_destroy(api->context);
     api_core_close(api->core, closed, owner);
 }
 
 void api_free(struct api *api)
 {
     if (api != NULL) {
+        /* On a loop that is not its own, libwebsockets frees what it has only when it is asked again. */
+        lws_context_destroy(api->context);
         api_core_free(api->core);
         free(api);
     }
