@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What every device of the machine offers to the VM beside its registers: stopping its I/O,
- * draining it, saving and loading its state. Devices are listed by the VM in the order of their creation;
- * the VM calls all of these from its main thread, but save and load from the thread that called
- * vm_save() or vm_load(): nothing else of the device runs then.
+ * What every device of the machine offers to the VM beside its registers: stopping its
+ * I/O, draining it, saving and loading its state. Devices are listed by the VM in the
+ * order of their creation; the VM calls all of these from its main thread, but save and
+ * load from the thread that called vm_save() or vm_load(): nothing else of the device
+ * runs then.
  */
 #ifndef DROVER_VMM_DEVICE_H
 #define DROVER_VMM_DEVICE_H
@@ -20,22 +21,26 @@ struct device_ops {
     const char *name; /* the section's name in the saved state: "serial", "virtio-blk" */
     uint32_t version; /* of the section */
     /*
-     * No new I/O from now on (queue notifications are remembered, not served). Returns at once.
-     * May be called when already stopped. NULL: the device does no I/O.
+     * No new I/O from now on (queue notifications are remembered, not served). Returns at
+     * once. May be called when already stopped. NULL: the device does no I/O.
      */
     void (*io_stop)(struct device *device);
-    /* True when nothing that was submitted before io_stop is in flight. NULL: always true. */
+    /* True when nothing that was submitted before io_stop is in flight. NULL: always
+     * true. */
     bool (*io_drained)(struct device *device);
     /* Goes on, and looks at all queues again. */
     void (*io_start)(struct device *device);
     /* Appends the section's payload. vCPUs and I/O are stopped and drained. */
     int (*save)(struct device *device, struct buffer *out);
-    /* Before the first entry into the guest. Hostile input: malformed state gives DROVER_EMALFORMED and a line in `err`. */
-    int (*load)(struct device *device, uint32_t version, const uint8_t *payload, size_t size,
-                struct error *err);
-    /* After a migration, on the host where the guest runs now (net: announce addresses). May be NULL. */
+    /* Before the first entry into the guest. Hostile input: malformed state gives
+     * DROVER_EMALFORMED and a line in `err`. */
+    int (*load)(struct device *device, uint32_t version, const uint8_t *payload,
+                size_t size, struct error *err);
+    /* After a migration, on the host where the guest runs now (net: announce addresses).
+     * May be NULL. */
     void (*arrived)(struct device *device);
-    /* Machine reset: back to power-on state. Called with vCPUs out of the guest and I/O drained. */
+    /* Machine reset: back to power-on state. Called with vCPUs out of the guest and I/O
+     * drained. */
     void (*reset)(struct device *device);
     void (*free)(struct device *device);
 };

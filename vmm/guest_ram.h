@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guest's memory: one memfd, mapped once, laid out below and above the PCI hole. The only way
- * to it: every access is checked against the layout, and data is copied once and then judged.
- * After creation all functions may be called from any thread; there is no lock, because the
- * guest writes at any time anyway. Writes by devices mark pages dirty for migration.
+ * The guest's memory: one memfd, mapped once, laid out below and above the PCI hole. The
+ * only way to it: every access is checked against the layout, and data is copied once and
+ * then judged. After creation all functions may be called from any thread; there is no
+ * lock, because the guest writes at any time anyway. Writes by devices mark pages dirty
+ * for migration.
  */
 #ifndef DROVER_VMM_GUEST_RAM_H
 #define DROVER_VMM_GUEST_RAM_H
@@ -31,32 +32,39 @@ void guest_ram_free(struct guest_ram *ram);
 
 uint64_t guest_ram_size(const struct guest_ram *ram);
 unsigned guest_ram_region_count(const struct guest_ram *ram);
-const struct guest_ram_region *guest_ram_region(const struct guest_ram *ram, unsigned index);
+const struct guest_ram_region *guest_ram_region(const struct guest_ram *ram,
+                                                unsigned index);
 
 /* Copies; -EFAULT (and nothing copied) unless the whole range is memory. */
 int guest_ram_read(const struct guest_ram *ram, uint64_t gpa, void *data, size_t size);
 int guest_ram_write(struct guest_ram *ram, uint64_t gpa, const void *data, size_t size);
 
 /*
- * A range for direct I/O (io_uring, readv): NULL unless all of it is memory in one region. Data behind it may
- * change at any time. After something was written into it, call guest_ram_mark_dirty().
+ * A range for direct I/O (io_uring, readv): NULL unless all of it is memory in one
+ * region. Data behind it may change at any time. After something was written into it,
+ * call guest_ram_mark_dirty().
  */
 void *guest_ram_pointer(const struct guest_ram *ram, uint64_t gpa, size_t size);
 void guest_ram_mark_dirty(struct guest_ram *ram, uint64_t gpa, size_t size);
 
 /*
- * Pages that devices (not vCPUs) wrote, while tracking is on. Fetch hands out the bitmap of a region (bit n =
- * page n; `bitmap` has (pages+63)/64 words, is OR-ed into) and clears it atomically, word by word.
+ * Pages that devices (not vCPUs) wrote, while tracking is on. Fetch hands out the bitmap
+ * of a region (bit n = page n; `bitmap` has (pages+63)/64 words, is OR-ed into) and
+ * clears it atomically, word by word.
  */
 int guest_ram_track_dirty(struct guest_ram *ram, bool on);
-void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index, uint64_t *bitmap);
-/* The same for `page_count` pages from `first_page` (a multiple of 64) on; bit 0 of `bitmap` is first_page. */
-void guest_ram_fetch_dirty_range(struct guest_ram *ram, unsigned region_index, uint64_t *bitmap,
-                                 uint64_t first_page, uint64_t page_count);
+void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index,
+                           uint64_t *bitmap);
+/* The same for `page_count` pages from `first_page` (a multiple of 64) on; bit 0 of
+ * `bitmap` is first_page. */
+void guest_ram_fetch_dirty_range(struct guest_ram *ram, unsigned region_index,
+                                 uint64_t *bitmap, uint64_t first_page,
+                                 uint64_t page_count);
 
 /*
- * The next range of a region, in bytes from its start and at or after `from`, that was ever touched: 1, or 0
- * when there is none; -errno. Memory outside is zero, and reading it would back it for nothing.
+ * The next range of a region, in bytes from its start and at or after `from`, that was
+ * ever touched: 1, or 0 when there is none; -errno. Memory outside is zero, and reading
+ * it would back it for nothing.
  */
 int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint64_t from,
                         uint64_t *ret_start, uint64_t *ret_end);

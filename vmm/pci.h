@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The PCI Express root bus: configuration space by ECAM and by ports 0xCF8/0xCFC, 32 slots, one
- * function each, memory BARs, MSI-X (PCI Local Bus 3.0 section 6.8.2; PCI Express Base, enhanced
- * configuration access). A function's device fills struct pci_function_ops and calls pci_function_add().
+ * The PCI Express root bus: configuration space by ECAM and by ports 0xCF8/0xCFC, 32
+ * slots, one function each, memory BARs, MSI-X (PCI Local Bus 3.0 section 6.8.2; PCI
+ * Express Base, enhanced configuration access). A function's device fills struct
+ * pci_function_ops and calls pci_function_add().
  */
 #ifndef DROVER_VMM_PCI_H
 #define DROVER_VMM_PCI_H
@@ -32,18 +33,20 @@ struct pci_function_config {
     uint8_t revision;
     uint32_t class_code; /* 24 bits: class, subclass, interface */
     struct pci_bar_config bars[PCI_BARS];
-    /* MSI-X: `msix_vectors` = 0 for none; table and PBA lie in BAR `msix_bar`, owned by pci.c. */
+    /* MSI-X: `msix_vectors` = 0 for none; table and PBA lie in BAR `msix_bar`, owned by
+     * pci.c. */
     unsigned msix_vectors;
     unsigned msix_bar;
     void *owner; /* of the BARs' ops, and of the callbacks below */
     /*
-     * The guest turned memory decoding on or off, or moved a BAR (base 0: not decoded). On a vCPU's thread, or that
-     * of a load or reset. Must not wait for a BAR's handler.
+     * The guest turned memory decoding on or off, or moved a BAR (base 0: not decoded).
+     * On a vCPU's thread, or that of a load or reset. Must not wait for a BAR's handler.
      */
     void (*bar_moved)(void *owner, unsigned bar_index, uint64_t base);
     /*
-     * May be NULL. Sees each access that lies inside a capability of pci_capability_add(): `offset` into configuration
-     * space. True: it was served here (a read has filled `data`); false: as usual, reads give the bytes of the capability
+     * May be NULL. Sees each access that lies inside a capability of
+     * pci_capability_add(): `offset` into configuration space. True: it was served here
+     * (a read has filled `data`); false: as usual, reads give the bytes of the capability
      * and writes vanish. Called on a vCPU thread with no lock of the bus held.
      */
     bool (*capability_access)(void *owner, unsigned offset, uint8_t *data, unsigned size,
@@ -59,7 +62,8 @@ struct pci_bus_config {
     void (*reset)(void *owner); /* by port 0xCF9 */
 };
 
-/* Claims the ports, the ECAM range, and slot 0 for the host bridge. The buses must outlive it. */
+/* Claims the ports, the ECAM range, and slot 0 for the host bridge. The buses must
+ * outlive it. */
 int pci_bus_create(const struct pci_bus_config *config, struct pci_bus **ret_bus);
 /* Removes all functions as well. */
 void pci_bus_free(struct pci_bus *bus);
@@ -68,9 +72,9 @@ uint32_t pci_bus_latch(const struct pci_bus *bus);
 void pci_bus_latch_set(struct pci_bus *bus, uint32_t latch);
 
 /*
- * The host bridge sits in slot 0; functions take slots 1, 2, ... in the order of their addition.
- * BAR addresses are assigned by the VMM at start (guests without firmware rely on that) from the window in
- * vmm/layout.h, and can be moved by the guest.
+ * The host bridge sits in slot 0; functions take slots 1, 2, ... in the order of their
+ * addition. BAR addresses are assigned by the VMM at start (guests without firmware rely
+ * on that) from the window in vmm/layout.h, and can be moved by the guest.
  */
 int pci_function_add(struct pci_bus *bus, const struct pci_function_config *config,
                      struct pci_function **ret_function);
@@ -78,22 +82,25 @@ void pci_function_remove(struct pci_function *function);
 unsigned pci_function_slot(const struct pci_function *function);
 
 /*
- * Adds a vendor capability of `size` bytes (PCI capability header included; offset of `next` is filled in). Returns its
- * offset in configuration space, or -ENOSPC. Before the guest runs.
+ * Adds a vendor capability of `size` bytes (PCI capability header included; offset of
+ * `next` is filled in). Returns its offset in configuration space, or -ENOSPC. Before the
+ * guest runs.
  */
-int pci_capability_add(struct pci_function *function, const uint8_t *capability, unsigned size);
+int pci_capability_add(struct pci_function *function, const uint8_t *capability,
+                       unsigned size);
 
 /*
- * Raises an MSI-X interrupt (remembered as pending while masked). Any thread, also from a BAR's handler.
- * Vectors above the table are ignored.
+ * Raises an MSI-X interrupt (remembered as pending while masked). Any thread, also from a
+ * BAR's handler. Vectors above the table are ignored.
  */
 void pci_msix_raise(struct pci_function *function, unsigned vector);
 bool pci_msix_enabled(const struct pci_function *function);
 
-/* Configuration space, BAR addresses and MSI-X table of a function, for its device's save and load. */
+/* Configuration space, BAR addresses and MSI-X table of a function, for its device's save
+ * and load. */
 int pci_function_save(struct pci_function *function, struct buffer *out);
-int pci_function_load(struct pci_function *function, const uint8_t *payload, uint32_t size,
-                      struct error *err);
+int pci_function_load(struct pci_function *function, const uint8_t *payload,
+                      uint32_t size, struct error *err);
 void pci_function_reset(struct pci_function *function);
 
 #endif

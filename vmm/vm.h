@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One virtual machine: owns memory, vCPUs, buses, devices and threads. What a device may ask of its VM is in the first part;
- * the rest is for main.c, control.c and migrate.c. See docs/vmm.md for the threads.
+ * One virtual machine: owns memory, vCPUs, buses, devices and threads. What a device may
+ * ask of its VM is in the first part; the rest is for main.c, control.c and migrate.c.
+ * See docs/vmm.md for the threads.
  *
- * vCPUs run only while no hold is set. Each reason to stop is a hold of its own, so that a lease
- * that comes back can't undo an operator's pause.
+ * vCPUs run only while no hold is set. Each reason to stop is a hold of its own, so that
+ * a lease that comes back can't undo an operator's pause.
  */
 #ifndef DROVER_VMM_VM_H
 #define DROVER_VMM_VM_H
@@ -24,17 +25,18 @@ struct pci_bus;
 struct vm;
 
 enum vm_hold {
-    VM_HOLD_START = 1 << 0,       /* not started yet */
-    VM_HOLD_OPERATOR = 1 << 1,    /* paused */
-    VM_HOLD_LEASE = 1 << 2,       /* past the deadline: frozen */
-    VM_HOLD_INCOMING = 1 << 3,    /* waits for its state */
-    VM_HOLD_HANDOVER = 1 << 4,    /* in a handover, or handed over */
-    VM_HOLD_SHUTDOWN = 1 << 5,    /* ended for good */
-    VM_HOLD_RESET = 1 << 6,       /* between two lives of the guest */
+    VM_HOLD_START = 1 << 0,    /* not started yet */
+    VM_HOLD_OPERATOR = 1 << 1, /* paused */
+    VM_HOLD_LEASE = 1 << 2,    /* past the deadline: frozen */
+    VM_HOLD_INCOMING = 1 << 3, /* waits for its state */
+    VM_HOLD_HANDOVER = 1 << 4, /* in a handover, or handed over */
+    VM_HOLD_SHUTDOWN = 1 << 5, /* ended for good */
+    VM_HOLD_RESET = 1 << 6,    /* between two lives of the guest */
     VM_HOLD_SNAPSHOT = 1 << 7,
 };
 
-/* ---- for devices ---------------------------------------------------------------------- */
+/* ---- for devices ----------------------------------------------------------------------
+ */
 
 struct guest_ram *vm_ram(struct vm *vm);
 struct bus *vm_port_bus(struct vm *vm);
@@ -53,20 +55,22 @@ void vm_msi_send(struct vm *vm, uint64_t address, uint32_t data);
 /* Takes the device into the VM's list: freed with the VM. Before the guest runs. */
 void vm_device_add(struct vm *vm, struct device *device);
 /*
- * True while I/O may be submitted. Each device asks right before each submission (io_uring_submit,
- * write to a tap): false once the lease's deadline is over, whichever thread has noticed it yet, or while io_stop is in force.
+ * True while I/O may be submitted. Each device asks right before each submission
+ * (io_uring_submit, write to a tap): false once the lease's deadline is over, whichever
+ * thread has noticed it yet, or while io_stop is in force.
  */
 bool vm_io_allowed(struct vm *vm);
 /* The guest asked for these; any thread. */
 void vm_request_reset(struct vm *vm);
 void vm_request_power_off(struct vm *vm, const char *reason);
 /*
- * A device whose last I/O has ended after io_stop() may say so, so that nobody has to wait for the
- * next look (each millisecond). Any thread; cheap; harmless at any time.
+ * A device whose last I/O has ended after io_stop() may say so, so that nobody has to
+ * wait for the next look (each millisecond). Any thread; cheap; harmless at any time.
  */
 void vm_device_drained(struct vm *vm);
 
-/* ---- for main.c, control.c, migrate.c ------------------------------------------------- */
+/* ---- for main.c, control.c, migrate.c -------------------------------------------------
+ */
 
 struct vm_config {
     const char *name;
@@ -83,12 +87,14 @@ struct vm_config {
 };
 
 /*
- * Makes memory, buses, irqchip and vCPUs; the strings of `config` are borrowed for the VM's life, `log` too.
- * VM_HOLD_START is set. Then the caller adds devices, then calls vm_start().
+ * Makes memory, buses, irqchip and vCPUs; the strings of `config` are borrowed for the
+ * VM's life, `log` too. VM_HOLD_START is set. Then the caller adds devices, then calls
+ * vm_start().
  */
 int vm_create(const struct vm_config *config, const struct log *log, struct vm **ret_vm,
               struct error *err);
-/* Puts the guest's kernel and tables into memory (unless incoming), starts the threads, clears VM_HOLD_START. */
+/* Puts the guest's kernel and tables into memory (unless incoming), starts the threads,
+ * clears VM_HOLD_START. */
 int vm_start(struct vm *vm, struct error *err);
 /* Runs the main loop until the VM has ended for good and was told to go. */
 int vm_run(struct vm *vm);
@@ -104,52 +110,59 @@ struct device *vm_devices(struct vm *vm);
 typedef void (*vm_quiet_handler)(struct vm *vm, void *owner);
 
 /*
- * Sets a hold; any thread. The vCPUs leave the guest, I/O stops. `quiet` (may be NULL) runs once, later, on the main
- * loop, when all vCPUs are out and all I/O is drained; at once next if that is so already. -EBUSY when too many wait.
+ * Sets a hold; any thread. The vCPUs leave the guest, I/O stops. `quiet` (may be NULL)
+ * runs once, later, on the main loop, when all vCPUs are out and all I/O is drained; at
+ * once next if that is so already. -EBUSY when too many wait.
  */
 int vm_hold_set(struct vm *vm, enum vm_hold hold, vm_quiet_handler quiet, void *owner);
-/* The same, and waits for it: any thread but the main loop's, the I/O loop's and the vCPUs'. */
+/* The same, and waits for it: any thread but the main loop's, the I/O loop's and the
+ * vCPUs'. */
 void vm_hold_set_wait(struct vm *vm, enum vm_hold hold);
 /* Takes a hold back; with the last one the guest goes on. Any thread. */
 void vm_hold_clear(struct vm *vm, enum vm_hold hold);
 /* The holds in force, an OR of enum vm_hold. */
 unsigned vm_holds(const struct vm *vm);
-/* True while all vCPUs are out of the guest and all I/O is drained, and a hold keeps it so. */
+/* True while all vCPUs are out of the guest and all I/O is drained, and a hold keeps it
+ * so. */
 bool vm_quiet(const struct vm *vm);
 /*
- * CLOCK_BOOTTIME of the last vCPU's last exit before the VM became quiet, and of the first entry since it
- * went on (0 while none). Any thread.
+ * CLOCK_BOOTTIME of the last vCPU's last exit before the VM became quiet, and of the
+ * first entry since it went on (0 while none). Any thread.
  */
 uint64_t vm_last_exit_ns(const struct vm *vm);
 uint64_t vm_first_entry_ns(const struct vm *vm);
-/* Calls `entered` once on the main loop soon after the first entry since it went on. NULL takes it back. Main thread. */
+/* Calls `entered` once on the main loop soon after the first entry since it went on. NULL
+ * takes it back. Main thread. */
 void vm_on_first_entry(struct vm *vm, vm_quiet_handler entered, void *owner);
 
 /*
- * The lease: the guest may run until `deadline_ns` (CLOCK_BOOTTIME), 0 = not any more. An earlier deadline than the
- * one in force is ignored, but 0. Main thread. DROVER_EWRONGSTATE if the VM is not for HA.
+ * The lease: the guest may run until `deadline_ns` (CLOCK_BOOTTIME), 0 = not any more. An
+ * earlier deadline than the one in force is ignored, but 0. Main thread.
+ * DROVER_EWRONGSTATE if the VM is not for HA.
  */
 int vm_lease_set(struct vm *vm, uint64_t deadline_ns);
 uint64_t vm_lease_deadline_ns(const struct vm *vm);
 
 /*
- * All state but memory, as VmDeviceState (proto/device_state.proto). The VM must be quiet. One thread at a time.
- * Load judges the machine (memory, vCPUs, devices in order) first, then each section; after an error
- * the VM must not run.
+ * All state but memory, as VmDeviceState (proto/device_state.proto). The VM must be
+ * quiet. One thread at a time. Load judges the machine (memory, vCPUs, devices in order)
+ * first, then each section; after an error the VM must not run.
  */
 int vm_save(struct vm *vm, struct buffer *out);
 int vm_load(struct vm *vm, const uint8_t *data, size_t size, struct error *err);
 /* After a migration, here: every device that announces itself does so. Main thread. */
 void vm_arrived(struct vm *vm);
 
-/* VM_HOLD_SHUTDOWN with a reason for people; `failed`: it never got to run, or harm was done. Any thread. */
+/* VM_HOLD_SHUTDOWN with a reason for people; `failed`: it never got to run, or harm was
+ * done. Any thread. */
 void vm_end(struct vm *vm, bool failed, const char *reason);
 /* Why it ended, or "". Any thread, as the next three. */
 void vm_end_reason(struct vm *vm, char *ret_reason, size_t size);
 bool vm_ended(struct vm *vm);
 bool vm_failed(struct vm *vm);
 bool vm_guest_powered_off(struct vm *vm);
-/* The go was sent, or may have been: from migrate.c, for the state that clients see. Any thread. */
+/* The go was sent, or may have been: from migrate.c, for the state that clients see. Any
+ * thread. */
 void vm_handed_over_set(struct vm *vm, bool handed_over);
 bool vm_handed_over(const struct vm *vm);
 /* An order to end the process too, whatever the VM's state is worth. Main thread. */
@@ -159,20 +172,22 @@ bool vm_quit_wanted(const struct vm *vm);
 uint64_t vm_uptime_ms(const struct vm *vm);
 /* Presses the ACPI power button. Any thread. */
 void vm_power_button(struct vm *vm);
-/* Some state that clients of the control socket see has changed: they are told soon. Any thread. */
+/* Some state that clients of the control socket see has changed: they are told soon. Any
+ * thread. */
 void vm_state_changed(struct vm *vm);
 /* `changed` runs on the main loop after each change; there is one observer. */
 void vm_observe(struct vm *vm, vm_quiet_handler changed, void *owner);
 
 /*
- * Pages that were written by vCPUs, KVM itself, or devices, since start or since the last fetch that covered them. `start`
- * turns the log on for all memory; fetch ORs the pages [first_page, first_page + page_count) of a region into `bitmap`
- * (bit 0 = first_page; (page_count + 63) / 64 words) and forgets them. Both numbers are multiples of 64,
- * but the last range of a region may be shorter. Any one thread at a time.
+ * Pages that were written by vCPUs, KVM itself, or devices, since start or since the last
+ * fetch that covered them. `start` turns the log on for all memory; fetch ORs the pages
+ * [first_page, first_page + page_count) of a region into `bitmap` (bit 0 = first_page;
+ * (page_count + 63) / 64 words) and forgets them. Both numbers are multiples of 64, but
+ * the last range of a region may be shorter. Any one thread at a time.
  */
 int vm_dirty_log_start(struct vm *vm);
 int vm_dirty_log_stop(struct vm *vm);
-int vm_dirty_log_fetch(struct vm *vm, unsigned region_index, uint64_t *bitmap, uint64_t first_page,
-                       uint64_t page_count);
+int vm_dirty_log_fetch(struct vm *vm, unsigned region_index, uint64_t *bitmap,
+                       uint64_t first_page, uint64_t page_count);
 
 #endif

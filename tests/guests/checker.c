@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writes to its memory at a set rate, checks every page for lost writes, and tells how long it stood: each line
- * has the longest time between two looks at the TSC, which is what a guest sees of a pause.
+ * Writes to its memory at a set rate, checks every page for lost writes, and tells how
+ * long it stood: each line has the longest time between two looks at the TSC, which is
+ * what a guest sees of a pause.
  *
- * Arguments: used=MIB that hold something, hot=MIB of them that are written again and again (0: none), rate=PAGES
- * a second (0: as fast as it goes), khz=TSC_KHZ. Prints "ready", then each 100 ms:
- *     beat N writes W checked C errors E gap_us G late_us L
+ * Arguments: used=MIB that hold something, hot=MIB of them that are written again and
+ * again (0: none), rate=PAGES a second (0: as fast as it goes), khz=TSC_KHZ. Prints
+ * "ready", then each 100 ms: beat N writes W checked C errors E gap_us G late_us L
  */
 #include "guest.h"
 

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The server that runs in the lab's guests: appends numbered records to its disk and says so only
- * when they are durable. The disk is read from outside to find records that were lost, doubled or
- * written by two copies of the guest at once.
+ * The server that runs in the lab's guests: appends numbered records to its disk and says
+ * so only when they are durable. The disk is read from outside to find records that were
+ * lost, doubled or written by two copies of the guest at once.
  *
  * Disk: slots of 512 bytes, each one line of text, the rest zero.
  *   slot 0          "drover-records 1"
- *   2048...         records that clients asked for      R N BOOT COUNT MONO_NS UNIX_MS TEXT
- *   1048576...      heartbeats, ten a second            H N BOOT COUNT MONO_NS UNIX_MS
- * N is the slot's number in its area; COUNT counts the writes of this boot, over both areas. A slot
- * that is not empty is never overwritten: a second copy of the guest shows as two BOOTs that take turns.
+ *   2048...         records that clients asked for      R N BOOT COUNT MONO_NS UNIX_MS
+ * TEXT 1048576...      heartbeats, ten a second            H N BOOT COUNT MONO_NS UNIX_MS
+ * N is the slot's number in its area; COUNT counts the writes of this boot, over both
+ * areas. A slot that is not empty is never overwritten: a second copy of the guest shows
+ * as two BOOTs that take turns.
  *
- * Port 7000, a line each:  APPEND TEXT | LAST | LIST [FROM] | STATUS | STREAM | LOAD MIB PAGES_PER_S | POWEROFF
+ * Port 7000, a line each:  APPEND TEXT | LAST | LIST [FROM] | STATUS | STREAM | LOAD MIB
+ * PAGES_PER_S | POWEROFF
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +35,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SLOT_SIZE = 512, LINE_SIZE = 512, PORT = 7000, HEARTBEAT_MS = 100, STREAM_MS = 10 };
+enum {
+    SLOT_SIZE = 512,
+    LINE_SIZE = 512,
+    PORT = 7000,
+    HEARTBEAT_MS = 100,
+    STREAM_MS = 10
+};
 #define MAGIC "drover-records 1\n"
 
 struct area {
@@ -85,7 +93,9 @@ static char *slot_buffer(void)
 
 static int slot_read(struct server *server, uint64_t slot, char *data)
 {
-    return pread(server->disk, data, SLOT_SIZE, (off_t)(slot * SLOT_SIZE)) == SLOT_SIZE ? 0 : -EIO;
+    return pread(server->disk, data, SLOT_SIZE, (off_t)(slot * SLOT_SIZE)) == SLOT_SIZE
+               ? 0
+               : -EIO;
 }
 
 static int slot_write(struct server *server, uint64_t slot, const char *data)
@@ -133,7 +143,8 @@ static void disk_open(struct server *server, const char *path)
     }
     uint64_t slots = (uint64_t)lseek(server->disk, 0, SEEK_END) / SLOT_SIZE;
     server->records = (struct area){.kind = 'R', .first = 2048, .count = 1048576 - 2048};
-    server->beats = (struct area){.kind = 'H', .first = 1048576, .count = slots - 1048576};
+    server->beats =
+        (struct area){.kind = 'H', .first = 1048576, .count = slots - 1048576};
     if (slots <= 1048576) {
         fprintf(stderr, "recordd: %s is too small: give 1 GiB\n", path);
         exit(1);
@@ -149,9 +160,11 @@ static int append(struct server *server, struct area *area, const char *text, ch
 {
     (void)pthread_mutex_lock(&server->lock);
     int r = 0;
-    /* Whoever else writes to this disk must not be overwritten: that is what we are here to show. */
+    /* Whoever else writes to this disk must not be overwritten: that is what we are here
+     * to show. */
     do {
-        r = area->next < area->count ? slot_read(server, area->first + area->next, data) : -ENOSPC;
+        r = area->next < area->count ? slot_read(server, area->first + area->next, data)
+                                     : -ENOSPC;
     } while (r == 0 && data[0] != 0 && ++area->next);
     if (r == 0) {
         memset(data, 0, SLOT_SIZE);
@@ -256,10 +269,12 @@ static int do_status(struct client *client)
         disks += access(path, F_OK) == 0;
     }
     return say(client->fd,
-               "{\"boot\": \"%s\", \"uptime_ms\": %llu, \"cpus\": %ld, \"disks\": %d, \"nics\": %d, "
+               "{\"boot\": \"%s\", \"uptime_ms\": %llu, \"cpus\": %ld, \"disks\": %d, "
+               "\"nics\": %d, "
                "\"records\": %llu, \"heartbeats\": %llu}\n",
                server->boot, (unsigned long long)(clock_ns(CLOCK_BOOTTIME) / 1000000u),
-               sysconf(_SC_NPROCESSORS_ONLN), disks, nics, (unsigned long long)server->records.next,
+               sysconf(_SC_NPROCESSORS_ONLN), disks, nics,
+               (unsigned long long)server->records.next,
                (unsigned long long)server->beats.next);
 }
 
@@ -302,7 +317,8 @@ static int do_load(struct client *client, const char *text)
     unsigned long mib = 0, rate = 0;
     struct load *load = malloc(sizeof(*load));
     pthread_t thread;
-    if (!load || sscanf(text, "%lu %lu", &mib, &rate) != 2 || mib == 0 || mib > 1u << 20) {
+    if (!load || sscanf(text, "%lu %lu", &mib, &rate) != 2 || mib == 0 ||
+        mib > 1u << 20) {
         free(load);
         return say(client->fd, "ERROR LOAD MIB PAGES_PER_S\n");
     }
@@ -369,7 +385,8 @@ static void serve(struct server *server)
         listen(listener, 16) < 0) {
         die("listen");
     }
-    fprintf(stderr, "recordd: ready, %llu records\n", (unsigned long long)server->records.next);
+    fprintf(stderr, "recordd: ready, %llu records\n",
+            (unsigned long long)server->records.next);
     for (;;) {
         pthread_t thread;
         struct client *client = malloc(sizeof(*client));
