@@ -252,7 +252,8 @@ static int program_start(struct program *program, struct error *err)
     if (result < 0) {
         return result;
     }
-    result = migrate_create(program->vm, 0, &program->migrate);
+    result = migrate_create(program->vm, (uint32_t)program->options.patience_ms,
+                            &program->migrate);
     if (result < 0) {
         return error_set(err, result, "cannot prepare for migration: %s",
                          err_text(result));

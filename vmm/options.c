@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/id.h"
+#include "migration/times.h"
 
 const char options_help[] =
     "drover-vmm: runs one virtual machine on KVM\n"
@@ -35,6 +36,8 @@ const char options_help[] =
     "  --control PATH         socket for orders\n"
     "  --paused               do not start before `control PATH resume`\n"
     "  --incoming tcp:HOST:PORT       wait for a guest that another drover-vmm sends\n"
+    "  --patience MS                  in a move: how long the other side may be silent while\n"
+    "                                 the guest stands (2000); more on slow hosts\n"
     "\n"
     "In a cluster\n"
     "  --vm-id N --epoch N    orders of other VMs and older epochs are refused\n"
@@ -66,6 +69,7 @@ enum option_key {
     KEY_PAUSED,
     KEY_VM_ID,
     KEY_EPOCH,
+    KEY_PATIENCE,
     KEY_HA,
     KEY_HELP,
     KEY_VERSION,
@@ -88,6 +92,7 @@ static const struct option long_options[] = {
     {"paused", no_argument, NULL, KEY_PAUSED},
     {"vm-id", required_argument, NULL, KEY_VM_ID},
     {"epoch", required_argument, NULL, KEY_EPOCH},
+    {"patience", required_argument, NULL, KEY_PATIENCE},
     {"ha", no_argument, NULL, KEY_HA},
     {"help", no_argument, NULL, KEY_HELP},
     {"version", no_argument, NULL, KEY_VERSION},
@@ -280,6 +285,9 @@ static int control_option(int key, const char *text, struct options *options,
         return number_option("--vm-id", text, 1, UINT64_MAX, &options->vm_id, err);
     case KEY_EPOCH:
         return number_option("--epoch", text, 1, UINT64_MAX, &options->epoch, err);
+    case KEY_PATIENCE:
+        return number_option("--patience", text, MIGRATION_PATIENCE_MS_MIN,
+                             MIGRATION_PATIENCE_MS_MAX, &options->patience_ms, err);
     case KEY_HELP:
         options->action = OPTIONS_ACTION_HELP;
         return 0;

@@ -44,6 +44,7 @@ struct options {
     bool ha;
     uint64_t vm_id;
     uint64_t epoch;
+    uint64_t patience_ms; /* 0: the default */
     unsigned disk_count;
     struct options_disk disks[LIMIT_VM_DISKS];
     unsigned net_count;
