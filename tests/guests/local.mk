@@ -17,3 +17,8 @@ $(TEST_GUESTS): tests/guests/%.elf: tests/guests/%.c $(GUEST_PARTS)
 	    $(top_srcdir)/tests/guests/guest.c $<
 EXTRA_DIST += tests/kvm/cases_disk.py tests/kvm/test_vmm tests/kvm/process.py tests/kvm/cases_input.py tests/kvm/cases_lease.py \
 	tests/kvm/cases_machine.py
+
+noinst_PROGRAMS += tests/kvm/state
+tests_kvm_state_SOURCES = tests/kvm/state.c
+tests_kvm_state_LDADD = $(VMM_LIBS)
+EXTRA_DIST += tests/kvm/cases_state.py
