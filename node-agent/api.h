@@ -119,8 +119,8 @@ void api_state_changed(struct api *api);
 int api_serve_forward(struct api *api, const Drover__ApiForward *message,
                       api_forwarded answer, void *request);
 
-/* Ends all requests; `closed` once, later, when nothing of the API is in use on the loop;
- * then free. */
+/* Ends all requests; `closed` once, later. Free it after the loop has run out of handles, and
+ * after the backend has called back for all that it was asked. */
 void api_close(struct api *api, void (*closed)(void *owner), void *owner);
 void api_free(struct api *api);
 
