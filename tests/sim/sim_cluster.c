@@ -318,7 +318,8 @@ static void report(const struct sim *sim, const struct options *options, bool fa
 int main(int argc, char **argv)
 {
     /* What `make check` does: as many of these as a minute allows. */
-    struct options options = {.first = 1, .last = 60, .steps = STEPS_DEFAULT, .seconds = 60};
+    struct options options = {
+        .first = 1, .last = 60, .steps = STEPS_DEFAULT, .seconds = 60};
     if (!parse(argc, argv, &options)) {
         return usage();
     }

@@ -168,6 +168,11 @@ static void target_hears(struct sim *sim, struct sim_vmm *vmm,
         vmm->mem = letter->mem != 0 ? ++sim->last_id : 0;
         vmm->mem_parent = letter->mem;
         sim->moves++;
+        if (!sim->healed && sim_chance(sim, 4)) {
+            sim_check(sim); /* it ran for an instant, and nobody was told */
+            sim_vmm_gone(sim, vmm, "killed by signal 9");
+            break;
+        }
         send(sim, vmm, WORD_DONE);
         move_to(sim, vmm, DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
         sim_fault_near(sim, vmm);
