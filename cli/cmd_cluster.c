@@ -61,10 +61,6 @@ static int parse_member(const char *verb, int argc, char **argv, json_t *body)
             return cli_usage(verb, "a value is no UTF-8 text");
         }
     }
-    if (json_object_get(body, "address") == NULL) {
-        return cli_usage(verb,
-                         "--address is missing: this host's address for the other hosts");
-    }
     return CLI_OK;
 }
 
@@ -222,10 +218,11 @@ static int run_remove(struct cli *cli, int argc, char **argv)
 
 static const struct cli_command commands[] = {
     {"init", run_init, "makes a new cluster of this host alone",
-     "usage: drover cluster init --address HOST[:PORT] [--name NAME] [--api-address "
+     "usage: drover cluster init [--address HOST[:PORT]] [--name NAME] [--api-address "
      "HOST:PORT] [--lease-ms MS]\n"
      "\n"
-     "  --address HOST[:PORT]  this host's address for the other hosts (port 7400)\n"
+     "  --address HOST[:PORT]  this host's address for the other hosts (default: as droverd is configured,\n"
+     "                         else its first one; port 7400)\n"
      "  --name NAME            its name in the cluster (default: the system's host "
      "name)\n"
      "  --api-address ADDRESS  where its HTTPS API listens (port 7401)\n"
@@ -244,7 +241,7 @@ static const struct cli_command commands[] = {
      "over a channel that you trust.\n"
      "It works once, for one hour unless --valid says otherwise (60 to 604800).\n"},
     {"join", run_join, "joins this host to the cluster of a token",
-     "usage: drover cluster join TOKEN --address HOST[:PORT] [--name NAME] "
+     "usage: drover cluster join TOKEN [--address HOST[:PORT]] [--name NAME] "
      "[--api-address HOST:PORT] [--witness]\n"
      "\n"
      "Run it on the host that is to join. With --witness it votes, but runs no VMs (for "

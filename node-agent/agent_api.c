@@ -190,7 +190,7 @@ void agent_api_listen(struct agent *agent)
         return;
     }
     struct error err = {0};
-    if (api_listen_tls(agent->api, agent->config->api_address, agent->dir.ca_path,
+    if (api_listen_tls(agent->api, agent->identity->api_address, agent->dir.ca_path,
                        agent->dir.certificate_path, agent->dir.key_path, &err) != 0) {
         log_warn(agent->log, "the API is not served over TLS, only on this host err=%s",
                  err.text);

@@ -265,8 +265,8 @@ static int start_supervisor(struct agent *agent, struct error *err)
 {
     char host[LIMIT_ADDRESS_SIZE];
     unsigned port = 0;
-    int rv = config_split_address(agent->config->address, CONFIG_PEER_PORT_DEFAULT, host,
-                                  &port, err);
+    int rv = config_split_address(agent->identity->address, CONFIG_PEER_PORT_DEFAULT,
+                                  host, &port, err);
     if (rv != 0) {
         return rv;
     }

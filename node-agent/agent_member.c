@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What exists while this host is in a cluster: made in one written order, unmade as a
  * whole. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -202,14 +203,37 @@ static int make_raft(struct agent *agent, bool bootstrap, struct error *err)
     return rv;
 }
 
+/* Where the others reach this host; on all addresses when that is a name. */
+static int listen_address(const char *configured, const char *address,
+                          char ret_listen[LIMIT_ADDRESS_SIZE], struct error *err)
+{
+    char host[LIMIT_ADDRESS_SIZE];
+    unsigned port = 0;
+    struct in6_addr ip;
+    int rv = config_split_address(configured[0] != '\0' ? configured : address,
+                                  CONFIG_PEER_PORT_DEFAULT, host, &port, err);
+    if (rv != 0) {
+        return rv;
+    }
+    bool literal =
+        inet_pton(AF_INET, host, &ip) == 1 || inet_pton(AF_INET6, host, &ip) == 1;
+    return config_join_address(literal ? host : "0.0.0.0", port, ret_listen,
+                               LIMIT_ADDRESS_SIZE);
+}
+
 static int listen_to_peers(struct agent *agent, struct error *err)
 {
     struct agent_member *member = agent->member;
+    char listen[LIMIT_ADDRESS_SIZE];
+    int rv = listen_address(agent->config->listen, agent->identity->address, listen, err);
+    if (rv != 0) {
+        return rv;
+    }
     struct peers_config config = {
         .loop = agent->loop,
         .context = member->tls,
         .self = &member->self,
-        .listen = agent->config->listen,
+        .listen = listen,
         .open_ms = member->timing.peer_idle_ms,
         .idle_ms = member->timing.peer_idle_ms,
         .redial_ms_max = member->timing.renew_ms,
@@ -248,7 +272,7 @@ int agent_member_start(struct agent *agent, bool bootstrap, struct error *err)
     log_notice(agent->log,
                "member of cluster=%s as host=%" PRIu64 " name=%s address=%s lease_ms=%u",
                agent->identity->cluster_id, agent->identity->host_id,
-               agent->identity->name, agent->config->listen, member->timing.lease_ms);
+               agent->identity->name, agent->identity->address, member->timing.lease_ms);
     agent_wake(agent);
     return 0;
 }

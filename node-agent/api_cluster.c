@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/id.h"
@@ -150,12 +149,6 @@ struct own_place {
 
 static int host_name(const char *given, char ret_name[LIMIT_NAME_SIZE], struct error *err)
 {
-    char own[256] = "";
-    if (given[0] == '\0') {
-        (void)gethostname(own, sizeof(own) - 1); /* empty on failure: refused below */
-        own[strcspn(own, ".")] = '\0';
-        given = own;
-    }
     if (!id_name_valid(given)) {
         return error_set(
             err, DROVER_EBADINPUT,
@@ -170,14 +163,18 @@ static int host_name(const char *given, char ret_name[LIMIT_NAME_SIZE], struct e
 static int read_place(struct json_reader *reader, struct own_place *place,
                       struct error *err)
 {
-    json_reader_require(reader, "address");
     const char *name = json_reader_text(reader, "name", "");
     const char *address = json_reader_text(reader, "address", "");
     const char *api_address = json_reader_text(reader, "api_address", "");
     int rv = json_reader_end(reader);
-    rv = rv != 0 ? rv : host_name(name, place->name, err);
-    rv = rv != 0 ? rv : full_address("address", address, AGENT_PORT, place->address, err);
-    if (rv != 0) {
+    /* What is not given is as droverd is configured. */
+    if (rv == 0 && name[0] != '\0') {
+        rv = host_name(name, place->name, err);
+    }
+    if (rv == 0 && address[0] != '\0') {
+        rv = full_address("address", address, AGENT_PORT, place->address, err);
+    }
+    if (rv != 0 || (api_address[0] == '\0' && address[0] == '\0')) {
         return rv;
     }
     char host[LIMIT_ADDRESS_SIZE];

@@ -21,7 +21,7 @@ struct error;
 struct agent_config {
     char name[LIMIT_NAME_SIZE];            /* of this host; default: the first label of its hostname */
     char address[LIMIT_ADDRESS_SIZE];      /* HOST:PORT that other hosts reach this one at; default: first global address, port 7400 */
-    char listen[LIMIT_ADDRESS_SIZE];       /* IP:PORT to listen at; default: the address's */
+    char listen[LIMIT_ADDRESS_SIZE];       /* IP:PORT to listen at; empty: where the host is to be reached */
     char api_address[LIMIT_ADDRESS_SIZE];  /* HOST:PORT of the API over TLS; default: the address's host, port 7401 */
     char state_dir[LIMIT_PATH_SIZE];       /* /var/lib/drover */
     char run_dir[LIMIT_PATH_SIZE];         /* /run/drover: API socket (api.sock), a folder per VMM */

@@ -101,9 +101,6 @@ int config_fill_defaults(struct agent_config *config, struct error *err)
             err, DROVER_EBADINPUT,
             "no network address found: give this host's with --address HOST:PORT");
     }
-    if (config->listen[0] == '\0') {
-        memcpy(config->listen, config->address, sizeof(config->listen));
-    }
     if (config->api_address[0] == '\0') {
         char host[LIMIT_ADDRESS_SIZE];
         unsigned port = 0;

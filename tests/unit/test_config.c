@@ -70,7 +70,7 @@ static void test_file_is_read_and_command_line_wins(void **state)
     assert_int_equal(fixture->action, CONFIG_ACTION_RUN);
     assert_string_equal(fixture->config.name, "other");
     assert_string_equal(fixture->config.address, "10.1.2.3:7400");
-    assert_string_equal(fixture->config.listen, "10.1.2.3:7400");
+    assert_string_equal(fixture->config.listen, "");
     assert_string_equal(fixture->config.api_address, "10.1.2.3:7401");
     assert_string_equal(fixture->config.watchdog, "none");
     assert_string_equal(fixture->config.state_dir, "/var/lib/drover");
