@@ -19,11 +19,13 @@
 #define CLI_WAIT_S_DEFAULT 120u
 
 struct client;
+struct client_config;
 
 struct cli {
     struct client *client;
-    bool json;  /* print the API's objects, not tables */
-    bool quiet; /* no progress */
+    const struct client_config *config; /* of the client */
+    bool json;                          /* print the API's objects, not tables */
+    bool quiet;                         /* no progress */
 };
 
 /* A command behind its noun: `drover vm list`. argv[0] is the verb. */

@@ -200,12 +200,14 @@ int main(int argc, char **argv)
         print_usage(stderr);
         return CLI_USAGE;
     }
+    cli.config = &config;
     struct error err = {0};
     if (client_create(&config, &cli.client, &err) != 0) {
         return cli_fail("%s", err.text);
     }
     int first = optind;
-    optind = 0; /* each command reads its own options, in any order (getopt starts anew) */
+    optind =
+        0; /* each command reads its own options, in any order (getopt starts anew) */
     status = run_command(&cli, argc - first, argv + first);
     client_free(cli.client);
     if (fflush(stdout) != 0 && status == CLI_OK) {

@@ -128,8 +128,7 @@ static int parse_error(const char *path, struct fy_diag *diag, struct error *err
     if (first == NULL) {
         return error_set(err, DROVER_EBADINPUT, "%s: is no YAML", path);
     }
-    return error_set(err, DROVER_EBADINPUT, "%s:%d: %s", path, first->line,
-                     first->msg);
+    return error_set(err, DROVER_EBADINPUT, "%s:%d: %s", path, first->line, first->msg);
 }
 
 int vm_file_load(const char *path, json_t **ret_vm, struct error *err)

@@ -168,6 +168,21 @@ void api_propose(struct api_call *call, const Drover__Command *command,
     }
 }
 
+/* The leader's answer, with this host's name in it: it is the one that was asked. NULL:
+ * leave the answer as it is. */
+static char *name_this_host(struct api_call *call, const char *body, size_t size)
+{
+    json_t *object = json_loadb(body, size, 0, NULL);
+    const char *name = json_host_name(api_state(call), api_self_of(call).host_id);
+    char *text = NULL;
+    if (object != NULL && name != NULL &&
+        json_object_set_new(object, "node", json_string(name)) == 0) {
+        text = json_dumps(object, JSON_COMPACT | JSON_PRESERVE_ORDER);
+    }
+    json_decref(object);
+    return text;
+}
+
 static void on_forwarded(void *request, int error, const char *text, unsigned status,
                          const void *body, size_t size)
 {
@@ -183,6 +198,13 @@ static void on_forwarded(void *request, int error, const char *text, unsigned st
     if (error != 0) {
         api_fail(call, error == DROVER_ECLOSED ? DROVER_ENOTLEADER : error, text);
         return;
+    }
+    if (status == 200 && (call->route->flags & API_ROUTE_NAMES_HOST) != 0) {
+        char *named = name_this_host(call, body, size);
+        if (named != NULL) {
+            done(call, status, named);
+            return;
+        }
     }
     char *copy = malloc(size + 1);
     if (copy != NULL) {

@@ -61,6 +61,7 @@ struct api_core {
 enum api_route_flag {
     API_ROUTE_LOCAL = 1,      /* answered by any host from what it has itself */
     API_ROUTE_NO_CLUSTER = 2, /* also on a host without a cluster */
+    API_ROUTE_NAMES_HOST = 4, /* "node" is who was asked, also when the leader answers */
 };
 
 struct api_route {

@@ -11,7 +11,7 @@
 #define PREFIX "/api/v1/"
 
 static const struct api_route routes[] = {
-    {"GET", "cluster", API_ROUTE_NO_CLUSTER, api_cluster_show},
+    {"GET", "cluster", API_ROUTE_NO_CLUSTER | API_ROUTE_NAMES_HOST, api_cluster_show},
     {"POST", "cluster/init", API_ROUTE_NO_CLUSTER | API_ROUTE_LOCAL, api_cluster_init},
     {"POST", "cluster/join", API_ROUTE_NO_CLUSTER | API_ROUTE_LOCAL, api_cluster_join},
     {"POST", "cluster/tokens", 0, api_token_create},
