@@ -38,23 +38,15 @@ static const struct feature_word {
     {0x80000008, 0, 'b', 0},
 };
 
-static struct kvm_cpuid2 *cpuid_alloc(void)
+int kvm_cpuid_save(struct vcpu *vcpu, struct cpu_message *message)
 {
     size_t size =
         sizeof(struct kvm_cpuid2) + CPU_CPUID_MAX * sizeof(struct kvm_cpuid_entry2);
-    struct kvm_cpuid2 *cpuid = calloc(1, size);
-    if (cpuid != NULL) {
-        cpuid->nent = CPU_CPUID_MAX;
-    }
-    return cpuid;
-}
-
-int kvm_cpuid_save(struct vcpu *vcpu, struct cpu_message *message)
-{
-    CLEANUP(cleanup_free) struct kvm_cpuid2 *cpuid = cpuid_alloc();
+    CLEANUP(cleanup_free) struct kvm_cpuid2 *cpuid = calloc(1, size);
     if (cpuid == NULL) {
         return -ENOMEM;
     }
+    cpuid->nent = CPU_CPUID_MAX;
     if (ioctl(vcpu->fd, KVM_GET_CPUID2, cpuid) < 0) {
         return -errno;
     }
@@ -76,19 +68,7 @@ int kvm_cpuid_save(struct vcpu *vcpu, struct cpu_message *message)
     return 0;
 }
 
-static uint32_t word_here(const struct kvm_cpuid2 *cpuid, const struct feature_word *word)
-{
-    for (uint32_t i = 0; i < cpuid->nent; i++) {
-        const struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
-        if (entry->function == word->function && entry->index == word->index) {
-            const uint32_t registers[] = {entry->eax, entry->ebx, entry->ecx, entry->edx};
-            return registers[word->reg - 'a'];
-        }
-    }
-    return 0;
-}
-
-static uint32_t word_saved(const Drover__CpuState *state, const struct feature_word *word)
+static uint32_t word_of(const Drover__CpuState *state, const struct feature_word *word)
 {
     for (size_t i = 0; i < state->n_cpuid; i++) {
         const Drover__CpuidEntry *entry = state->cpuid[i];
@@ -100,12 +80,12 @@ static uint32_t word_saved(const Drover__CpuState *state, const struct feature_w
     return 0;
 }
 
-static int features_judge(const struct kvm_cpuid2 *here, const Drover__CpuState *state,
+static int features_judge(const Drover__CpuState *here, const Drover__CpuState *state,
                           struct error *err)
 {
     for (char reg = 'b'; reg <= 'd'; reg++) {
         const struct feature_word vendor = {.function = 0, .reg = reg};
-        if (word_here(here, &vendor) != word_saved(state, &vendor)) {
+        if (word_of(here, &vendor) != word_of(state, &vendor)) {
             return error_set(
                 err, DROVER_EBADINPUT,
                 "the guest runs on a processor of another vendor: choose a host "
@@ -114,8 +94,7 @@ static int features_judge(const struct kvm_cpuid2 *here, const Drover__CpuState 
     }
     for (unsigned i = 0; i < sizeof(feature_words) / sizeof(feature_words[0]); i++) {
         const struct feature_word *word = &feature_words[i];
-        uint32_t missing =
-            word_saved(state, word) & ~word_here(here, word) & ~word->ignored;
+        uint32_t missing = word_of(state, word) & ~word_of(here, word) & ~word->ignored;
         if (missing != 0) {
             return error_set(
                 err, DROVER_EBADINPUT,
@@ -127,19 +106,31 @@ static int features_judge(const struct kvm_cpuid2 *here, const Drover__CpuState 
     return 0;
 }
 
-int kvm_cpuid_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err)
+/* Against what vCPU 0 was given when it was made: that is what this host offers. */
+static int offer_judge(const struct vm *vm, const Drover__CpuState *state,
+                       struct error *err)
 {
-    CLEANUP(cleanup_free) struct kvm_cpuid2 *cpuid = cpuid_alloc();
-    if (cpuid == NULL) {
+    Drover__CpuState *here =
+        drover__cpu_state__unpack(NULL, vm->power_on_cpu.size, vm->power_on_cpu.data);
+    if (here == NULL) {
         return error_set(err, -ENOMEM, "out of memory");
     }
-    if (ioctl(vcpu->fd, KVM_GET_CPUID2, cpuid) < 0) {
-        return error_set(err, DROVER_ENOKVM, "KVM does not tell the CPUID of vCPU %u: %s",
-                         vcpu->index, err_text(errno));
-    }
-    int result = features_judge(cpuid, state, err);
+    int result = features_judge(here, state, err);
+    drover__cpu_state__free_unpacked(here, NULL);
+    return result;
+}
+
+int kvm_cpuid_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err)
+{
+    int result = offer_judge(vcpu->vm, state, err);
     if (result < 0) {
         return result;
+    }
+    size_t size =
+        sizeof(struct kvm_cpuid2) + CPU_CPUID_MAX * sizeof(struct kvm_cpuid_entry2);
+    CLEANUP(cleanup_free) struct kvm_cpuid2 *cpuid = calloc(1, size);
+    if (cpuid == NULL) {
+        return error_set(err, -ENOMEM, "out of memory");
     }
     cpuid->nent = (uint32_t)state->n_cpuid;
     for (uint32_t i = 0; i < cpuid->nent; i++) {
