@@ -194,13 +194,21 @@ tests_unit_test_json_SOURCES = tests/unit/test_json.c tests/unit/unit.h
 tests_unit_test_json_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_unit_test_json_LDADD = $(API_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_api_core
-tests_unit_test_api_core_SOURCES = tests/unit/test_api_core.c tests/unit/fake_backend.c tests/unit/fake_backend.h \
-	tests/unit/unit.h
+API_TEST_SOURCES = tests/unit/fake_backend.c tests/unit/fake_backend.h tests/unit/unit.h tests/unit/pki_fixture.h \
+	tests/unit/api_fixture.h tests/unit/api_http_fixture.h
+tests_unit_test_api_core_SOURCES = tests/unit/test_api_core.c $(API_TEST_SOURCES)
+check_PROGRAMS += tests/unit/test_api_leader
+tests_unit_test_api_leader_SOURCES = tests/unit/test_api_leader.c $(API_TEST_SOURCES)
+tests_unit_test_api_leader_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_api_leader_LDADD = $(API_TEST_LIBS)
 tests_unit_test_api_core_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_unit_test_api_core_LDADD = $(API_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_api_http
-tests_unit_test_api_http_SOURCES = tests/unit/test_api_http.c tests/unit/fake_backend.c tests/unit/fake_backend.h \
-	tests/unit/pki_fixture.h tests/unit/unit.h
+check_PROGRAMS += tests/unit/test_api_console
+tests_unit_test_api_console_SOURCES = tests/unit/test_api_console.c $(API_TEST_SOURCES)
+tests_unit_test_api_console_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(CURL_CFLAGS)
+tests_unit_test_api_console_LDADD = $(API_TEST_LIBS) $(CURL_LIBS)
+tests_unit_test_api_http_SOURCES = tests/unit/test_api_http.c $(API_TEST_SOURCES)
 tests_unit_test_api_http_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(CURL_CFLAGS)
 tests_unit_test_api_http_LDADD = $(API_TEST_LIBS) $(CURL_LIBS)
 check_PROGRAMS += tests/unit/test_tap

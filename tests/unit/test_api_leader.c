@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The API beside the leader, without one, and waiting for events. */
+#include "tests/unit/api_fixture.h"
+
+static void test_a_follower_passes_on_what_only_the_leader_knows(void **state)
+{
+    struct fixture *f = *state;
+    f->backend.self.leads = false;
+    f->backend.self.leader_host_id = 2;
+    f->backend.forward_body = "{\"vms\":[1,2]}";
+    assert_int_equal(
+        json_array_size(json_object_get(ask(f, "GET", "/vms", NULL, 200), "vms")), 2);
+    assert_string_equal(f->backend.forwarded, "GET /api/v1/vms ");
+    (void)ask(f, "POST", "/vms", VM, 200);
+    assert_string_equal(f->backend.forwarded, "POST /api/v1/vms " VM);
+    /* Its own copy of the log is good enough for events. */
+    f->backend.forwarded[0] = '\0';
+    (void)ask(f, "GET", "/events", NULL, 200);
+    assert_string_equal(f->backend.forwarded, "");
+}
+
+static void test_without_a_leader_reads_are_stale_and_writes_fail(void **state)
+{
+    struct fixture *f = *state;
+    assign(f);
+    f->backend.self.leads = false;
+    f->backend.self.leader_host_id = 0;
+    f->backend.forward_error = DROVER_ENOLEADER;
+    json_t *vm = ask(f, "GET", "/vms/web1", NULL, 200);
+    assert_true(json_is_true(json_object_get(vm, "stale")));
+    assert_string_equal(text_of(vm, "state"), "unknown");
+    assert_string_equal(text_of(vm, "host"), "n1");
+    (void)ask(f, "POST", "/vms/web1/stop", NULL, 503);
+    assert_error(f, "no_leader", "");
+    json_t *cluster = ask(f, "GET", "/cluster", NULL, 200);
+    assert_true(json_is_null(json_object_get(cluster, "leader")));
+    assert_false(json_is_true(json_object_get(json_object_get(cluster, "ha"), "on")));
+}
+
+static void test_a_forwarded_request_is_not_passed_on_again(void **state)
+{
+    struct fixture *f = *state;
+    f->backend.self.leads = false;
+    const struct api_incoming incoming = {
+        .method = "GET", .path = "/api/v1/vms", .forwarded = true};
+    assert_int_equal(api_core_serve(f->core, &incoming, on_answer, f, NULL), 0);
+    finish(f, 1);
+    assert_int_equal(f->status, 503);
+    assert_string_equal(f->backend.forwarded, "");
+}
+
+static void test_token_is_shown_once_and_leads_to_the_cluster(void **state)
+{
+    struct fixture *f = *state;
+    struct join_token token;
+    struct error err = {0};
+    (void)ask(f, "POST", "/cluster/tokens", "{\"valid_s\":1}", 400);
+    json_t *made = ask(f, "POST", "/cluster/tokens", "{}", 201);
+    assert_int_equal(join_token_decode(text_of(made, "token"), &token, &err), 0);
+    assert_string_equal(text_of(made, "token_id"), token.token_id);
+    assert_int_equal(token.address_count, 3);
+    assert_string_equal(token.addresses[0], "10.0.0.1:7400"); /* the leader first */
+    json_t *listed =
+        json_object_get(ask(f, "GET", "/cluster/tokens", NULL, 200), "tokens");
+    assert_int_equal(json_array_size(listed), 3); /* those of n2 and n3 are used */
+    char *text = json_dumps(listed, 0);
+    assert_null(strstr(text, "drover1."));
+    assert_non_null(strstr(text, "\"unused\""));
+    assert_non_null(strstr(text, "\"used\""));
+    free(text);
+}
+
+static void test_events_are_paged_without_loss(void **state)
+{
+    struct fixture *f = *state;
+    assign(f);
+    json_int_t after = 0;
+    size_t total = 0;
+    size_t all = json_array_size(json_object_get(
+        ask(f, "GET", "/events?after=0&limit=1000", NULL, 200), "events"));
+    assert_true(all >= 5);
+    for (unsigned i = 0; i < 100; i++) {
+        char path[64];
+        (void)snprintf(path, sizeof(path), "/events?after=%lld&limit=1",
+                       (long long)after);
+        json_t *page = ask(f, "GET", path, NULL, 200);
+        size_t count = json_array_size(json_object_get(page, "events"));
+        if (count == 0) {
+            break;
+        }
+        total += count;
+        after = json_integer_value(json_object_get(page, "last_index"));
+    }
+    assert_int_equal(total, all);
+    assert_int_equal(json_array_size(json_object_get(
+                         ask(f, "GET", "/events?limit=2", NULL, 200), "events")),
+                     2);
+    (void)ask(f, "GET", "/events?vm=web1", NULL, 200);
+    assert_true(json_array_size(json_object_get(f->body, "events")) >= 1);
+    (void)ask(f, "GET", "/events?vm=web9", NULL, 404);
+    (void)ask(f, "GET", "/events?limit=0", NULL, 400);
+    (void)ask(f, "GET", "/events?after=-1", NULL, 400);
+    (void)ask(f, "GET", "/events?since=1", NULL, 400);
+    assert_error(f, "bad_input", "since: no such parameter");
+}
+
+static void test_waiting_for_events_ends_with_the_next_one_or_in_time(void **state)
+{
+    struct fixture *f = *state;
+    char path[64];
+    json_t *now = ask(f, "GET", "/events", NULL, 200);
+    long long last = (long long)json_integer_value(json_object_get(now, "last_index"));
+    (void)snprintf(path, sizeof(path), "/events?after=%lld&wait_ms=100", last);
+    uint64_t begun_ms = clock_now_ms();
+    assert_int_equal(
+        json_array_size(json_object_get(ask(f, "GET", path, NULL, 200), "events")), 0);
+    assert_in_range(clock_now_ms() - begun_ms, 100, 2000);
+    (void)snprintf(path, sizeof(path), "/events?after=%lld&wait_ms=60000", last);
+    unsigned before = f->answers;
+    begin(f, "GET", path, NULL);
+    begin(f, "POST", "/nodes/n2/drain", NULL);
+    finish(f, before + 2);
+    (void)ask(f, "GET", path, NULL, 200);
+    const json_t *event = json_array_get(json_object_get(f->body, "events"), 0);
+    assert_string_equal(text_of(event, "node"), "n2");
+}
+
+static void test_who_asked_may_go_before_the_answer(void **state)
+{
+    struct fixture *f = *state;
+    struct api_call *call = NULL;
+    const char *const paths[] = {"/api/v1/events?after=99999&wait_ms=60000",
+                                 "/api/v1/vms", "/api/v1/nodes/n1/undrain"};
+    for (size_t i = 0; i < 3; i++) {
+        const struct api_incoming incoming = {.method = i == 2 ? "POST" : "GET",
+                                              .path = paths[i]};
+        assert_int_equal(api_core_serve(f->core, &incoming, on_answer, f, &call), 0);
+        api_call_cancel(call);
+    }
+    while (f->backend.open > 0) {
+        (void)uv_run(&f->loop, UV_RUN_ONCE);
+    }
+    (void)uv_run(&f->loop, UV_RUN_ONCE);
+    assert_int_equal(f->answers, 0);
+}
+
+static void test_cluster_says_what_it_can_still_lose(void **state)
+{
+    struct fixture *f = *state;
+    json_t *cluster = ask(f, "GET", "/cluster", NULL, 200);
+    assert_int_equal(json_integer_value(json_object_get(cluster, "failures_tolerated")),
+                     1);
+    assert_true(json_is_true(json_object_get(json_object_get(cluster, "ha"), "on")));
+    assert_int_equal(
+        json_array_size(json_object_get(ask(f, "GET", "/nodes", NULL, 200), "nodes")), 3);
+    assert_string_equal(text_of(ask(f, "GET", "/nodes/n3", NULL, 200), "state"), "up");
+    f->backend.silent_ms = 4000;
+    assert_string_equal(text_of(ask(f, "GET", "/nodes/n3", NULL, 200), "state"),
+                        "suspect");
+    (void)ask(f, "DELETE", "/cluster/members/n3", NULL, 200);
+    assert_string_equal(f->backend.removed, "3");
+    (void)ask(f, "DELETE", "/cluster/members/n9", NULL, 404);
+}
+
+#define MEMBER(name) cmocka_unit_test_setup_teardown(name, setup_cluster, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        MEMBER(test_a_follower_passes_on_what_only_the_leader_knows),
+        MEMBER(test_without_a_leader_reads_are_stale_and_writes_fail),
+        MEMBER(test_a_forwarded_request_is_not_passed_on_again),
+        MEMBER(test_token_is_shown_once_and_leads_to_the_cluster),
+        MEMBER(test_events_are_paged_without_loss),
+        MEMBER(test_waiting_for_events_ends_with_the_next_one_or_in_time),
+        MEMBER(test_who_asked_may_go_before_the_answer),
+        MEMBER(test_cluster_says_what_it_can_still_lose),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
