@@ -276,6 +276,7 @@ static int start_supervisor(struct agent *agent, struct error *err)
         .vmm_program = agent->config->vmm_path,
         .default_bridge = agent->config->bridge[0] != '\0' ? agent->config->bridge : NULL,
         .incoming_host = host,
+        .migration_patience_ms = agent->member->timing.migration_idle_ms,
         .ops = &supervisor_ops,
         .owner = agent,
     };

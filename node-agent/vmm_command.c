@@ -115,6 +115,10 @@ int vmm_command_build(const Drover__VmRecord *vm,
     add(&command, &rv, "--serial");
     add(&command, &rv, "unix:%s", options->serial_path);
     add_pair(&command, &rv, "--control", options->control_path);
+    if (options->patience_ms != 0) {
+        add(&command, &rv, "--patience");
+        add(&command, &rv, "%" PRIu32, options->patience_ms);
+    }
     if (options->incoming_host != NULL) {
         bool bare_ipv6 = strchr(options->incoming_host, ':') != NULL &&
                          options->incoming_host[0] != '[';

@@ -15,6 +15,7 @@ struct vmm_command_options {
     const char *serial_path;
     const char *incoming_host; /* NULL: not incoming */
     uint64_t epoch;
+    uint32_t patience_ms; /* of its moves; 0: its own default */
 };
 
 /* Arguments in one block of memory: argv[0..count-1], argv[count] is NULL. */

@@ -123,6 +123,7 @@ static int set_up(struct vmm_supervisor *supervisor,
         return rv;
     }
     supervisor->lock_fd = rv;
+    supervisor->migration_patience_ms = config->migration_patience_ms;
     return 0;
 }
 

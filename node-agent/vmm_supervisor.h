@@ -51,6 +51,7 @@ struct vmm_supervisor_config {
     const char *default_bridge; /* for NICs that name none; may be NULL */
     const char *incoming_host;  /* this host's address, where guests come in: --incoming
                                    tcp:HOST:0 */
+    uint32_t migration_patience_ms; /* 0: the VMM's own default */
     const struct vmm_supervisor_ops *ops;
     void *owner;
 };

@@ -65,6 +65,7 @@ struct vmm_supervisor {
     char vmm_program[LIMIT_PATH_SIZE];
     char default_bridge[TAP_NAME_SIZE];
     char incoming_host[LIMIT_ADDRESS_SIZE];
+    uint32_t migration_patience_ms;
     int lock_fd; /* one droverd per run directory */
     struct vmm *vmms;
     uv_timer_t timer; /* for what must be told later */

@@ -77,6 +77,7 @@ static int run(struct vmm *vmm, const Drover__VmRecord *vm, bool incoming, int l
         .serial_path = serial,
         .incoming_host = incoming ? supervisor->incoming_host : NULL,
         .epoch = vmm->epoch,
+        .patience_ms = supervisor->migration_patience_ms,
     };
     CLEANUP(vmm_command_done) struct vmm_command command = {0};
     rv = vmm_command_build(vm, &options, &command);
