@@ -233,7 +233,9 @@ void host_source_reconcile(struct host_core *core, struct host_vm *vm,
     if (vmm->status == NULL) {
         return;
     }
-    host_extend(core, vm, vmm, record, now_ms);
+    if (host_vmm_state(vmm) != DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER) {
+        host_extend(core, vm, vmm, record, now_ms); /* what is handed over takes none */
+    }
     if (vm->never_sends >= migration->next_epoch) {
         abort_by_source(core, vm, record, "it was given up before the handover", now_ms);
         return;

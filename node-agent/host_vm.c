@@ -288,7 +288,6 @@ static void owner_reconcile(struct host_core *core, struct host_vm *vm,
         steer(core, vm, vmm, record, now_ms);
         break;
     case DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER:
-        host_extend(core, vm, vmm, record, now_ms);
         order_reclaim(core, vm, vmm, record, now_ms);
         break;
     case DROVER__VM_RUN_STATE__VM_RUN_FAILED:
