@@ -269,11 +269,30 @@ static int wait_for_go(struct migration_target *target, struct wire_go *ret_go,
     return 0;
 }
 
+static void tell_figures(struct migration_target *target, const struct wire_go *go,
+                         uint64_t entered_us)
+{
+    uint64_t entry_us = go->one_way_us + entered_us;
+    struct migration_status *status = status_board_lock(&target->board);
+    status->figures = (struct migration_figures){
+        .total_us = go->total_us + entry_us,
+        .downtime_us = go->standing_us + entry_us,
+        .predicted_downtime_us = go->predicted_downtime_us,
+        .bytes_sent = go->bytes_sent,
+        .pages_sent = go->pages_sent,
+        .pages_zero = go->pages_zero,
+        .rounds = go->rounds,
+    };
+    status_board_unlock(&target->board);
+}
+
 static void run(struct migration_target *target, const struct wire_go *go,
                 uint64_t received_ns)
 {
     struct migration_guest *guest = target->config.guest;
     uint64_t entered_ns = 0;
+    /* Whoever sees the guest run must see figures, if only without its entry. */
+    tell_figures(target, go, (clock_now_ns() - received_ns) / NS_PER_US);
     guest->ops->start(guest, &entered_ns);
     struct wire_done done = {.entered_us = entered_ns > received_ns
                                                ? (entered_ns - received_ns) / NS_PER_US
@@ -285,18 +304,7 @@ static void run(struct migration_target *target, const struct wire_go *go,
         /* If the source never hears it, the guest runs here nevertheless. */
         (void)stream_out_frames(&target->out, &frame, NULL);
     }
-    struct migration_status *status = status_board_lock(&target->board);
-    uint64_t entry_us = go->one_way_us + done.entered_us;
-    status->figures = (struct migration_figures){
-        .total_us = go->total_us + entry_us,
-        .downtime_us = go->standing_us + entry_us,
-        .predicted_downtime_us = go->predicted_downtime_us,
-        .bytes_sent = go->bytes_sent,
-        .pages_sent = go->pages_sent,
-        .pages_zero = go->pages_zero,
-        .rounds = go->rounds,
-    };
-    status_board_unlock(&target->board);
+    tell_figures(target, go, done.entered_us);
     status_board_move(&target->board, MIGRATION_STATE_DONE, NULL);
     guest->ops->announce(guest);
 }

@@ -22,6 +22,7 @@ def run(s):
         s.check(guest.writer.wait_count(50, 60), "no records are written after the move")
         gaps.append(stream.largest_gap_s * 1000)
         downtimes.append(float(vm["last_migration"]["downtime_ms"]))
+        s.check(downtimes[-1] > 0, f"the move has no figures: {vm['last_migration']}")
         totals.append(float(vm["last_migration"]["total_ms"]))
     s.check(stream.stop() == "", f"the connection broke: {stream.broken}")
     s.check(guest.writer.connections == 1, "the writer had to connect again")
