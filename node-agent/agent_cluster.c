@@ -214,6 +214,30 @@ void agent_cluster_propose_init(struct agent *agent)
 
 /* ---- join ---- */
 
+/* The leader, where it was just reached, and the others. */
+static size_t known_hosts(const Drover__JoinReply *reply, uint64_t leader_id,
+                          const char *leader_address,
+                          Drover__KnownHost known[LIMIT_HOSTS],
+                          Drover__KnownHost *hosts[LIMIT_HOSTS])
+{
+    size_t count = 1;
+    drover__known_host__init(&known[0]);
+    known[0].host_id = leader_id;
+    known[0].address = (char *)leader_address;
+    for (size_t i = 0; i < reply->n_hosts && count < LIMIT_HOSTS; i++) {
+        const Drover__HostRecord *host = reply->hosts[i];
+        if (host->host_id != leader_id && host->host_id != reply->host_id) {
+            drover__known_host__init(&known[count]);
+            known[count].host_id = host->host_id;
+            known[count++].address = host->address;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        hosts[i] = &known[i];
+    }
+    return count;
+}
+
 static int keep_membership(struct agent *agent, const Drover__JoinReply *reply,
                            uint64_t leader_id, const char *leader_address,
                            struct error *err)
@@ -229,15 +253,14 @@ static int keep_membership(struct agent *agent, const Drover__JoinReply *reply,
         return error_set(err, DROVER_EMALFORMED,
                          "the certificate that the leader made is not for this host");
     }
-    Drover__KnownHost leader = DROVER__KNOWN_HOST__INIT;
-    Drover__KnownHost *hosts[1] = {&leader};
-    leader.host_id = leader_id;
-    leader.address = (char *)leader_address;
+    Drover__KnownHost known[LIMIT_HOSTS];
+    Drover__KnownHost *hosts[LIMIT_HOSTS];
+    size_t count = known_hosts(reply, leader_id, leader_address, known, hosts);
     Drover__HostIdentity identity = *agent->identity; /* the wanted one */
     identity.cluster_id = reply->cluster_id;
     identity.host_id = reply->host_id;
     identity.lease_ms = reply->lease_ms;
-    identity.n_hosts = 1;
+    identity.n_hosts = count;
     identity.hosts = hosts;
     rv = state_dir_write(&agent->dir, STATE_DIR_CA, reply->ca_certificate_pem.data,
                          reply->ca_certificate_pem.len, err);

@@ -164,9 +164,9 @@ static void on_applied(void *owner, uint64_t index, const struct apply_result *r
     agent->state_changed = true;
     struct agent_member *member = agent->member;
     if (member != NULL && member->core != NULL && member->closing == 0) {
-        /* After each command, as host_core.h says, not once for several that came together: a
-         * source that never saw its migration begin can't know that it has not sent yet. The
-         * turn that follows keeps the time. */
+        /* After each command, as host_core.h says, not once for several that came
+         * together: a source that never saw its migration begin can't know that it has
+         * not sent yet. The turn that follows keeps the time. */
         (void)host_core_tick(member->core, member->state, clock_now_ms());
     }
     agent_wake(agent);
@@ -238,20 +238,26 @@ static bool is_voter(const uint64_t *voters, unsigned count, uint64_t host_id)
 }
 
 /* A host that is not reachable now is not made a voter: it would only count against the
- * majority. */
+ * majority. It is looked for: a new one knows only the host that it joined by, which may
+ * not lead any more. */
 static const Drover__HostRecord *voter_to_add(const struct agent_member *member,
                                               const uint64_t *voters, unsigned count)
 {
     const Drover__ClusterState *view = cluster_state_view(member->state);
+    const Drover__HostRecord *found = NULL;
     for (size_t i = 0; i < view->n_hosts; i++) {
         const Drover__HostRecord *host = view->hosts[i];
-        if (host->host_id != member->self.host_id &&
-            !is_voter(voters, count, host->host_id) &&
-            peers_connected(member->peers, host->host_id)) {
-            return host;
+        if (host->host_id == member->self.host_id ||
+            is_voter(voters, count, host->host_id)) {
+            continue;
+        }
+        if (!peers_connected(member->peers, host->host_id)) {
+            peers_touch(member->peers, host->host_id);
+        } else if (found == NULL) {
+            found = host;
         }
     }
-    return NULL;
+    return found;
 }
 
 static uint64_t voter_to_remove(const struct agent_member *member, const uint64_t *voters,
