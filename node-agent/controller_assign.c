@@ -65,10 +65,10 @@ bool controller_assign_done(struct controller *controller, uint64_t proposal_id,
             continue;
         }
         attempt->proposal_id = 0;
-        if (error == 0) {
+        if (error == 0 && !attempt->move) {
             try_drop(controller, attempt);
         } else {
-            back_off(controller, attempt, now_ms);
+            back_off(controller, attempt, now_ms); /* a move may yet be aborted */
         }
         return true;
     }
@@ -124,8 +124,21 @@ static uint64_t propose_move(struct controller *controller, const Drover__VmReco
     return controller_propose(controller, &command);
 }
 
+/* The owner has said that the guest is there. One that has just ended must be given up,
+ * not moved: each attempt would keep its owner from saying so. */
+static bool seen_running(const struct controller *controller, const Drover__VmRecord *vm)
+{
+    uint64_t host_id = 0, at_ms = 0;
+    const Drover__VmStatus *status =
+        controller_observed(controller, vm->vm_id, &host_id, &at_ms);
+    return status != NULL && host_id == vm->owner_host_id && status->epoch == vm->epoch &&
+           (status->run_state == DROVER__VM_RUN_STATE__VM_RUN_RUNNING ||
+            status->run_state == DROVER__VM_RUN_STATE__VM_RUN_PAUSED);
+}
+
 /* A running VM whose host is being drained, and that is not on its way yet. */
-static bool must_move(const struct cluster_state *state, const Drover__VmRecord *vm)
+static bool must_move(const struct controller *controller,
+                      const struct cluster_state *state, const Drover__VmRecord *vm)
 {
     if (vm->owner_host_id == 0 || vm->migration != NULL ||
         vm->started_epoch != vm->epoch || !wanted_on_a_host(vm)) {
@@ -133,7 +146,8 @@ static bool must_move(const struct cluster_state *state, const Drover__VmRecord 
     }
     const Drover__HostRecord *owner = cluster_state_host(state, vm->owner_host_id);
     return owner != NULL && owner->draining &&
-           owner->state == DROVER__HOST_STATE__HOST_STATE_UP;
+           owner->state == DROVER__HOST_STATE__HOST_STATE_UP &&
+           seen_running(controller, vm);
 }
 
 /* One VM that needs a host now; returns ms until it wants another look. */
@@ -155,6 +169,7 @@ static uint32_t place(struct controller *controller, const struct cluster_state 
         return controller->timing
             .confirm_retry_ms; /* a host's first lease of this term may be near */
     }
+    attempt->move = vm->owner_host_id != 0;
     attempt->proposal_id = vm->owner_host_id == 0
                                ? propose_assign(controller, vm, host_id)
                                : propose_move(controller, vm, host_id);
@@ -170,7 +185,7 @@ uint32_t controller_assign(struct controller *controller,
     for (size_t i = 0; i < view->n_vms; i++) {
         const Drover__VmRecord *vm = view->vms[i];
         bool homeless = vm->owner_host_id == 0 && wanted_on_a_host(vm);
-        if (!homeless && !must_move(state, vm)) {
+        if (!homeless && !must_move(controller, state, vm)) {
             struct controller_try *attempt = try_find(controller, vm->vm_id);
             if (attempt != NULL && attempt->proposal_id == 0 &&
                 now_ms >= attempt->next_ms) {

@@ -35,6 +35,7 @@ struct controller_host {
 struct controller_try {
     uint64_t vm_id;
     uint64_t proposal_id; /* 0: waits until next_ms */
+    bool move; /* off a draining host */
     unsigned failures;
     uint64_t next_ms;
 };

@@ -42,6 +42,11 @@ bool sim_vmm_active(const struct sim *sim, const struct sim_vmm *vmm)
     if (!lease_over(sim, vmm)) {
         return !vmm->paused && !vmm->handover;
     }
+    /* I/O that hangs in a kernel which stands still goes no further; when that goes on,
+     * its watchdog comes first. */
+    if (sim_host_stalled(sim, vmm->host)) {
+        return false;
+    }
     return !freeze_confirmed(sim, vmm) && !vmm->handover;
 }
 
