@@ -431,6 +431,52 @@ static void test_reports_are_shown_and_freezes_told(void **state)
     assert_null(controller_observed(f->controller, 6, &host, &at_ms));
 }
 
+/* Host 2 reports this VM in this state. */
+static void report(struct fixture *f, uint64_t vm_id, Drover__VmRunState run_state)
+{
+    Drover__VmStatus status = DROVER__VM_STATUS__INIT;
+    status.vm_id = vm_id;
+    status.epoch = 1;
+    status.run_state = run_state;
+    Drover__VmStatus *list[] = {&status};
+    Drover__LeaseRequest request = DROVER__LEASE_REQUEST__INIT;
+    request.host_id = 2;
+    request.boot_id = (char *)(uintptr_t) "boot";
+    request.incarnation = (char *)(uintptr_t) "run1";
+    request.sequence = ++f->sequence;
+    request.n_vms = 1;
+    request.vms = list;
+    controller_lease_request(f->controller, f->cluster.state, &request, f->now_ms);
+    yes(f, 1);
+    yes(f, 2);
+}
+
+static void test_only_what_runs_is_moved_off_a_draining_host(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, 2);
+    small_cluster_started(&f->cluster, vm);
+    Drover__HostDrain drain = DROVER__HOST_DRAIN__INIT;
+    drain.host_id = 2;
+    drain.draining = true;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_HOST_DRAIN;
+    command.host_drain = &drain;
+    assert_int_equal(small_cluster_apply(&f->cluster, &command), 0);
+    grant(f, 1);
+    grant(f, 3);
+
+    tick(f);
+    assert_int_equal(f->moves, 0); /* nobody has seen it */
+    report(f, vm, DROVER__VM_RUN_STATE__VM_RUN_STOPPED);
+    tick(f);
+    assert_int_equal(f->moves, 0); /* it is ending */
+    report(f, vm, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    tick(f);
+    assert_int_equal(f->moves, 1);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -454,6 +500,7 @@ int main(void)
         TEST(test_refused_assignment_is_tried_again_later),
         TEST(test_vm_that_is_wanted_stopped_stays_where_it_is),
         TEST(test_reports_are_shown_and_freezes_told),
+        TEST(test_only_what_runs_is_moved_off_a_draining_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
