@@ -378,82 +378,6 @@ int agent_cluster_join(struct agent *agent, const struct api_join *join, api_don
     return 0;
 }
 
-/* ---- removal ---- */
-
-static void on_remove_committed(void *owner, int error, const char *text, uint64_t index,
-                                uint64_t result_id)
-{
-    struct agent *agent = owner;
-    if (error != 0) {
-        agent_waiter_end(&agent->removal, error, text, 0);
-    }
-    agent_wake(agent); /* raft's voters follow the state */
-}
-
-int agent_cluster_remove(struct agent *agent, uint64_t host_id, api_done done,
-                         void *request, struct error *err)
-{
-    if (agent->removal.done != NULL) {
-        return error_set(
-            err, -EBUSY,
-            "another host is just being removed: try again when that is done");
-    }
-    Drover__HostRemove remove = DROVER__HOST_REMOVE__INIT;
-    remove.host_id = host_id;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_HOST_REMOVE;
-    command.host_remove = &remove;
-    agent->removal =
-        (struct agent_waiter){.done = done,
-                              .request = request,
-                              .host_id = host_id,
-                              .deadline_ms = clock_now_ms() + AGENT_REMOVE_MS};
-    int rv = agent_raft_propose(agent, &command, on_remove_committed, agent);
-    if (rv != 0) {
-        agent->removal = (struct agent_waiter){0};
-        return error_set(err, rv, "%s", err_text(rv));
-    }
-    return 0;
-}
-
-static uint32_t look_at_removal(struct agent *agent, uint64_t now_ms)
-{
-    struct agent_member *member = agent->member;
-    struct agent_waiter *removal = &agent->removal;
-    if (removal->done == NULL) {
-        return UINT32_MAX;
-    }
-    if (member == NULL || member->closing > 0) {
-        agent_waiter_end(removal, DROVER_ECANCELLED,
-                         "droverd is stopping: see 'drover node list' on another host",
-                         0);
-        return UINT32_MAX;
-    }
-    uint64_t voters[LIMIT_HOSTS * 2];
-    unsigned count = raft_node_voters(member->raft, voters, LIMIT_HOSTS * 2);
-    bool voter = false;
-    for (unsigned i = 0; i < count; i++) {
-        voter = voter || voters[i] == removal->host_id;
-    }
-    bool own =
-        removal->host_id == member->self.host_id; /* raft's part is the next leader's */
-    if (cluster_state_host(member->state, removal->host_id) == NULL && (!voter || own)) {
-        if (!own) {
-            peers_drop(member->peers, removal->host_id);
-        }
-        agent_waiter_end(removal, 0, "", removal->host_id);
-        return UINT32_MAX;
-    }
-    if (now_ms >= removal->deadline_ms) {
-        agent_waiter_end(removal, DROVER_ETIMEDOUT2,
-                         "the host is out of the list, but raft has not dropped it yet: "
-                         "that goes on by itself",
-                         0);
-        return UINT32_MAX;
-    }
-    return (uint32_t)(removal->deadline_ms - now_ms);
-}
-
 /* ---- with the time ---- */
 
 static bool own_host_up(const struct agent *agent)
@@ -520,5 +444,5 @@ uint32_t agent_cluster_tick(struct agent *agent, uint64_t now_ms)
 {
     uint32_t wait_ms = look_at_retry(agent, now_ms);
     wait_ms = sooner(wait_ms, look_at_forming(agent, now_ms));
-    return sooner(wait_ms, look_at_removal(agent, now_ms));
+    return sooner(wait_ms, agent_remove_tick(agent, now_ms));
 }

@@ -161,6 +161,8 @@ int agent_cluster_remove(struct agent *agent, uint64_t host_id, api_done done, v
                          struct error *err);
 /* The first command of a new cluster, when this host leads and there is none yet. */
 void agent_cluster_propose_init(struct agent *agent);
+/* ms until it wants to be called again. */
+uint32_t agent_remove_tick(struct agent *agent, uint64_t now_ms);
 uint32_t agent_cluster_tick(struct agent *agent, uint64_t now_ms);
 /* Ends what the API waits for, if anything. */
 void agent_waiter_end(struct agent_waiter *waiter, int error, const char *text, uint64_t result_id);

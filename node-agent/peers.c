@@ -15,234 +15,11 @@
 #include "base/id.h"
 #include "base/limits.h"
 #include "node-agent/config.h"
+#include "node-agent/peers_private.h"
 #include "node-agent/tls_stream.h"
 
 #define REDIAL_MS_FIRST 100u
 #define LISTEN_BACKLOG  64
-#define PEER_COUNT_MAX                                                                   \
-    (4u * LIMIT_HOSTS) /* removed ones are forgotten when room is needed */
-
-/* One connection, from dial or accept until its stream is closed. */
-struct link {
-    struct link *next;
-    struct peers *peers;
-    struct peer_channel *channel; /* while opening */
-    struct tls_stream *stream;    /* once open */
-    uint64_t host_id;             /* 0: accepted, not known yet */
-    bool dialled;
-    char incarnation[ID_TEXT_SIZE];
-    struct buffer in;
-};
-
-/* What is remembered of a host beyond its connections. */
-struct peer {
-    uint64_t host_id; /* 0: unused */
-    uint64_t redial_at_ms;
-    uint32_t redial_ms;
-    struct buffer queue; /* waits for the connection that is being made */
-};
-
-struct peers {
-    struct peers_config config;
-    uv_tcp_t listener;
-    bool listener_closed;
-    struct link *links;
-    struct peer hosts[PEER_COUNT_MAX];
-    void (*closed)(void *owner); /* set once closing */
-    void *closed_owner;
-};
-
-static void finish_close(struct peers *peers)
-{
-    if (peers->closed != NULL && peers->listener_closed && peers->links == NULL) {
-        void (*closed)(void *owner) = peers->closed;
-        peers->closed = NULL;
-        closed(peers->closed_owner);
-    }
-}
-
-/* ---- hosts and links ---- */
-
-static struct peer *peer_find(struct peers *peers, uint64_t host_id)
-{
-    struct peer *unused = NULL;
-    for (unsigned i = 0; i < PEER_COUNT_MAX; i++) {
-        struct peer *peer = &peers->hosts[i];
-        if (peer->host_id == host_id) {
-            return peer;
-        }
-        bool spare = peer->host_id == 0 ||
-                     !peers->config.ops->admits(peers->config.owner, peer->host_id);
-        if (spare && unused == NULL) {
-            unused = peer;
-        }
-    }
-    if (unused != NULL) {
-        buffer_done(&unused->queue);
-        *unused = (struct peer){.host_id = host_id};
-        buffer_init(&unused->queue, PEERS_QUEUE_BYTES_MAX);
-    }
-    return unused;
-}
-
-/* Both sides send on the one that the host with the lower id dialled, if there are
- * several: so no connection is one-way. */
-static struct link *link_find(const struct peers *peers, uint64_t host_id)
-{
-    bool prefer_dialled = peers->config.self->host_id < host_id;
-    struct link *found = NULL;
-    for (struct link *link = peers->links; link != NULL; link = link->next) {
-        if (link->host_id == host_id && link->stream != NULL &&
-            (found == NULL ||
-             (found->dialled != prefer_dialled && link->dialled == prefer_dialled))) {
-            found = link; /* the list starts with the newest */
-        }
-    }
-    return found;
-}
-
-static bool dialling(const struct peers *peers, uint64_t host_id)
-{
-    for (const struct link *link = peers->links; link != NULL; link = link->next) {
-        if (link->host_id == host_id && link->dialled && link->stream == NULL) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static struct link *link_create(struct peers *peers, uint64_t host_id)
-{
-    struct link *link = calloc(1, sizeof(*link));
-    if (link != NULL) {
-        link->peers = peers;
-        link->host_id = host_id;
-        link->dialled = host_id != 0;
-        link->next = peers->links;
-        peers->links = link;
-        buffer_init(&link->in, LIMIT_FRAME_BYTES + 2 * 65536u);
-    }
-    return link;
-}
-
-static void link_free(struct link *link)
-{
-    struct peers *peers = link->peers;
-    for (struct link **at = &peers->links; *at != NULL; at = &(*at)->next) {
-        if (*at == link) {
-            *at = link->next;
-            break;
-        }
-    }
-    buffer_done(&link->in);
-    free(link);
-    finish_close(peers);
-}
-
-/* ---- an open link ---- */
-
-static void on_closed(void *owner, struct tls_stream *stream, int error, const char *text)
-{
-    struct link *link = owner;
-    struct peers *peers = link->peers;
-    uint64_t host_id = link->host_id;
-    link->stream = NULL;
-    link->dialled = false;
-    if (peers->closed == NULL && link_find(peers, host_id) == NULL &&
-        !dialling(peers, host_id)) {
-        peers->config.ops->lost(peers->config.owner, host_id, false, text);
-    }
-    link_free(link);
-}
-
-/* A message may end the link (peers_drop, peers_close): the stream's state says so by its
- * own checks. */
-static void consume(struct link *link, struct tls_stream *stream)
-{
-    struct peers *peers = link->peers;
-    for (;;) {
-        Drover__PeerMessage *message = NULL;
-        int rv = peer_message_decode(&link->in, LIMIT_FRAME_BYTES, &message);
-        if (rv == 0) {
-            return;
-        }
-        if (rv < 0) {
-            tls_stream_close(stream, rv, "malformed message");
-            return;
-        }
-        if (peers->closed == NULL) {
-            peers->config.ops->received(peers->config.owner, link->host_id, message);
-        }
-        drover__peer_message__free_unpacked(message, NULL);
-    }
-}
-
-static void on_received(void *owner, struct tls_stream *stream, const uint8_t *data,
-                        size_t size)
-{
-    struct link *link = owner;
-    int rv = buffer_append(&link->in, data, size);
-    if (rv != 0) {
-        tls_stream_close(stream, rv, NULL);
-        return;
-    }
-    consume(link, stream);
-}
-
-static const struct tls_stream_ops link_ops = {.received = on_received,
-                                               .closed = on_closed};
-
-/* A host whose agent was started anew has no use for the connections of its former run.
- */
-static void cut_former_runs(struct peers *peers, const struct link *fresh)
-{
-    unsigned count = 0;
-    for (struct link *link = peers->links; link != NULL; link = link->next) {
-        if (link != fresh && link->host_id == fresh->host_id && link->stream != NULL) {
-            count++;
-            if (strcmp(link->incarnation, fresh->incarnation) != 0 ||
-                count >= PEERS_LINKS_MAX) {
-                tls_stream_close(link->stream, DROVER_ECLOSED,
-                                 "replaced by a newer connection");
-            }
-        }
-    }
-}
-
-static void send_queued(struct peers *peers, struct peer *peer, struct link *link)
-{
-    if (peer->queue.size > 0) {
-        /* If it fails, the stream closes, and that is told. */
-        (void)tls_stream_write(link->stream, peer->queue.data, peer->queue.size);
-        buffer_consume(&peer->queue, peer->queue.size);
-    }
-}
-
-static void link_open(struct link *link, const struct peer_opened *opened)
-{
-    struct peers *peers = link->peers;
-    link->channel = NULL;
-    link->stream = opened->stream;
-    link->host_id = opened->host_id;
-    (void)snprintf(link->incarnation, sizeof(link->incarnation), "%.39s",
-                   opened->incarnation);
-    tls_stream_set_ops(opened->stream, &link_ops, link);
-    tls_stream_set_limits(opened->stream, peers->config.idle_ms, peers->config.idle_ms);
-    cut_former_runs(peers, link);
-    struct peer *peer = peer_find(peers, link->host_id);
-    if (peer != NULL) {
-        peer->redial_ms = 0;
-        peer->redial_at_ms = 0;
-        send_queued(peers, peer, link);
-    }
-    int rv = buffer_append(&link->in, opened->rest, opened->rest_size);
-    if (rv != 0) {
-        tls_stream_close(opened->stream, rv, NULL);
-        return;
-    }
-    peers->config.ops->connected(peers->config.owner, link->host_id);
-    consume(link, opened->stream);
-}
 
 /* ---- opening ---- */
 
@@ -262,11 +39,11 @@ static void on_channel_opened(void *owner, struct peer_channel *channel,
     struct peers *peers = link->peers;
     if (peers->closed != NULL) {
         tls_stream_close(opened->stream, DROVER_ECANCELLED, NULL);
-        link_free(link);
+        peers_link_free(link);
         return;
     }
     if (opened->kind == DROVER__PEER_CHANNEL__PEER_CHANNEL_JOIN) {
-        link_free(link);
+        peers_link_free(link);
         peers->config.ops->join_opened(peers->config.owner, opened);
         return;
     }
@@ -274,20 +51,20 @@ static void on_channel_opened(void *owner, struct peer_channel *channel,
         refuse(peers, opened,
                "it is no member of this cluster any more: remove its state folder and "
                "join it anew");
-        link_free(link);
+        peers_link_free(link);
         return;
     }
     if (opened->kind == DROVER__PEER_CHANNEL__PEER_CHANNEL_RAFT) {
-        link_free(link);
+        peers_link_free(link);
         peers->config.ops->raft_opened(peers->config.owner, opened);
         return;
     }
-    link_open(link, opened);
+    peers_link_open(link, opened);
 }
 
 static void dial_failed(struct peers *peers, uint64_t host_id, const char *text)
 {
-    struct peer *peer = peer_find(peers, host_id);
+    struct peer *peer = peers_host_find(peers, host_id);
     if (peer != NULL) {
         uint32_t next = peer->redial_ms == 0 ? REDIAL_MS_FIRST : peer->redial_ms * 2;
         peer->redial_ms =
@@ -295,7 +72,7 @@ static void dial_failed(struct peers *peers, uint64_t host_id, const char *text)
         peer->redial_at_ms = clock_now_ms() + peer->redial_ms;
         buffer_consume(&peer->queue, peer->queue.size);
     }
-    if (link_find(peers, host_id) == NULL) {
+    if (peers_link_find(peers, host_id) == NULL) {
         peers->config.ops->lost(peers->config.owner, host_id, true, text);
     }
 }
@@ -316,7 +93,7 @@ static void on_channel_failed(void *owner, struct peer_channel *channel, int err
         (void)snprintf(line, sizeof(line), "a connection was refused: %s", text);
         peers->config.ops->refused(peers->config.owner, line);
     }
-    link_free(link);
+    peers_link_free(link);
 }
 
 static const struct peer_channel_ops channel_ops = {
@@ -336,7 +113,7 @@ static struct peer_channel_config channel_config(struct peers *peers, struct lin
 
 static int dial(struct peers *peers, struct peer *peer)
 {
-    if (dialling(peers, peer->host_id)) {
+    if (peers_dialling(peers, peer->host_id)) {
         return 0;
     }
     if (clock_now_ms() < peer->redial_at_ms) {
@@ -346,7 +123,7 @@ static int dial(struct peers *peers, struct peer *peer)
     if (address == NULL || address[0] == '\0') {
         return DROVER_ENOTFOUND;
     }
-    struct link *link = link_create(peers, peer->host_id);
+    struct link *link = peers_link_create(peers, peer->host_id);
     if (link == NULL) {
         return -ENOMEM;
     }
@@ -355,7 +132,7 @@ static int dial(struct peers *peers, struct peer *peer)
         peer_channel_dial(&config, address, peer->host_id,
                           DROVER__PEER_CHANNEL__PEER_CHANNEL_AGENT, &link->channel, NULL);
     if (rv != 0) {
-        link_free(link);
+        peers_link_free(link);
     }
     return rv;
 }
@@ -388,14 +165,14 @@ static void on_connection(uv_stream_t *listener, int status)
     for (const struct link *link = peers->links; link != NULL; link = link->next) {
         pending += link->channel != NULL && !link->dialled;
     }
-    struct link *link = pending < PEERS_PENDING_MAX ? link_create(peers, 0) : NULL;
+    struct link *link = pending < PEERS_PENDING_MAX ? peers_link_create(peers, 0) : NULL;
     if (link == NULL) {
         discard(peers);
         return;
     }
     struct peer_channel_config config = channel_config(peers, link);
     if (peer_channel_accept(&config, listener, &link->channel, NULL) != 0) {
-        link_free(link);
+        peers_link_free(link);
         discard(peers);
     }
 }
@@ -404,7 +181,7 @@ static void on_listener_closed(uv_handle_t *handle)
 {
     struct peers *peers = handle->data;
     peers->listener_closed = true;
-    finish_close(peers);
+    peers_finish_close(peers);
 }
 
 static int listen_at(struct peers *peers, const char *text, struct error *err)
@@ -474,11 +251,11 @@ int peers_send(struct peers *peers, uint64_t host_id, const Drover__PeerMessage 
     if (peers->closed != NULL) {
         return DROVER_ECLOSED;
     }
-    struct peer *peer = peer_find(peers, host_id);
+    struct peer *peer = peers_host_find(peers, host_id);
     if (peer == NULL) {
         return DROVER_ELIMIT;
     }
-    struct link *link = link_find(peers, host_id);
+    struct link *link = peers_link_find(peers, host_id);
     if (link != NULL) {
         struct buffer out = {0};
         int rv = peer_message_encode(message, LIMIT_FRAME_BYTES, &out);
@@ -492,15 +269,15 @@ int peers_send(struct peers *peers, uint64_t host_id, const Drover__PeerMessage 
 
 void peers_touch(struct peers *peers, uint64_t host_id)
 {
-    struct peer *peer = peers->closed != NULL ? NULL : peer_find(peers, host_id);
-    if (peer != NULL && link_find(peers, host_id) == NULL) {
+    struct peer *peer = peers->closed != NULL ? NULL : peers_host_find(peers, host_id);
+    if (peer != NULL && peers_link_find(peers, host_id) == NULL) {
         (void)dial(peers, peer); /* it is asked for again */
     }
 }
 
 bool peers_connected(const struct peers *peers, uint64_t host_id)
 {
-    return link_find(peers, host_id) != NULL;
+    return peers_link_find(peers, host_id) != NULL;
 }
 
 void peers_drop(struct peers *peers, uint64_t host_id)
@@ -535,7 +312,7 @@ void peers_free(struct peers *peers)
         return;
     }
     CHECK(peers->links == NULL && peers->listener_closed);
-    for (unsigned i = 0; i < PEER_COUNT_MAX; i++) {
+    for (unsigned i = 0; i < PEERS_HOSTS_MAX; i++) {
         buffer_done(&peers->hosts[i].queue);
     }
     free(peers);

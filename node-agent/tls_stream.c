@@ -16,46 +16,10 @@
 #include "base/err.h"
 #include "node-agent/config.h"
 #include "node-agent/tls_context.h"
+#include "node-agent/tls_stream_private.h"
 
-#define READ_SIZE        (64u * 1024u)
-#define PLAIN_SIZE       (16u * 1024u) /* one TLS record */
-#define END_MS           5000u         /* for a peer that does not read the last words */
-#define CLOSE_REASON_MAX ERROR_TEXT_SIZE
-
-/*
- *   RESOLVING -> CONNECTING -> HANDSHAKE -> OPEN -> ENDING -> CLOSING
- *       (any of them) ---------------------------------------^
- */
-enum tls_stream_state {
-    STATE_RESOLVING,
-    STATE_CONNECTING,
-    STATE_HANDSHAKE,
-    STATE_OPEN,
-    STATE_ENDING,
-    STATE_CLOSING,
-};
-
-/* Owned by the loop from connect or accept until `closed`. */
-struct tls_stream {
-    struct tls_context *context;
-    const struct tls_stream_ops *ops;
-    void *owner;
-    enum tls_stream_state state;
-    SSL *ssl;
-    BIO *in, *out; /* owned by ssl */
-    uv_tcp_t tcp;
-    uv_timer_t timer;
-    uv_getaddrinfo_t resolve;
-    uv_connect_t connect;
-    uv_shutdown_t shutdown;
-    unsigned open_handles; /* tcp, timer, and a resolve under way: freed at 0 */
-    bool paused, above_high, server;
-    uint32_t idle_ms;
-    int error;
-    char text[CLOSE_REASON_MAX];
-    char peer[LIMIT_ADDRESS_SIZE];
-    uint8_t *read_data;
-};
+#define PLAIN_SIZE (16u * 1024u) /* one TLS record */
+#define END_MS     5000u         /* for a peer that does not read the last words */
 
 struct write_request {
     uv_write_t uv;
@@ -63,7 +27,7 @@ struct write_request {
     uint8_t data[];
 };
 
-static void handle_gone(struct tls_stream *stream)
+void tls_stream_handle_gone(struct tls_stream *stream)
 {
     CHECK(stream->open_handles > 0);
     if (--stream->open_handles > 0) {
@@ -77,7 +41,7 @@ static void handle_gone(struct tls_stream *stream)
 
 static void on_handle_closed(uv_handle_t *handle)
 {
-    handle_gone(handle->data);
+    tls_stream_handle_gone(handle->data);
 }
 
 void tls_stream_close(struct tls_stream *stream, int error, const char *text)
@@ -113,7 +77,7 @@ static void close_openssl(struct tls_stream *stream, const char *what)
     tls_stream_close(stream, DROVER_EPEER, text);
 }
 
-static void on_timeout(uv_timer_t *timer)
+void tls_stream_on_timeout(uv_timer_t *timer)
 {
     struct tls_stream *stream = timer->data;
     if (stream->idle_ms != 0 && stream->paused) {
@@ -233,7 +197,7 @@ void tls_stream_end(struct tls_stream *stream)
         return;
     }
     stream->state = STATE_ENDING;
-    CHECK(uv_timer_start(&stream->timer, on_timeout, END_MS, 0) == 0);
+    CHECK(uv_timer_start(&stream->timer, tls_stream_on_timeout, END_MS, 0) == 0);
     stream->shutdown.data = stream;
     int rv = uv_shutdown(&stream->shutdown, (uv_stream_t *)&stream->tcp, on_shutdown);
     if (rv != 0) {
@@ -302,7 +266,7 @@ static void deliver(struct tls_stream *stream)
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     struct tls_stream *stream = handle->data;
-    *buf = uv_buf_init((char *)stream->read_data, READ_SIZE);
+    *buf = uv_buf_init((char *)stream->read_data, TLS_STREAM_READ_SIZE);
 }
 
 static void on_read(uv_stream_t *tcp, ssize_t size, const uv_buf_t *buf)
@@ -349,49 +313,7 @@ void tls_stream_resume(struct tls_stream *stream)
     }
 }
 
-/* ---- opening ---- */
-
-static int create(const struct tls_stream_config *config, bool server,
-                  struct tls_stream **ret_stream)
-{
-    struct tls_stream *stream = calloc(1, sizeof(*stream));
-    uint8_t *read_data = malloc(READ_SIZE);
-    SSL *ssl = SSL_new(config->context->ssl);
-    BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
-    if (stream == NULL || read_data == NULL || ssl == NULL || in == NULL || out == NULL) {
-        free(stream);
-        free(read_data);
-        SSL_free(ssl);
-        BIO_free(in);
-        BIO_free(out);
-        return -ENOMEM;
-    }
-    SSL_set_bio(ssl, in, out);
-    if (server) {
-        SSL_set_accept_state(ssl);
-    } else {
-        SSL_set_connect_state(ssl);
-    }
-    *stream = (struct tls_stream){.context = config->context,
-                                  .ops = config->ops,
-                                  .owner = config->owner,
-                                  .ssl = ssl,
-                                  .in = in,
-                                  .out = out,
-                                  .read_data = read_data,
-                                  .server = server,
-                                  .open_handles = 2};
-    /* Neither fails before it has a socket. */
-    CHECK(uv_tcp_init(config->loop, &stream->tcp) == 0);
-    CHECK(uv_timer_init(config->loop, &stream->timer) == 0);
-    stream->tcp.data = stream;
-    stream->timer.data = stream;
-    CHECK(uv_timer_start(&stream->timer, on_timeout, config->open_ms, 0) == 0);
-    *ret_stream = stream;
-    return 0;
-}
-
-static void start_handshake(struct tls_stream *stream)
+void tls_stream_start_handshake(struct tls_stream *stream)
 {
     stream->state = STATE_HANDSHAKE;
     (void)uv_tcp_nodelay(&stream->tcp, 1); /* slower without, not wrong */
@@ -405,112 +327,7 @@ static void start_handshake(struct tls_stream *stream)
     }
 }
 
-static void on_connected(uv_connect_t *request, int status)
-{
-    struct tls_stream *stream = request->data;
-    if (stream->state == STATE_CLOSING) {
-        return;
-    }
-    if (status < 0) {
-        tls_stream_close(stream, status, NULL);
-        return;
-    }
-    start_handshake(stream);
-}
-
-static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *found)
-{
-    struct tls_stream *stream = request->data;
-    if (stream->state == STATE_RESOLVING) {
-        if (status < 0) {
-            char text[CLOSE_REASON_MAX];
-            (void)snprintf(text, sizeof(text), "the address %s can't be resolved: %s",
-                           stream->peer, uv_strerror(status));
-            tls_stream_close(stream, DROVER_ENOTFOUND, text);
-        } else {
-            stream->state = STATE_CONNECTING;
-            stream->connect.data = stream;
-            int rv = uv_tcp_connect(&stream->connect, &stream->tcp, found->ai_addr,
-                                    on_connected);
-            if (rv != 0) {
-                tls_stream_close(stream, rv, NULL);
-            }
-        }
-    }
-    uv_freeaddrinfo(found);
-    handle_gone(stream);
-}
-
-int tls_stream_connect(const struct tls_stream_config *config, const char *address,
-                       struct tls_stream **ret_stream, struct error *err)
-{
-    char host[LIMIT_ADDRESS_SIZE], port_text[16];
-    unsigned port = 0;
-    int rv = config_split_address(address, CONFIG_PEER_PORT_DEFAULT, host, &port, err);
-    if (rv != 0) {
-        return rv;
-    }
-    struct tls_stream *stream = NULL;
-    rv = create(config, false, &stream);
-    if (rv != 0) {
-        return error_set(err, rv, "out of memory");
-    }
-    (void)snprintf(port_text, sizeof(port_text), "%u", port);
-    (void)snprintf(stream->peer, sizeof(stream->peer), "%s", address);
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-    stream->resolve.data = stream;
-    stream->state = STATE_RESOLVING;
-    rv = uv_getaddrinfo(config->loop, &stream->resolve, on_resolved, host, port_text,
-                        &hints);
-    if (rv == 0) {
-        stream->open_handles++;
-    } else {
-        stream->state = STATE_CONNECTING; /* there is no request to cancel */
-        tls_stream_close(stream, rv, NULL);
-    }
-    *ret_stream = stream;
-    return 0;
-}
-
-static void note_peer(struct tls_stream *stream)
-{
-    struct sockaddr_storage address = {0};
-    int size = sizeof(address);
-    char ip[64] = "?";
-    unsigned port = 0;
-    if (uv_tcp_getpeername(&stream->tcp, (struct sockaddr *)&address, &size) == 0) {
-        if (address.ss_family == AF_INET6) {
-            const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address;
-            (void)uv_ip6_name(in6, ip, sizeof(ip)); /* fits */
-            port = ntohs(in6->sin6_port);
-        } else {
-            const struct sockaddr_in *in4 = (const struct sockaddr_in *)&address;
-            (void)uv_ip4_name(in4, ip, sizeof(ip)); /* fits */
-            port = ntohs(in4->sin_port);
-        }
-    }
-    (void)config_join_address(ip, port, stream->peer, sizeof(stream->peer)); /* fits */
-}
-
-int tls_stream_accept(const struct tls_stream_config *config, uv_stream_t *listener,
-                      struct tls_stream **ret_stream, struct error *err)
-{
-    struct tls_stream *stream = NULL;
-    int rv = create(config, true, &stream);
-    if (rv != 0) {
-        return error_set(err, rv, "out of memory");
-    }
-    rv = uv_accept(listener, (uv_stream_t *)&stream->tcp);
-    if (rv != 0) {
-        stream->state = STATE_CONNECTING;
-        tls_stream_close(stream, rv, NULL);
-    } else {
-        note_peer(stream);
-        start_handshake(stream);
-    }
-    *ret_stream = stream;
-    return 0;
-}
+/* ---- the owner's side ---- */
 
 void tls_stream_set_ops(struct tls_stream *stream, const struct tls_stream_ops *ops,
                         void *owner)
@@ -527,7 +344,8 @@ void tls_stream_set_limits(struct tls_stream *stream, uint32_t idle_ms, uint32_t
     stream->idle_ms = idle_ms;
     CHECK(uv_timer_stop(&stream->timer) == 0);
     if (idle_ms != 0) {
-        CHECK(uv_timer_start(&stream->timer, on_timeout, idle_ms, idle_ms) == 0);
+        CHECK(uv_timer_start(&stream->timer, tls_stream_on_timeout, idle_ms, idle_ms) ==
+              0);
     }
     int fd = -1;
     unsigned value = ack_ms;
