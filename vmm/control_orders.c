@@ -18,8 +18,11 @@ static Drover__VmRunState run_state(struct vm *vm)
 {
     unsigned holds = vm_holds(vm);
     if (vm_ended(vm)) {
-        return vm_failed(vm) ? DROVER__VM_RUN_STATE__VM_RUN_FAILED
-                             : DROVER__VM_RUN_STATE__VM_RUN_STOPPED;
+        /* The watchdog is fed on this word: not before vCPUs are out and I/O is drained.
+         */
+        return !vm_quiet(vm)   ? DROVER__VM_RUN_STATE__VM_RUN_FREEZING
+               : vm_failed(vm) ? DROVER__VM_RUN_STATE__VM_RUN_FAILED
+                               : DROVER__VM_RUN_STATE__VM_RUN_STOPPED;
     }
     if (vm_handed_over(vm)) {
         return DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER;

@@ -114,6 +114,9 @@ VIRTIO_TEST_SOURCES = tests/unit/fake_vm.c tests/unit/fake_vm.h \
 	tests/unit/virtio_driver.c tests/unit/virtio_driver.h tests/unit/unit.h
 VIRTIO_TEST_LIBS = vmm/libvmm.a proto/libproto.a base/libbase.a \
 	$(URING_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_control_state
+tests_unit_test_control_state_SOURCES = tests/unit/test_control_state.c tests/unit/unit.h
+tests_unit_test_control_state_LDADD = $(VIRTIO_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_virtio_queue
 tests_unit_test_virtio_queue_SOURCES = tests/unit/test_virtio_queue.c $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_queue_LDADD = $(VIRTIO_TEST_LIBS)
