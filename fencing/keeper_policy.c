@@ -95,8 +95,9 @@ void keeper_policy_answered(struct keeper_policy *policy, uint64_t round, bool a
 bool keeper_policy_vm_is_still(const Drover__VmStatus *status)
 {
     if (status->lease_deadline_ns == 0) {
-        return true; /* not set for HA: nobody starts it elsewhere on this host's silence
-                      */
+        /* Not set for HA: nobody starts it elsewhere on this host's silence. Or the order
+         * to freeze at once, and then it says so. */
+        return status->run_state != DROVER__VM_RUN_STATE__VM_RUN_FREEZING;
     }
     switch (status->run_state) {
     case DROVER__VM_RUN_STATE__VM_RUN_FROZEN:

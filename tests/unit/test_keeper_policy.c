@@ -87,6 +87,9 @@ static void test_only_a_vm_that_cannot_run_is_still(void **state)
     Drover__VmStatus status = DROVER__VM_STATUS__INIT;
     status.run_state = DROVER__VM_RUN_STATE__VM_RUN_RUNNING;
     assert_true(keeper_policy_vm_is_still(&status)); /* not bound to a lease */
+    /* Ordered to freeze at once, and not frozen yet: a write may hang in the host. */
+    status.run_state = DROVER__VM_RUN_STATE__VM_RUN_FREEZING;
+    assert_false(keeper_policy_vm_is_still(&status));
     status.lease_deadline_ns = 5;
     const struct {
         Drover__VmRunState run_state;
