@@ -2,6 +2,7 @@
 /* drover-vmm: one process, one VM. Puts the machine together in a fixed order, and takes
  * it apart in the other. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -44,6 +45,7 @@ struct program {
     struct control *control;
     struct event_source *farewell; /* timer */
     bool leaving;
+    bool has_lock; /* by descriptor INHERITED_LOCK_FD */
     int signal_fd;
     struct event_source *signal_source;
 };
@@ -109,6 +111,9 @@ static int signals_take(struct program *program)
     return program->signal_fd < 0 ? -errno : 0;
 }
 
+/* Whoever starts the VMM of a cluster hands it a locked file as descriptor 3. */
+#define INHERITED_LOCK_FD 3
+
 static int disks_create(struct program *program, struct error *err)
 {
     const struct options *options = &program->options;
@@ -118,6 +123,7 @@ static int disks_create(struct program *program, struct error *err)
             .read_only = options->disks[i].read_only,
             .direct = options->disks[i].direct,
             .unlocked = options->incoming != NULL,
+            .lock_fd = program->has_lock && options->vm_id != 0 ? INHERITED_LOCK_FD : 0,
         };
         int result = virtio_block_create(program->vm, &config, err);
         if (result < 0) {
@@ -312,6 +318,8 @@ int main(int argc, char **argv)
     }
     struct program program = {.signal_fd = -1};
     struct error err = {0};
+    /* Before anything is opened here. */
+    program.has_lock = fcntl(INHERITED_LOCK_FD, F_GETFD) >= 0;
     log_init(&program.log, "drover-vmm", LOG_LEVEL_NOTICE);
     if (options_parse(argc, argv, &program.options, &err) < 0) {
         (void)fprintf(stderr, "drover-vmm: %s\n", err.text);

@@ -4,11 +4,14 @@
 #include "tests/unit/unit.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/err.h"
 #include "tests/unit/block_driver.h"
 #include "vmm/device.h"
+#include "vmm/virtio/virtio_block.h"
 
 static void test_data_that_was_written_is_on_the_disk(void **state)
 {
@@ -263,6 +266,41 @@ static void test_reset_waits_for_requests_that_are_out(void **state)
     }
 }
 
+static bool is_locked(const char *path)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    assert_int_equal(fcntl(fd, F_OFD_GETLK, &lock), 0);
+    assert_int_equal(close(fd), 0);
+    return lock.l_type != F_UNLCK;
+}
+
+/* The process's own descriptor goes at once when it is killed; its requests may not. */
+static void test_ring_keeps_the_lock_of_the_process(void **state)
+{
+    struct block_driver *f = *state;
+    char path[] = "/var/tmp/test-virtio-block-lock-XXXXXX";
+    int lock_fd = mkstemp(path);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct virtio_block_config config = {.path = f->path, .lock_fd = lock_fd};
+    struct error err = {0};
+
+    assert_true(lock_fd > 0);
+    assert_int_equal(fcntl(lock_fd, F_OFD_SETLK, &lock), 0);
+    assert_int_equal(virtio_block_create(f->vm, &config, &err), 0);
+    assert_int_equal(close(lock_fd), 0);
+    assert_true(is_locked(path));
+    fake_vm_free(f->vm);
+    f->vm = NULL;
+    for (unsigned i = 0; i < 1000 && is_locked(path); i++) {
+        (void)usleep(5000); /* the kernel takes a ring down by and by */
+    }
+    assert_false(is_locked(path));
+    assert_int_equal(unlink(path), 0);
+}
+
 int main(void)
 {
 #define BLOCK_TEST(name)                                                                 \
@@ -283,6 +321,7 @@ int main(void)
         BLOCK_TEST(test_stopped_device_leaves_requests_until_it_goes_on),
         BLOCK_TEST(test_nothing_is_submitted_after_the_deadline),
         BLOCK_TEST(test_reset_waits_for_requests_that_are_out),
+        BLOCK_TEST(test_ring_keeps_the_lock_of_the_process),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -359,7 +359,22 @@ unsigned block_io_taken(const struct virtio_block *block,
 
 /* ---- making and releasing ------------------------------------------------- */
 
-int block_io_init(struct virtio_block *block, struct error *err)
+/*
+ * A killed process is gone before its requests are: a write that hangs in the host's
+ * kernel may still reach the disk. The ring lives as long as they do, and holds this file
+ * open, and so the lock by which others know that this VMM is gone.
+ */
+static int lock_keep(struct virtio_block *block, int lock_fd, struct error *err)
+{
+    int ret = lock_fd > 0 ? io_uring_register_files(&block->ring, &lock_fd, 1) : 0;
+
+    return ret < 0
+               ? error_set(err, ret, "the ring of disk %s can't keep the VM's lock: %s",
+                           block->disk.path, err_text(ret))
+               : 0;
+}
+
+int block_io_init(struct virtio_block *block, int lock_fd, struct error *err)
 {
     int ret = io_uring_queue_init(BLOCK_QUEUE_SIZE, &block->ring, 0);
 
@@ -370,6 +385,10 @@ int block_io_init(struct virtio_block *block, struct error *err)
             block->disk.path, err_text(ret));
     }
     block->ring_ready = true;
+    ret = lock_keep(block, lock_fd, err);
+    if (ret < 0) {
+        return ret;
+    }
     block->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (block->done_fd < 0 ||
         io_uring_register_eventfd(&block->ring, block->done_fd) < 0) {

@@ -86,7 +86,7 @@ struct virtio_block {
     unsigned taken_count;
 };
 
-int block_io_init(struct virtio_block *block, struct error *err);
+int block_io_init(struct virtio_block *block, int lock_fd, struct error *err);
 void block_io_done(struct virtio_block *block);
 /* Takes what is in the ring, and submits. */
 void block_io_run(struct virtio_block *block);

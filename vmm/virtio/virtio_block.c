@@ -295,7 +295,7 @@ static int block_start(struct virtio_block *block, struct vm *vm,
         ret = block_disk_lock(&block->disk, err);
     }
     if (ret == 0) {
-        ret = block_io_init(block, err);
+        ret = block_io_init(block, config->lock_fd, err);
     }
     if (ret < 0) {
         return ret;

@@ -19,8 +19,10 @@ struct virtio_block_config {
     bool read_only;
     bool direct; /* O_DIRECT; block devices and files on network file systems always have
                     it */
-    bool unlocked;      /* an incoming guest: another VMM still has the disk; see
-                           virtio_block_lock() */
+    bool unlocked; /* an incoming guest: another VMM still has the disk; see
+                      virtio_block_lock() */
+    int lock_fd; /* of the process: stays open until the last request is out of the host's
+                    kernel, also if the process is killed; 0: there is none */
     const char *serial; /* what the guest sees as the disk's id, at most 20 characters;
                            NULL: "drover-N" */
 };
