@@ -424,6 +424,11 @@ int migration_target_abandon(struct migration_target *target)
     return 0;
 }
 
+bool migration_target_given_up(struct migration_target *target)
+{
+    return gate_get(&target->gate) == GATE_NEVER;
+}
+
 void migration_target_status(struct migration_target *target,
                              struct migration_status *ret_status)
 {

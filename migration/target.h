@@ -38,6 +38,8 @@ void migration_target_uri(const struct migration_target *target,
                           char ret_uri[TRANSPORT_URI_SIZE]);
 /* 0: the guest will never run here. DROVER_EHANDEDOVER: it runs here. Any thread. */
 int migration_target_abandon(struct migration_target *target);
+/* Decided for never, be it that the engine has not come to tell. Any thread. */
+bool migration_target_given_up(struct migration_target *target);
 void migration_target_status(struct migration_target *target,
                              struct migration_status *ret_status);
 /* Abandons if it is not decided, and waits for the thread. NULL is fine. */

@@ -79,9 +79,25 @@ static bool shows_go(const Drover__VmStatus *status)
                (status->migration != NULL &&
                 status->migration->state ==
                     DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+    case DROVER__VM_RUN_STATE__VM_RUN_FAILED: /* its first entry, maybe */
+        return status->migration != NULL &&
+               status->migration->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE;
     default:
         return false;
     }
+}
+
+/*
+ * That no guest came in, or ever will. A guest that got the go may fail at its first
+ * entry, before the engine tells that it is done: in a handover, failed is no answer.
+ */
+static bool shows_never(const Drover__VmStatus *status)
+{
+    bool undecided =
+        status->migration != NULL &&
+        (status->migration->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER ||
+         status->migration->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+    return status->run_state == DROVER__VM_RUN_STATE__VM_RUN_FAILED && !undecided;
 }
 
 void host_core_vmm_status(struct host_core *core, const Drover__VmStatus *status,
@@ -112,7 +128,7 @@ void host_core_vmm_status(struct host_core *core, const Drover__VmStatus *status
     vmm->status = copy;
     vmm->cancels_seen = vmm->cancels;
     vmm->got_go |= shows_go(copy);
-    vmm->failed |= copy->run_state == DROVER__VM_RUN_STATE__VM_RUN_FAILED;
+    vmm->failed |= shows_never(copy);
 }
 
 static void back_off(struct host_core *core, struct host_vm *vm, bool ran,

@@ -314,5 +314,11 @@ void migrate_status(struct migrate *migrate, struct migrate_status *ret_status)
         memcpy(ret_status->uri, migrate->uri, sizeof(ret_status->uri));
     } else if (migrate->target != NULL) {
         migration_target_status(migrate->target, &ret_status->engine);
+        /* The agent tells never from unknown by this, and the process may end before the
+         * engine has come to tell. */
+        if (!migration_state_final(ret_status->engine.state) &&
+            migration_target_given_up(migrate->target)) {
+            ret_status->engine.state = MIGRATION_STATE_CANCELLED;
+        }
     }
 }

@@ -550,6 +550,32 @@ static void test_target_that_failed_before_the_go_states_it_when_gone(void **sta
     assert_int_equal(f->starts, 1);
 }
 
+static void test_target_whose_guest_failed_after_the_go_states_done(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = target(f);
+    /* The processor refuses the first entry before the engine tells how it ended. */
+    says_move(f, vm, 2, DROVER__VM_RUN_STATE__VM_RUN_FAILED,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT, 0);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT__NOT_SET);
+    says_move(f, vm, 2, DROVER__VM_RUN_STATE__VM_RUN_FAILED,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_DONE);
+}
+
+static void test_target_that_failed_in_the_handover_does_not_claim_to_know(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = target(f);
+    says_move(f, vm, 2, DROVER__VM_RUN_STATE__VM_RUN_FAILED,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER);
+    host_core_vmm_gone(f->core, vm, 2, "killed by signal 9", false, f->now_ms);
+    tick(f);
+    assert_int_equal(f->abort_by,
+                     DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_TARGET_UNSURE);
+}
+
 static void test_target_that_vanished_does_not_claim_to_know(void **state)
 {
     struct fixture *f = *state;
@@ -610,6 +636,8 @@ int main(void)
         TEST(test_source_starts_anew_when_the_target_is_lost_after_the_go),
         TEST(test_target_with_the_guest_states_done),
         TEST(test_target_that_failed_before_the_go_states_it_when_gone),
+        TEST(test_target_whose_guest_failed_after_the_go_states_done),
+        TEST(test_target_that_failed_in_the_handover_does_not_claim_to_know),
         TEST(test_target_that_vanished_does_not_claim_to_know),
         TEST(test_target_that_was_called_dead_is_not_extended),
     };

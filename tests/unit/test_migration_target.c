@@ -408,7 +408,9 @@ static void test_a_go_after_the_target_was_given_up_is_not_obeyed(void **state)
 {
     struct play *play = *state;
     ready(play);
+    assert_false(migration_target_given_up(play->target));
     assert_int_equal(migration_target_abandon(play->target), 0);
+    assert_true(migration_target_given_up(play->target));
     struct buffer frame = {0};
     assert_int_equal(wire_go_encode(&frame, &(struct wire_go){.rounds = 1}), 0);
     (void)stream_out_frames(&play->out, &frame, NULL); /* the target may have hung up */
