@@ -39,6 +39,7 @@ struct raft_request {
     void *owner;
     uint64_t host_id; /* whom a change is about */
     char *address;
+    bool applied;  /* a proposal: the state has it, and `result` is its word */
     bool answered; /* `error` stands, and `done` is due */
     int error;
     struct apply_result result; /* of PROPOSE */

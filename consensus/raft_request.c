@@ -86,6 +86,7 @@ void raft_request_applied(struct raft_node *node, uint64_t index,
         if (at->kind == RAFT_REQUEST_PROPOSE && !at->answered &&
             at->apply.index == index) {
             at->result = *result;
+            at->applied = true;
             return;
         }
     }
@@ -93,7 +94,10 @@ void raft_request_applied(struct raft_node *node, uint64_t index,
 
 static void on_applied(struct raft_apply *apply, int status, void *result)
 {
-    answer(apply->data, raft_error_from(status));
+    struct raft_request *request = apply->data;
+    int rv = raft_error_from(status);
+    /* A halted node applies nothing: committed, but what came of it is not known here. */
+    answer(request, rv == 0 && !request->applied ? DROVER_ETIMEDOUT2 : rv);
 }
 
 int raft_node_propose(struct raft_node *node, const void *data, size_t size,
@@ -124,7 +128,9 @@ int raft_node_propose(struct raft_node *node, const void *data, size_t size,
 
 static void on_barrier(struct raft_barrier *barrier, int status)
 {
-    answer(barrier->data, raft_error_from(status));
+    struct raft_request *request = barrier->data;
+    int rv = raft_error_from(status);
+    answer(request, rv == 0 && request->node->halted ? DROVER_ECANCELLED : rv);
 }
 
 int raft_node_barrier(struct raft_node *node, raft_node_done done, void *owner)

@@ -30,11 +30,14 @@ static void on_committed(void *owner, int error, uint64_t index,
     struct commit *commit = owner;
     int code = error != 0 ? error : result->error;
     const char *text = error == 0 ? result->text : err_text(error);
-    if (error == DROVER_ENOTLEADER) {
-        /* Not the same as never having proposed it. */
+    if (error != 0) {
+        /* Whatever raft says: it is in the log, and a later leader may commit it. */
         code = DROVER_ETIMEDOUT2;
-        text = "the leader changed meanwhile: what was asked may have been done, look "
-               "before you ask again";
+        text = error == DROVER_ENOTLEADER
+                   ? "the leader changed meanwhile: what was asked may have been done, "
+                     "look before you ask again"
+                   : "the leader stopped meanwhile: what was asked may have been done, "
+                     "look before you ask again";
     }
     commit->done(commit->owner, code, text, index, error == 0 ? result->result_id : 0);
     agent_wake(commit->agent);
