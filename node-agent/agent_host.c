@@ -301,6 +301,7 @@ int agent_host_start(struct agent *agent, struct error *err)
         .ops = &keeper_ops,
         .owner = agent,
     };
+    agent->watchdog_ms = 0; /* what an earlier keeper said is no word of this one's */
     member->core_at_ms = clock_now_ms() + AGENT_KEEPER_WAIT_MS;
     return keeper_client_create(&config, &member->keeper, err);
 }
