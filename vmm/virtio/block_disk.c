@@ -210,8 +210,10 @@ static int fd_open(struct block_disk *disk, bool direct, bool shared, struct err
     disk->direct = direct || shared;
     disk->fd = open(disk->path, flags | (disk->direct ? O_DIRECT : 0));
     if (disk->fd < 0 && errno == EINVAL && !direct && disk->networked) {
-        disk->direct = false; /* FUSE without direct I/O: see block_disk_unlock() */
-        disk->fd = open(disk->path, flags);
+        /* FUSE without direct I/O: see block_disk_unlock(). What this host's page cache
+         * held back would reach the disk after the VM was frozen and runs elsewhere. */
+        disk->direct = false;
+        disk->fd = open(disk->path, flags | O_DSYNC);
     }
     if (disk->fd < 0) {
         return open_failed(disk, -errno, err);
