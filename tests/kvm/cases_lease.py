@@ -94,6 +94,7 @@ def test_vcpus_stop_at_the_deadline_though_all_other_threads_stand(folder):
         client = vm.client()
         deadline = boottime_ns() + 2500 * MS
         client.lease(deadline, **IDS)
+        wait_until(lambda: state(client) == process.RUNNING, 2, "main has let the vCPUs go")
         vcpu, = vm.threads("vcpu-")
         with contextlib.ExitStack() as stack:
             for tid in [vm.process.pid, *vm.threads("io")]:
