@@ -37,6 +37,7 @@ int agent_create(uv_loop_t *loop, const struct agent_config *config,
     agent->config = config;
     agent->log = log;
     agent->dir.lock_fd = -1;
+    agent->run_lock_fd = -1;
     int rv = cluster_state_create(&agent->empty_state);
     if (rv != 0) {
         free(agent);
@@ -58,12 +59,16 @@ void agent_free(struct agent *agent)
     api_free(agent->api);
     cluster_state_free(agent->empty_state);
     state_dir_close(&agent->dir);
+    if (agent->run_lock_fd >= 0) {
+        (void)close(agent->run_lock_fd); /* gives the lock up */
+    }
     free(agent);
 }
 
 /* ---- start ---- */
 
-static int make_run_dir(const struct agent *agent, struct error *err)
+/* Locked before the API's socket is made anew in it, and its VMMs are taken over. */
+static int open_run_dir(struct agent *agent, struct error *err)
 {
     const char *path = agent->config->run_dir;
     if (mkdir(path, 0755) != 0 && errno != EEXIST) {
@@ -73,7 +78,7 @@ static int make_run_dir(const struct agent *agent, struct error *err)
             "%s: can't be made: %s: run droverd as root or give another --run-dir", path,
             strerror(-code));
     }
-    return 0;
+    return state_dir_lock(path, "droverd.lock", "--run-dir", &agent->run_lock_fd, err);
 }
 
 static int start_api(struct agent *agent, struct error *err)
@@ -123,8 +128,8 @@ int agent_start(struct agent *agent, struct error *err)
     if (rv != 0) {
         return error_set(err, rv, "the host's boot id can't be read: %s", err_text(rv));
     }
-    rv = make_run_dir(agent, err);
-    rv = rv != 0 ? rv : state_dir_open(agent->config->state_dir, &agent->dir, err);
+    rv = state_dir_open(agent->config->state_dir, &agent->dir, err);
+    rv = rv != 0 ? rv : open_run_dir(agent, err);
     if (rv != 0) {
         return rv;
     }

@@ -64,6 +64,28 @@ static int make_folders(const char *path)
     }
 }
 
+int state_dir_lock(const char *folder, const char *file, const char *option, int *ret_fd,
+                   struct error *err)
+{
+    char path[FILE_PATH_SIZE];
+    (void)snprintf(path, sizeof(path), "%s/%s", folder, file);
+    CLEANUP(cleanup_fd) int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        int code = -errno;
+        return error_set(
+            err, code, "%s: can't be opened: %s: run droverd as root or give another %s",
+            path, strerror(-code), option);
+    }
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        return error_set(err, DROVER_EINUSE,
+                         "%s: another droverd runs with this folder: stop it first, or "
+                         "give another %s",
+                         folder, option);
+    }
+    *ret_fd = take_fd(&fd);
+    return 0;
+}
+
 int state_dir_open(const char *path, struct state_dir *ret_dir, struct error *err)
 {
     struct state_dir dir = {.lock_fd = -1};
@@ -83,17 +105,10 @@ int state_dir_open(const char *path, struct state_dir *ret_dir, struct error *er
         return failed(err, rv, path,
                       "can't be made: run droverd as root or give another --state-dir");
     }
-    char lock_path[FILE_PATH_SIZE];
-    path_of(&dir, "lock", "", lock_path);
-    CLEANUP(cleanup_fd) int fd = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0) {
-        return failed(err, -errno, lock_path,
-                      "can't be opened: run droverd as root or give another --state-dir");
-    }
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        return error_set(err, DROVER_EINUSE,
-                         "%s: another droverd runs with this state folder: stop it first",
-                         path);
+    CLEANUP(cleanup_fd) int fd = -1;
+    rv = state_dir_lock(path, "lock", "--state-dir", &fd, err);
+    if (rv != 0) {
+        return rv;
     }
     if (chmod(path, 0700) != 0) {
         return failed(err, -errno, path, "can't be made private");

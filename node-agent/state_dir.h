@@ -31,6 +31,8 @@ struct state_dir {
     int lock_fd; /* private: held as long as this droverd lives */
 };
 
+/* Locks FOLDER/FILE until *ret_fd is closed: DROVER_EINUSE when another droverd has it. `option` names the folder. */
+int state_dir_lock(const char *folder, const char *file, const char *option, int *ret_fd, struct error *err);
 /* Makes the folder (0700) if need be and locks it: DROVER_EINUSE when another droverd has it. */
 int state_dir_open(const char *path, struct state_dir *ret_dir, struct error *err);
 void state_dir_close(struct state_dir *dir);
