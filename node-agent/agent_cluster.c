@@ -42,7 +42,8 @@ static const char *given(const char *value, const char *otherwise)
     return value != NULL && value[0] != '\0' ? value : otherwise;
 }
 
-static int check_alone(const struct agent *agent, const char *name, struct error *err)
+static int check_alone(const struct agent *agent, const char *name, const char *address,
+                       struct error *err)
 {
     if (agent->phase == AGENT_PHASE_FORMING) {
         return error_set(err, DROVER_EWRONGSTATE,
@@ -58,7 +59,7 @@ static int check_alone(const struct agent *agent, const char *name, struct error
                          "'%.63s' is no valid host name: use 1 to 63 of a-z, 0-9 and '-'",
                          name);
     }
-    return 0;
+    return agent_member_check_address(agent, given(address, agent->config->address), err);
 }
 
 /* ---- init ---- */
@@ -126,7 +127,7 @@ int agent_cluster_init(struct agent *agent, const struct api_init *init, api_don
     char cluster_id[ID_TEXT_SIZE];
     struct timing timing;
     uint32_t lease_ms = init->lease_ms != 0 ? init->lease_ms : agent->config->lease_ms;
-    int rv = check_alone(agent, name, err);
+    int rv = check_alone(agent, name, init->address, err);
     rv = rv != 0 ? rv : timing_from_lease(lease_ms, &timing, err);
     rv = rv != 0 ? rv : id_random_text(cluster_id);
     if (rv != 0) {
@@ -338,7 +339,7 @@ int agent_cluster_join(struct agent *agent, const struct api_join *join, api_don
 {
     const char *name = given(join->name, agent->config->name);
     struct join_token token;
-    int rv = check_alone(agent, name, err);
+    int rv = check_alone(agent, name, join->address, err);
     rv = rv != 0 ? rv : join_token_decode(join->token, &token, err);
     if (rv != 0) {
         return rv;

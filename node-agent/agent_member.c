@@ -4,11 +4,15 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/check.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "consensus/cluster_state.h"
 #include "node-agent/agent_private.h"
@@ -219,6 +223,77 @@ static int listen_address(const char *configured, const char *address,
         inet_pton(AF_INET, host, &ip) == 1 || inet_pton(AF_INET6, host, &ip) == 1;
     return config_join_address(literal ? host : "0.0.0.0", port, ret_listen,
                                LIMIT_ADDRESS_SIZE);
+}
+
+/* getaddrinfo() may wait for a name server: only done while this host has nothing to run.
+ */
+static int check_resolves(const char *host, struct error *err)
+{
+    struct in6_addr ip;
+    if (inet_pton(AF_INET, host, &ip) == 1 || inet_pton(AF_INET6, host, &ip) == 1) {
+        return 0;
+    }
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    bool number =
+        strspn(host, "0123456789.") == strlen(host); /* 10.1 is 10.0.0.1 there */
+    if (number || getaddrinfo(host, NULL, &hints, &found) != 0) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "address: '%.100s' is no IP address and no name that this host "
+                         "can look up: correct --address",
+                         host);
+    }
+    freeaddrinfo(found);
+    return 0;
+}
+
+static int check_binds(const char *listen, struct error *err)
+{
+    char host[LIMIT_ADDRESS_SIZE];
+    char service[8];
+    unsigned port = 0;
+    int rv = config_split_address(listen, CONFIG_PEER_PORT_DEFAULT, host, &port, err);
+    if (rv != 0) {
+        return rv;
+    }
+    (void)snprintf(service, sizeof(service), "%u", port);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo *found = NULL;
+    if (getaddrinfo(host, service, &hints, &found) != 0) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "can't listen at '%s': give an IP address with --listen",
+                         listen);
+    }
+    CLEANUP(cleanup_fd)
+    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int on = 1;
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+        bind(fd, found->ai_addr, found->ai_addrlen) != 0) {
+        rv = -errno;
+    }
+    freeaddrinfo(found);
+    if (rv == -EADDRINUSE) {
+        return error_set(err, rv,
+                         "can't listen at %s: another program does (another droverd?)",
+                         listen);
+    }
+    return rv == 0 ? 0
+                   : error_set(err, rv,
+                               "can't listen at %s: %s: is it an address of this host?",
+                               listen, strerror(-rv));
+}
+
+int agent_member_check_address(const struct agent *agent, const char *address,
+                               struct error *err)
+{
+    char host[LIMIT_ADDRESS_SIZE];
+    char listen[LIMIT_ADDRESS_SIZE];
+    unsigned port = 0;
+    int rv = config_split_address(address, CONFIG_PEER_PORT_DEFAULT, host, &port, err);
+    rv = rv != 0 ? rv : check_resolves(host, err);
+    rv = rv != 0 ? rv : listen_address(agent->config->listen, address, listen, err);
+    return rv != 0 ? rv : check_binds(listen, err);
 }
 
 static int listen_to_peers(struct agent *agent, struct error *err)

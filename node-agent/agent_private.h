@@ -88,6 +88,7 @@ struct agent {
     enum agent_phase phase;
     char failure[ERROR_TEXT_SIZE];
     struct state_dir dir;
+    int run_lock_fd; /* one droverd per run directory, in a cluster or not */
     char boot_id[ID_TEXT_SIZE];
     char watchdog_text[ERROR_TEXT_SIZE];
     uint32_t watchdog_ms;
@@ -123,6 +124,8 @@ void agent_deferred_drop(struct agent *agent);
 
 /* ---- agent_member.c: made and unmade as a whole ---- */
 int agent_member_start(struct agent *agent, bool bootstrap, struct error *err);
+/* Before anything is made of it: can others reach this host at `address`, and can it listen there? May block. */
+int agent_member_check_address(const struct agent *agent, const char *address, struct error *err);
 /* `stopped` later. The VMMs and the keeper live on. */
 void agent_member_stop(struct agent *agent, void (*stopped)(struct agent *agent));
 /* Stops it, and starts it again after AGENT_RETRY_MS. */
