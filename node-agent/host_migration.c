@@ -159,6 +159,19 @@ static const char *unwanted(const struct host_core *core, const struct host_vm *
     return NULL;
 }
 
+/* What a failed or unwanted migration is said to have ended by: the VMM knows best. */
+static const char *end_reason(const struct host_core *core, const struct host_vm *vm,
+                              const struct host_vmm *vmm, const Drover__VmRecord *record,
+                              const char *otherwise, uint64_t now_ms)
+{
+    const Drover__VmMigrationStatus *report = report_of(vmm, record->migration);
+    if (report != NULL && has_failed(report) && report->error[0] != '\0') {
+        return report->error;
+    }
+    const char *why = unwanted(core, vm, record, now_ms);
+    return why != NULL ? why : otherwise;
+}
+
 static void source_with_guest(struct host_core *core, struct host_vm *vm,
                               struct host_vmm *vmm, const Drover__VmRecord *record,
                               uint64_t now_ms)
@@ -167,11 +180,10 @@ static void source_with_guest(struct host_core *core, struct host_vm *vm,
     const Drover__VmMigrationStatus *report = report_of(vmm, migration);
     const char *why = unwanted(core, vm, record, now_ms);
     if (report != NULL && has_failed(report)) {
-        abort_by_source(core, vm, record,
-                        report->error[0] != '\0' ? report->error
-                        : why != NULL            ? why
-                                                 : "it failed before the handover",
-                        now_ms);
+        abort_by_source(
+            core, vm, record,
+            end_reason(core, vm, vmm, record, "it failed before the handover", now_ms),
+            now_ms);
         return;
     }
     /* An earlier run of the agent may have ordered it, if this one did not see it begin.
@@ -237,7 +249,10 @@ void host_source_reconcile(struct host_core *core, struct host_vm *vm,
         host_extend(core, vm, vmm, record, now_ms); /* what is handed over takes none */
     }
     if (vm->never_sends >= migration->next_epoch) {
-        abort_by_source(core, vm, record, "it was given up before the handover", now_ms);
+        abort_by_source(core, vm, record,
+                        end_reason(core, vm, vmm, record,
+                                   "it was given up before the handover", now_ms),
+                        now_ms);
         return;
     }
     switch (host_vmm_state(vmm)) {

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "consensus/cluster_state.h"
+#include "consensus/placement.h"
 #include "node-agent/json_view.h"
 
 static const char *wanted_text(Drover__VmWanted wanted)
@@ -27,16 +28,27 @@ static bool wanted_up(const Drover__VmRecord *vm)
            vm->wanted == DROVER__VM_WANTED__VM_WANTED_PAUSED;
 }
 
-/* Nobody has the right to run it. */
-static const char *state_without_owner(const Drover__VmRecord *vm, char *ret_reason,
-                                       size_t size)
+static bool any_host(const void *owner, uint64_t host_id)
+{
+    return true;
+}
+
+/* Nobody has the right to run it. Leases aside, is there room for it at all? */
+static const char *state_without_owner(const Drover__VmRecord *vm,
+                                       const struct cluster_state *state,
+                                       char *ret_reason, size_t size)
 {
     if (!wanted_up(vm)) {
         (void)snprintf(ret_reason, size, "%s", vm->last_error);
         return "stopped";
     }
+    struct placement_view view = {.usable = any_host};
+    struct error err = {.text = "waits for a host"};
+    if (vm->last_error[0] == '\0') {
+        (void)placement_choose(state, &view, vm->spec, 0, &err);
+    }
     (void)snprintf(ret_reason, size, "%s",
-                   vm->last_error[0] != '\0' ? vm->last_error : "waits for a host");
+                   vm->last_error[0] != '\0' ? vm->last_error : err.text);
     return "unowned";
 }
 
@@ -74,7 +86,7 @@ const char *json_vm_state(const Drover__VmRecord *vm, const struct cluster_state
 {
     ret_reason[0] = '\0';
     if (vm->owner_host_id == 0) {
-        return state_without_owner(vm, ret_reason, size);
+        return state_without_owner(vm, state, ret_reason, size);
     }
     const char *owner = json_host_name(state, vm->owner_host_id);
     if (!seen->leads) {
