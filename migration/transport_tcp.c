@@ -195,6 +195,13 @@ static int resolve(const char *address, bool passive, char ret_host[128],
         return error_set(err, DROVER_EBADINPUT,
                          "'tcp:%s' is no address: use tcp:HOST:PORT", address);
     }
+    /* getaddrinfo() takes any number, and cuts it to 16 bits. */
+    char *end = NULL;
+    unsigned long port = strtoul(colon + 1, &end, 10);
+    if (colon[1] < '0' || colon[1] > '9' || *end != '\0' || port > UINT16_MAX) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "'tcp:%s': the port must be a number from 0 to 65535", address);
+    }
     memcpy(ret_host, start, size);
     ret_host[size] = '\0';
     struct addrinfo hints = {.ai_family = AF_UNSPEC,

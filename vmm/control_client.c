@@ -310,6 +310,9 @@ static int order_parse(int count, char **words, struct order *order, struct erro
     if (strcmp(words[0], "migrate") == 0) {
         return migrate_parse(count - 1, words + 1, order, err);
     }
+    if (strcmp(words[0], "snapshot") == 0 && count == 1) {
+        return error_set(err, DROVER_EBADINPUT, "snapshot needs a directory");
+    }
     if (strcmp(words[0], "snapshot") == 0 && count == 2) {
         order->snapshot.directory = words[1];
         order->request.order_case = DROVER__CONTROL_REQUEST__ORDER_SNAPSHOT;
@@ -317,7 +320,13 @@ static int order_parse(int count, char **words, struct order *order, struct erro
         return 0;
     }
     for (unsigned i = 0; i < sizeof(simple_orders) / sizeof(simple_orders[0]); i++) {
-        if (strcmp(words[0], simple_orders[i].word) == 0 && count == 1) {
+        if (strcmp(words[0], simple_orders[i].word) == 0) {
+            if (count > 1) {
+                return error_set(err, DROVER_EBADINPUT,
+                                 "%s takes nothing more: what is \"%s\"? See drover-vmm "
+                                 "control --help",
+                                 words[0], words[1]);
+            }
             order->request.order_case = simple_orders[i].order_case;
             simple_fill(&order->request);
             return 0;

@@ -335,8 +335,10 @@ static int file_open(struct serial_host *host, const char *path, struct error *e
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0) {
         int result = -errno;
-        return error_set(err, result, "cannot write serial output to %s: %s", path,
-                         err_text(result));
+        return error_set(err, result,
+                         "cannot write serial output to %s: %s; give a path in a "
+                         "folder that exists",
+                         path, err_text(result));
     }
     CHECK(client_begin(host, fd, -1) != NULL);
     return 0;

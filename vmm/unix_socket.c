@@ -32,8 +32,9 @@ static int address_set(const char *path, struct sockaddr_un *ret_address,
 static int socket_failed(const char *what, const char *path, struct error *err)
 {
     int result = -errno;
-    return error_set(err, result, "cannot %s socket %s: %s", what, path,
-                     err_text(result));
+    return error_set(err, result,
+                     "cannot %s socket %s: %s; give a path in a folder that exists", what,
+                     path, err_text(result));
 }
 
 int unix_socket_connect(const char *path, int *ret_fd, struct error *err)
@@ -45,7 +46,9 @@ int unix_socket_connect(const char *path, int *ret_fd, struct error *err)
     }
     CLEANUP(cleanup_fd) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-        return socket_failed("reach", path, err);
+        result = -errno;
+        return error_set(err, result, "cannot reach socket %s: %s; does its VM run?",
+                         path, err_text(result));
     }
     *ret_fd = take_fd(&fd);
     return 0;
