@@ -44,7 +44,11 @@ int cli_usage(const char *verb, const char *format, ...)
     va_start(arguments, format);
     (void)vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
-    (void)cli_fail("%s: %s (see --help)", verb, text);
+    if (verb[0] == '\0') {
+        (void)cli_fail("%s (see --help)", text);
+    } else {
+        (void)cli_fail("%s: %s (see --help)", verb, text);
+    }
     return CLI_USAGE;
 }
 

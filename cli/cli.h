@@ -51,7 +51,7 @@ const char *cli_events_help(void);
 
 /* "drover: TEXT" on stderr, one line; returns CLI_FAIL. */
 int cli_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* The same for wrong use, with where to find help; returns CLI_USAGE. */
+/* The same for wrong use, with where to find help; returns CLI_USAGE. `verb` is empty for drover itself. */
 int cli_usage(const char *verb, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* getopt_long() said '?' or ':'. Tells which option, returns CLI_USAGE. */

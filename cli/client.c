@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "base/buffer.h"
 #include "base/check.h"
@@ -26,6 +27,13 @@ struct client {
 int client_create(const struct client_config *config, struct client **ret_client,
                   struct error *err)
 {
+    if (config->url == NULL &&
+        strlen(config->socket_path) >= sizeof(((struct sockaddr_un *)NULL)->sun_path)) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "--socket %.60s...: the path is too long for a socket: give a "
+                         "shorter one",
+                         config->socket_path);
+    }
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) {
         return error_set(err, -ENOMEM, "libcurl can't start: is memory left?");
     }
@@ -113,14 +121,26 @@ static int connection_error(const struct client *client, CURLcode code, struct e
             "you open that (sudo)?",
             server_name(client));
     }
+    if (code == CURLE_SSL_CERTPROBLEM || code == CURLE_SSL_CACERT_BADFILE) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "--ca, --cert or --key can't be read: give the PEM files of a "
+                         "host (ca.pem, host.pem, host.key)");
+    }
+    if (code == CURLE_PEER_FAILED_VERIFICATION) {
+        return error_set(
+            err, DROVER_EPEER,
+            "%s has no certificate of the CA in --ca for that name: give the "
+            "cluster's ca.pem, and the host as `drover node list` shows it",
+            server_name(client));
+    }
     if (code == CURLE_OPERATION_TIMEDOUT) {
         return error_set(
             err, DROVER_ETIMEDOUT2,
             "%s did not answer in time: look at `drover cluster status`, then try again",
             server_name(client));
     }
-    return error_set(err, -EIO, "request to %s failed: %s", server_name(client),
-                     curl_easy_strerror(code));
+    return error_set(err, -EIO, "request to %s failed: %s: is that the API of a droverd?",
+                     server_name(client), curl_easy_strerror(code));
 }
 
 static int answer_error(long status, const json_t *answer, struct error *err)

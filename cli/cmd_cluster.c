@@ -7,7 +7,9 @@
 #include "base/id.h"
 #include "cli/cli.h"
 
-#define LEASE_S_MAX 60u
+/* As the API judges again. */
+#define LEASE_MS_MIN 2000u
+#define LEASE_MS_MAX 60000u
 
 enum {
     OPTION_NAME = 1,
@@ -45,7 +47,7 @@ static int parse_member(const char *verb, int argc, char **argv, json_t *body)
             rv = json_object_set_new(body, "api_address", json_string(optarg));
             break;
         case OPTION_LEASE_MS:
-            if (cli_parse_number(verb, "--lease-ms", optarg, 1, LEASE_S_MAX * 1000,
+            if (cli_parse_number(verb, "--lease-ms", optarg, LEASE_MS_MIN, LEASE_MS_MAX,
                                  &number) != CLI_OK) {
                 return CLI_USAGE;
             }
@@ -226,7 +228,7 @@ static const struct cli_command commands[] = {
      "  --name NAME            its name in the cluster (default: the system's host "
      "name)\n"
      "  --api-address ADDRESS  where its HTTPS API listens (port 7401)\n"
-     "  --lease-ms MS          1000 to 60000, default 5000: how long a host may run VMs "
+     "  --lease-ms MS          2000 to 60000, default 5000: how long a host may run VMs "
      "without a word from\n"
      "                         the cluster. All the cluster's times follow from it; 5000 "
      "restarts a lost VM in 10 s\n"

@@ -176,6 +176,8 @@ static int act(struct cli *cli, int argc, char **argv, const char *action,
         {"timeout", required_argument, NULL, OPTION_TIMEOUT},
         {NULL, 0, NULL, 0},
     };
+    char verb[32];
+    (void)snprintf(verb, sizeof(verb), "vm %s", action);
     uint64_t timeout_s = CLI_WAIT_S_DEFAULT;
     bool wait = true;
     int option;
@@ -183,13 +185,13 @@ static int act(struct cli *cli, int argc, char **argv, const char *action,
         if (option == OPTION_NO_WAIT) {
             wait = false;
         } else if (option != OPTION_TIMEOUT) {
-            return cli_bad_option(action, argv, option);
-        } else if (cli_parse_number(action, "--timeout", optarg, 1, 86400, &timeout_s) !=
+            return cli_bad_option(verb, argv, option);
+        } else if (cli_parse_number(verb, "--timeout", optarg, 1, 86400, &timeout_s) !=
                    CLI_OK) {
             return CLI_USAGE;
         }
     }
-    int status = check_name(action, argc, argv, optind);
+    int status = check_name(verb, argc, argv, optind);
     if (status != CLI_OK) {
         return status;
     }

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/id.h"
+#include "base/limits.h"
 #include "cli/cmd_vm.h"
 #include "cli/vm_file.h"
 #include "cli/vm_spec.h"
@@ -33,8 +34,8 @@ struct create_options {
 };
 
 const char cli_vm_create_help[] =
-    "usage: drover vm create NAME --memory SIZE (--kernel FILE [--initrd FILE] "
-    "[--cmdline TEXT] | --firmware bios|uefi|FILE)\n"
+    "usage: drover vm create NAME --memory SIZE --kernel FILE [--initrd FILE] "
+    "[--cmdline TEXT]\n"
     "                        [--cpus N] [--disk PATH[,ro][,direct]]... [--net "
     "default|[bridge=NAME][,mac=MAC]]...\n"
     "                        [--no-ha] [--no-start] [--no-wait] [--timeout SECONDS]\n"
@@ -110,7 +111,7 @@ static int take_option(int option, const char *value, json_t *body,
     case OPTION_MEMORY:
         return set_text(verb, body, "memory", value);
     case OPTION_CPUS:
-        if (cli_parse_number(verb, "--cpus", value, 1, 4096, &number) != CLI_OK) {
+        if (cli_parse_number(verb, "--cpus", value, 1, LIMIT_VCPUS, &number) != CLI_OK) {
             return CLI_USAGE;
         }
         return json_object_set_new(body, "cpus", json_integer((json_int_t)number)) == 0
@@ -123,7 +124,8 @@ static int take_option(int option, const char *value, json_t *body,
     case OPTION_CMDLINE:
         return set_text(verb, body, "cmdline", value);
     case OPTION_FIRMWARE:
-        return set_text(verb, body, "firmware", value);
+        return cli_usage(
+            verb, "--firmware is not supported yet: boot a kernel with --kernel FILE");
     case OPTION_DISK:
         return add_to_list(verb, body, "disks", value, vm_spec_disk);
     case OPTION_NET:

@@ -76,8 +76,9 @@ static void print_usage(FILE *out)
 static int run_verb(struct cli *cli, const struct cli_noun *noun, int argc, char **argv)
 {
     if (argc < 1 || strcmp(argv[0], "--help") == 0) {
-        (void)printf("drover %s - %s\n\n", noun->name, noun->summary);
-        print_verbs(stdout, noun);
+        FILE *out = argc < 1 ? stderr : stdout;
+        (void)fprintf(out, "drover %s - %s\n\n", noun->name, noun->summary);
+        print_verbs(out, noun);
         return argc < 1 ? CLI_USAGE : CLI_OK;
     }
     for (const struct cli_command *command = noun->commands; command->verb != NULL;
@@ -172,13 +173,13 @@ static int parse_global(struct client_config *config, int argc, char **argv)
             (void)puts("drover " DROVER_VERSION);
             exit(CLI_OK);
         default:
-            return cli_bad_option("drover", argv, option);
+            return cli_bad_option("", argv, option);
         }
     }
     if (config->url != NULL &&
         (config->ca_path == NULL || config->certificate_path == NULL ||
          config->key_path == NULL)) {
-        return cli_usage("drover", "--url needs --ca, --cert and --key");
+        return cli_usage("", "--url needs --ca, --cert and --key");
     }
     return CLI_OK;
 }

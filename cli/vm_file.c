@@ -21,7 +21,8 @@ static int read_all(const char *path, struct buffer *text, struct error *err)
     FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
     if (file == NULL) {
         int rv = -errno;
-        return error_set(err, rv, "%s: %s", path, strerror(-rv));
+        return error_set(err, rv, "%s: can't be opened: %s: give a readable file with -f",
+                         path, strerror(-rv));
     }
     char part[4096];
     size_t got;
@@ -35,7 +36,9 @@ static int read_all(const char *path, struct buffer *text, struct error *err)
     if (file != stdin) {
         (void)fclose(file); /* was only read */
     }
-    return rv == 0 ? 0 : error_set(err, rv, "%s: can't be read: %s", path, err_text(rv));
+    return rv == 0 ? 0
+                   : error_set(err, rv, "%s: can't be read: %s: is it a YAML file?", path,
+                               err_text(rv));
 }
 
 /* Only plain scalars are numbers and booleans (YAML 1.2 core schema); "quoted" ones stay

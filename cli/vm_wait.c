@@ -82,7 +82,7 @@ static int tell_abort(struct cli *cli, const char *name, const json_t *vm)
     if (cli_call(cli, "GET", NULL, &answer, "/events?vm=%s&limit=50", name) != CLI_OK) {
         return CLI_FAIL;
     }
-    const char *why = "its reason is no longer among the events";
+    const char *why = "it was not moved, and the reason is no longer among the events";
     size_t index;
     json_t *event;
     json_array_foreach(json_object_get(answer, "events"), index, event)
@@ -91,8 +91,8 @@ static int tell_abort(struct cli *cli, const char *name, const json_t *vm)
             why = cli_text(event, "text");
         }
     }
-    int status = cli_fail("%s was not moved and is %s on %s: %s", name,
-                          cli_text(vm, "state"), cli_text(vm, "host"), why);
+    int status = cli_fail("%s is %s on %s: %s", name, cli_text(vm, "state"),
+                          cli_text(vm, "host"), why);
     json_decref(answer);
     return status;
 }
