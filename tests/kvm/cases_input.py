@@ -125,6 +125,20 @@ def test_a_socket_that_answers_is_not_taken_and_a_stale_one_is(folder):
         assert file.read() == b"precious"
 
 
+def test_wrong_orders_leave_the_vm_running(folder):
+    with Vmm(folder, guest("timer")) as vm:
+        for words, says in ((["statsu"], "unknown order"), (["pause", "now"], 'what is "now"'), ([], "order"),
+                            (["migrate"], "tcp:HOST:PORT"), (["migrate", "tcp:127.0.0.1:99999"], "0 to 65535"),
+                            (["migrate", "tcp:127.0.0.1:1"], "is the target waiting there"),
+                            (["migrate", "tcp:127.0.0.1:1", "--bogus"], "--bogus"),
+                            (["cancel"], "no move"), (["snapshot"], "directory")):
+            done = subprocess.run([VMM, "control", vm.control, *words], capture_output=True, text=True, timeout=20)
+            assert done.returncode in (1, 2) and done.stderr.count("\n") == 1 and says in done.stderr, (words, done)
+        assert vm.command("status")["state"] == "running"
+    done = subprocess.run([VMM, "control", "/nowhere.sock", "status"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1 and "does its VM run?" in done.stderr, done
+
+
 def test_malformed_frames_close_only_their_client(folder):
     with Vmm(folder, guest("timer")) as vm:
         good = vm.client()
