@@ -102,8 +102,18 @@ static void op_order_vmm(void *owner, uint64_t vm_id, uint64_t epoch,
     vmm_supervisor_order(agent->member->supervisor, vm_id, epoch, request);
 }
 
+/* The cluster was told of a watchdog, and nobody is there to keep it. */
+static bool is_unguarded(const struct agent_member *member)
+{
+    return member->keeper_lost_at_ms != 0 && member->watchdog_told != 0;
+}
+
 static void op_send_lease_request(void *owner, const Drover__LeaseRequest *request)
 {
+    const struct agent *agent = owner;
+    if (is_unguarded(agent->member)) {
+        return; /* a new keeper is there long before the lease is over, or never */
+    }
     uint64_t leader = agent_raft_leader(owner);
     Drover__PeerMessage message = DROVER__PEER_MESSAGE__INIT;
     message.what_case = DROVER__PEER_MESSAGE__WHAT_LEASE_REQUEST;
@@ -236,6 +246,7 @@ static void on_keeper_ready(void *owner, uint32_t watchdog_ms, const char *text)
         return;
     }
     agent->watchdog_ms = watchdog_ms;
+    agent->member->keeper_lost_at_ms = 0;
     (void)snprintf(agent->watchdog_text, sizeof(agent->watchdog_text), "%s", text);
     if (watchdog_ms == 0) {
         log_warn(agent->log,
@@ -256,6 +267,10 @@ static void on_keeper_lost(void *owner, const char *text)
 {
     struct agent *agent = owner;
     log_error(agent->log, "the watchdog's keeper is lost err=%s", text);
+    if (agent->member != NULL && agent->member->keeper_lost_at_ms == 0) {
+        agent->member->keeper_lost_at_ms = clock_now_ms();
+        agent_wake(agent);
+    }
 }
 
 static const struct keeper_client_ops keeper_ops = {.ready = on_keeper_ready,
@@ -306,11 +321,29 @@ int agent_host_start(struct agent *agent, struct error *err)
     return keeper_client_create(&config, &member->keeper, err);
 }
 
+/* An armed watchdog that nobody feeds resets the host: a host that lives on has none, and
+ * must tell the cluster so. */
+static uint32_t watch_keeper(struct agent *agent, uint64_t now_ms)
+{
+    const struct agent_member *member = agent->member;
+    if (!is_unguarded(member)) {
+        return UINT32_MAX;
+    }
+    uint64_t until_ms =
+        member->keeper_lost_at_ms + member->watchdog_told + member->timing.lease_ms;
+    if (now_ms < until_ms) {
+        return (uint32_t)(until_ms - now_ms);
+    }
+    agent_member_fail(agent, "the watchdog's keeper is gone, and this host was not "
+                             "reset: no watchdog is armed");
+    return UINT32_MAX;
+}
+
 uint32_t agent_host_tick(struct agent *agent, uint64_t now_ms)
 {
     struct agent_member *member = agent->member;
     if (member->core != NULL) {
-        return UINT32_MAX;
+        return watch_keeper(agent, now_ms);
     }
     if (now_ms < member->core_at_ms) {
         return (uint32_t)(member->core_at_ms - now_ms);

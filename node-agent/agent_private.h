@@ -67,6 +67,7 @@ struct agent_member {
     struct peer_self self;
     uint64_t core_at_ms;     /* made then even without a word of the keeper */
     uint64_t watchdog_told;  /* what the core was made with */
+    uint64_t keeper_lost_at_ms; /* 0: it is there */
     uint64_t barrier_term;   /* of the barrier under way or done */
     uint64_t touch_at_ms;    /* when known hosts are dialled again for want of a leader */
     bool barrier_done;
