@@ -35,6 +35,9 @@ static void api_self(void *owner, struct api_self *ret_self)
         .watchdog_ms = agent->watchdog_ms,
         .watchdog_text = agent->watchdog_text[0] != '\0' ? agent->watchdog_text : NULL,
     };
+    if (member == NULL && agent->identity != NULL && agent->failure[0] != '\0') {
+        ret_self->failure = agent->failure;
+    }
     if (member != NULL && member->closing == 0) {
         ret_self->term = raft_node_term(member->raft);
         ret_self->lease_deadline_ms =

@@ -31,6 +31,7 @@ struct api_self {
     uint64_t lease_deadline_ms; /* CLOCK_BOOTTIME; 0: none */
     uint32_t watchdog_ms;
     const char *watchdog_text; /* why there is none; may be NULL */
+    const char *failure; /* why this member of a cluster can't go on for now; NULL: it can */
 };
 
 struct api_init {

@@ -321,6 +321,11 @@ static void dispatch(struct api_call *call)
                  "one, 'drover cluster join' joins one");
         return;
     }
+    if (self.host_id != 0 && self.failure != NULL) {
+        /* It has no state to answer from: "no VMs" or "no cluster" would be a lie. */
+        api_fail(call, DROVER_ENOLEADER, self.failure);
+        return;
+    }
     if (self.leads || self.host_id == 0 || (flags & API_ROUTE_LOCAL) != 0) {
         call->route->handle(call);
     } else if (call->forwarded) {
