@@ -279,7 +279,10 @@ void sim_heal(struct sim *sim)
     links_heal(sim);
     for (unsigned i = 0; i < SIM_VMMS_MAX; i++) {
         struct sim_vmm *vmm = &sim->vmms[i];
-        vmm->freeze_ms = vmm->freeze_ms > 40 ? 40 : vmm->freeze_ms;
+        if (vmm->freeze_ms > 40) { /* a watchdog may fire yet for what hung until now */
+            sim->hosts[vmm->host].keeper_hurt_ms = sim->now_ms;
+            vmm->freeze_ms = 40;
+        }
     }
     for (unsigned i = 0; i < sim->host_count; i++) {
         if (!sim->hosts[i].powered) {

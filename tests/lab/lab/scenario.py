@@ -112,7 +112,8 @@ class Scenario:
         for host in self.lab.hosts:
             if host not in but:
                 count = host.resets - self._resets[host.name]
-                self.check(count == 0, f"{host.name} reset itself {count} times")
+                why = ", ".join(what for _, what in host.history if what.startswith("machine ended"))
+                self.check(count == 0, f"{host.name} reset itself {count} times ({why})")
 
     def end(self):
         """Leaves the cluster as it was found: all hosts up, no VM. True if that worked."""
