@@ -66,7 +66,8 @@ static void test_missing_file_is_named(void **state)
     json_t *vm = NULL;
     struct error err = {0};
     assert_int_equal(vm_file_load("/nonexistent/vm.yaml", &vm, &err), -2);
-    assert_string_equal(err.text, "/nonexistent/vm.yaml: No such file or directory");
+    assert_string_equal(err.text, "/nonexistent/vm.yaml: can't be opened: No such file or directory: "
+                                  "give a readable file with -f");
 }
 
 int main(void)
