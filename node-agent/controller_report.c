@@ -19,9 +19,11 @@ static const Drover__VmStatus *find(const Drover__LeaseRequest *report, uint64_t
     return NULL;
 }
 
+/* Without a deadline it waits for its first lease: that is its start, no freeze. */
 static bool frozen(const Drover__VmStatus *status)
 {
-    return status != NULL && status->run_state == DROVER__VM_RUN_STATE__VM_RUN_FROZEN;
+    return status != NULL && status->run_state == DROVER__VM_RUN_STATE__VM_RUN_FROZEN &&
+           status->lease_deadline_ns != 0;
 }
 
 static bool runs(const Drover__VmStatus *status)

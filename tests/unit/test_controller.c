@@ -412,6 +412,7 @@ static void test_reports_are_shown_and_freezes_told(void **state)
     status.vm_id = 5;
     status.epoch = 2;
     status.run_state = DROVER__VM_RUN_STATE__VM_RUN_FROZEN;
+    status.lease_deadline_ns = 0; /* its first lease is on its way */
     Drover__VmStatus *list[] = {&status};
     Drover__LeaseRequest request = DROVER__LEASE_REQUEST__INIT;
     request.host_id = 2;
@@ -420,6 +421,10 @@ static void test_reports_are_shown_and_freezes_told(void **state)
     request.sequence = 1;
     request.n_vms = 1;
     request.vms = list;
+    controller_lease_request(f->controller, f->cluster.state, &request, f->now_ms);
+    assert_int_equal(f->frozen, 0);
+    status.lease_deadline_ns = 1000;
+    request.sequence = 2;
     controller_lease_request(f->controller, f->cluster.state, &request, f->now_ms);
     assert_int_equal(f->frozen, 1);
     uint64_t host = 0, at_ms = 0;
