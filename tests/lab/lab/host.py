@@ -35,7 +35,7 @@ class Host:
         os.makedirs(self.state_dir)
         self.data_disk = os.path.join(lab.run.disks, f"{self.name}-data.raw")
         self.port = net.Port(number)
-        self.resets, self.history = 0, []
+        self.resets, self.emulator_faults, self.history = 0, 0, []
         self._machine = self._agent = None
         self._powered, self._lock = False, threading.RLock()
         self.is_cut = self._stalled = False
@@ -76,12 +76,23 @@ class Host:
             self._machine = self._agent = None
             if not self._powered:
                 return
-            self._say(f"machine ended: {machine.reason or 'no reason given'}")
+            fault = machine.reason == "guest-reset" and self._triple_fault()
+            self.emulator_faults += fault
+            self._say(f"machine ended: {machine.reason or 'no reason given'}"
+                      + (", a triple fault of its processor" if fault else ""))
             if machine.reason in ("guest-reset", "watchdog", "guest-panic"):
                 self.resets += 1
                 self._start()
             else:
                 self._powered = False
+
+    def _triple_fault(self):
+        """Debian's kernel does not do that by itself: the emulator went wrong."""
+        try:
+            with open(os.path.join(self.state_dir, "cpu.log"), encoding="ascii", errors="replace") as f:
+                return "Triple fault" in f.read()
+        except OSError:
+            return False
 
     def power_cut(self):
         """At once, as if the cable was pulled."""
