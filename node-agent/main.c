@@ -68,7 +68,8 @@ static int run(struct daemon *daemon, const struct agent_config *config)
     int rv = agent_start(daemon->agent, &err);
     if (rv != 0) {
         log_error(&daemon->log, "%s", err.text);
-        return EXIT_FAILURE; /* the process's end frees what there is */
+        exit(EXIT_FAILURE); /* from here: what was half started is freed by the process's
+                               end, and is still held for whoever looks for leaks */
     }
     CHECK(uv_run(&daemon->loop, UV_RUN_DEFAULT) == 0);
     agent_free(daemon->agent);
