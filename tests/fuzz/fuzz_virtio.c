@@ -117,7 +117,7 @@ static void available(struct target *target, struct input *input)
 
 static void memory(struct target *target, struct input *input)
 {
-    uint64_t gpa = DRIVER_RINGS_GPA + take(input, 3) % 0x30000;
+    uint64_t gpa = DRIVER_RINGS_GPA + take(input, 3) % (0x10000 * DRIVER_QUEUES);
     uint32_t value = take(input, 4);
 
     driver_memory_write(target->driver, gpa, &value, sizeof(value));

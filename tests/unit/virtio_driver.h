@@ -11,7 +11,7 @@
 
 #include "tests/unit/fake_vm.h"
 
-#define DRIVER_QUEUES       3
+#define DRIVER_QUEUES       5
 #define DRIVER_MEMORY_BYTES (8u * 1024u * 1024u)
 /* Rings lie from here on, 64 KiB each; the rest is the test's. */
 #define DRIVER_RINGS_GPA 0x400000u

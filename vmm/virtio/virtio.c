@@ -2,7 +2,9 @@
 /* Life of a virtio device: status, features, notifications, stopping and going on. */
 #include "vmm/virtio/virtio.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -37,7 +39,7 @@ static void queue_kicked(void *owner, uint32_t epoll_events)
 
 static void kick_all(struct virtio_device *virtio)
 {
-    for (unsigned i = 0; i < virtio->ops->queue_count; i++) {
+    for (unsigned i = 0; i < virtio->queue_count; i++) {
         virtio_queue_kick(virtio, i);
     }
 }
@@ -58,7 +60,7 @@ static void attach(void *owner)
     if (ret == 0 && virtio->ops->attach != NULL) {
         ret = virtio->ops->attach(virtio);
     }
-    for (unsigned i = 0; i < virtio->ops->queue_count && ret == 0; i++) {
+    for (unsigned i = 0; i < virtio->queue_count && ret == 0; i++) {
         struct virtio_queue *queue = &virtio->queues[i];
 
         ret = event_loop_add(loop, queue->kick_fd, EPOLLIN, queue_kicked, queue,
@@ -80,17 +82,25 @@ int virtio_init(struct virtio_device *virtio, struct vm *vm, uint64_t features,
 {
     int ret;
 
+    static_assert(VIRTIO_QUEUES_MAX + 1 <= PCI_MSIX_VECTORS_MAX, "a vector for each");
     CHECK(virtio->ops != NULL && virtio->device.ops != NULL);
-    CHECK(virtio->ops->queue_count >= 1 && virtio->ops->queue_count <= VIRTIO_QUEUES_MAX);
+    if (virtio->queue_count == 0) {
+        virtio->queue_count = virtio->ops->queue_count;
+    }
+    CHECK(virtio->queue_count >= 1 && virtio->queue_count <= VIRTIO_QUEUES_MAX);
+    virtio->queues = calloc(virtio->queue_count, sizeof(virtio->queues[0]));
+    if (virtio->queues == NULL) {
+        return error_set(err, -ENOMEM, "no memory for %s", virtio->device.ops->name);
+    }
     virtio->vm = vm;
     virtio->features = features | VIRTIO_FEATURE_VERSION_1 | VIRTIO_FEATURE_INDIRECT |
                        VIRTIO_FEATURE_EVENT_IDX;
     virtio->config_vector = VIRTIO_NO_VECTOR;
     pthread_mutex_init(&virtio->lock, NULL);
-    for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
+    for (unsigned i = 0; i < virtio->queue_count; i++) {
         virtio->queues[i].kick_fd = -1;
     }
-    for (unsigned i = 0; i < virtio->ops->queue_count; i++) {
+    for (unsigned i = 0; i < virtio->queue_count; i++) {
         struct virtio_queue *queue = &virtio->queues[i];
 
         queue->virtio = virtio;
@@ -123,12 +133,13 @@ void virtio_done(struct virtio_device *virtio)
     }
     virtio_pci_done(virtio);
     event_loop_remove(virtio->retry_timer);
-    for (unsigned i = 0; i < virtio->ops->queue_count; i++) {
+    for (unsigned i = 0; i < virtio->queue_count; i++) {
         event_loop_remove(virtio->queues[i].source);
         if (virtio->queues[i].kick_fd >= 0) {
             (void)close(virtio->queues[i].kick_fd);
         }
     }
+    free(virtio->queues);
     pthread_mutex_destroy(&virtio->lock);
 }
 
@@ -195,7 +206,7 @@ static void reset_now(struct virtio_device *virtio)
     if (virtio->ops->reset != NULL) {
         virtio->ops->reset(virtio);
     }
-    for (unsigned i = 0; i < virtio->ops->queue_count; i++) {
+    for (unsigned i = 0; i < virtio->queue_count; i++) {
         virtqueue_reset(&virtio->queues[i].ring);
         virtio->queues[i].vector = VIRTIO_NO_VECTOR;
     }

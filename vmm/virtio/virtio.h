@@ -18,7 +18,7 @@
 struct event_source;
 struct vm;
 
-#define VIRTIO_QUEUES_MAX 3
+#define VIRTIO_QUEUES_MAX 63 /* each has an MSI-X vector, the configuration too */
 #define VIRTIO_NO_VECTOR  0xffffu
 #define VIRTIO_RETRY_MS   10
 #define VIRTIO_BROKEN_LOGS                                                               \
@@ -51,7 +51,7 @@ struct virtio_device;
 struct virtio_ops {
     enum virtio_type type;
     uint32_t class_code;
-    unsigned queue_count;
+    unsigned queue_count; /* unless the device says otherwise before virtio_init() */
     uint16_t queue_size;
     /* I/O loop: the guest may have put requests into the queue. Not called while stopped,
      * broken or not driven. */
@@ -98,13 +98,15 @@ struct virtio_device {
     bool resetting; /* the guest wrote status 0 while requests were out */
     unsigned broken_count;
     struct event_source *retry_timer;
-    struct virtio_queue queues[VIRTIO_QUEUES_MAX];
+    unsigned queue_count;
+    struct virtio_queue *queues;
 };
 
 /*
  * Sets up a zeroed struct whose ops, device.ops and device.instance are filled in, puts
- * its function on the PCI bus and adds it to the VM, which from then on frees it. After
- * an error the caller frees it by virtio_done().
+ * its function on the PCI bus and adds it to the VM, which from then on frees it. A
+ * device whose number of queues is not its type's sets queue_count before. After an error
+ * the caller frees it by virtio_done().
  */
 int virtio_init(struct virtio_device *virtio, struct vm *vm, uint64_t features,
                 struct error *err);

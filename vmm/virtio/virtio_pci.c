@@ -83,14 +83,14 @@ static void put_u64(uint8_t *at, uint64_t value)
 
 static struct virtio_queue *selected_queue(struct virtio_device *virtio)
 {
-    return virtio->queue_select < virtio->ops->queue_count
+    return virtio->queue_select < virtio->queue_count
                ? &virtio->queues[virtio->queue_select]
                : NULL;
 }
 
 static unsigned vector_count(const struct virtio_device *virtio)
 {
-    return virtio->ops->queue_count + 1; /* one for the configuration */
+    return virtio->queue_count + 1; /* one for the configuration */
 }
 
 static uint32_t feature_half(uint64_t features, uint32_t select)
@@ -110,7 +110,7 @@ static void common_encode(struct virtio_device *virtio, uint8_t out[COMMON_SIZE]
     put_u32(out + COMMON_DRIVER_FEATURE,
             feature_half(virtio->driver_features, virtio->driver_feature_select));
     put_u16(out + COMMON_CONFIG_VECTOR, virtio->config_vector);
-    put_u16(out + COMMON_NUM_QUEUES, (uint16_t)virtio->ops->queue_count);
+    put_u16(out + COMMON_NUM_QUEUES, (uint16_t)virtio->queue_count);
     out[COMMON_STATUS] = virtio->status;
     out[COMMON_GENERATION] = virtio->config_generation;
     put_u16(out + COMMON_QUEUE_SELECT, virtio->queue_select);
@@ -258,7 +258,7 @@ static void area_write(struct virtio_device *virtio, unsigned offset, const uint
     memcpy(&value, data, size);
     if (offset >= NOTIFY_OFFSET) {
         /* Only where KVM does not catch the notification by itself. */
-        if (within / NOTIFY_MULTIPLIER < virtio->ops->queue_count) {
+        if (within / NOTIFY_MULTIPLIER < virtio->queue_count) {
             virtio_queue_kick(virtio, within / NOTIFY_MULTIPLIER);
         }
         return;
@@ -298,7 +298,7 @@ static const struct bus_ops bar_ops = {.read = bar_read, .write = bar_write};
 
 static void ioeventfd_set(struct virtio_device *virtio, uint64_t base, bool on)
 {
-    for (unsigned i = 0; i < virtio->ops->queue_count; i++) {
+    for (unsigned i = 0; i < virtio->queue_count; i++) {
         struct kvm_ioeventfd request = {
             .addr = base + NOTIFY_OFFSET + (uint64_t)i * NOTIFY_MULTIPLIER,
             .len = virtio->pci.notify_any_length ? 0 : 2,

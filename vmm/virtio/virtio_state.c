@@ -35,9 +35,9 @@ int virtio_state_fill(struct virtio_device *virtio, struct virtio_state *state)
     message->pci.len = state->pci.size;
     message->config_window.data = virtio->pci.window;
     message->config_window.len = VIRTIO_PCI_WINDOW_SIZE;
-    message->n_queues = virtio->ops->queue_count;
+    message->n_queues = virtio->queue_count;
     message->queues = state->queue_pointers;
-    for (unsigned i = 0; i < virtio->ops->queue_count; i++) {
+    for (unsigned i = 0; i < virtio->queue_count; i++) {
         const struct virtqueue *ring = &virtio->queues[i].ring;
         Drover__VirtqueueState *queue = &state->queues[i];
 
@@ -84,7 +84,7 @@ int virtio_state_malformed(const struct virtio_device *virtio, struct error *err
 
 static bool vector_valid(const struct virtio_device *virtio, uint32_t vector)
 {
-    return vector == VIRTIO_NO_VECTOR || vector <= virtio->ops->queue_count;
+    return vector == VIRTIO_NO_VECTOR || vector <= virtio->queue_count;
 }
 
 static const char *queue_judge(const struct virtio_device *virtio,
@@ -125,7 +125,7 @@ static const char *message_judge(const struct virtio_device *virtio,
     if (message->type != virtio->ops->type) {
         return "it is of another type of device";
     }
-    if (message->n_queues != virtio->ops->queue_count) {
+    if (message->n_queues != virtio->queue_count) {
         return "it has another number of queues";
     }
     if ((message->status & ~known) != 0 || message->queue_select > UINT16_MAX ||
