@@ -13,7 +13,6 @@
 
 #include "base/err.h"
 #include "vmm/event_loop.h"
-#include "vmm/state.h"
 #include "vmm/virtio/block_io.h"
 #include "vmm/virtio/virtio_state.h"
 #include "vmm/vm.h"
@@ -124,30 +123,20 @@ static int save(struct device *device, struct buffer *out)
 {
     struct virtio_block *block = from_device(device);
     Drover__VirtioBlockState message = DROVER__VIRTIO_BLOCK_STATE__INIT;
-    struct virtio_state state;
     uint16_t heads[BLOCK_QUEUE_SIZE];
     uint32_t wide[BLOCK_QUEUE_SIZE];
-    int ret;
 
-    pthread_mutex_lock(&block->virtio.lock);
-    ret = virtio_state_fill(&block->virtio, &state);
-    if (ret == 0) {
-        message.virtio = &state.message;
-        message.capacity_sectors = block->disk.size_bytes / BLOCK_SECTOR_SIZE;
-        message.block_size = block->disk.offset_align;
-        message.read_only = block->disk.read_only;
-        message.serial.data = block->serial;
-        message.serial.len = BLOCK_ID_SIZE;
-        message.n_taken_heads = block_io_taken(block, heads);
-        for (size_t i = 0; i < message.n_taken_heads; i++) {
-            wide[i] = heads[i];
-        }
-        message.taken_heads = wide;
-        ret = state_pack(&message.base, out);
+    message.capacity_sectors = block->disk.size_bytes / BLOCK_SECTOR_SIZE;
+    message.block_size = block->disk.offset_align;
+    message.read_only = block->disk.read_only;
+    message.serial.data = block->serial;
+    message.serial.len = BLOCK_ID_SIZE;
+    message.n_taken_heads = block_io_taken(block, heads);
+    for (size_t i = 0; i < message.n_taken_heads; i++) {
+        wide[i] = heads[i];
     }
-    virtio_state_done(&state);
-    pthread_mutex_unlock(&block->virtio.lock);
-    return ret;
+    message.taken_heads = wide;
+    return virtio_state_save(&block->virtio, &message.base, &message.virtio, out);
 }
 
 static int disk_judge(const struct virtio_block *block,
@@ -187,9 +176,11 @@ static int disk_judge(const struct virtio_block *block,
     return 0;
 }
 
-static int message_load(struct virtio_block *block,
-                        const Drover__VirtioBlockState *message, struct error *err)
+static int message_load(struct virtio_device *virtio, const ProtobufCMessage *base,
+                        struct error *err)
 {
+    struct virtio_block *block = from_virtio(virtio);
+    const Drover__VirtioBlockState *message = (const Drover__VirtioBlockState *)base;
     uint16_t taken_counts[VIRTIO_QUEUES_MAX] = {0};
     int ret = disk_judge(block, message, err);
 
@@ -216,22 +207,9 @@ static int message_load(struct virtio_block *block,
 static int load(struct device *device, uint32_t version, const uint8_t *payload,
                 size_t size, struct error *err)
 {
-    struct virtio_block *block = from_device(device);
-    Drover__VirtioBlockState *message;
-    int ret = virtio_state_version_judge(&block->virtio, version, err);
-
-    if (ret < 0) {
-        return ret;
-    }
-    message = drover__virtio_block_state__unpack(NULL, size, payload);
-    if (message == NULL) {
-        return virtio_state_malformed(&block->virtio, err, "it can't be decoded");
-    }
-    pthread_mutex_lock(&block->virtio.lock);
-    ret = message_load(block, message, err);
-    pthread_mutex_unlock(&block->virtio.lock);
-    drover__virtio_block_state__free_unpacked(message, NULL);
-    return ret;
+    return virtio_state_unpack((struct virtio_device *)device, version,
+                               &drover__virtio_block_state__descriptor,
+                               (struct state_payload){payload, size}, message_load, err);
 }
 
 /* ---- making and releasing ------------------------------------------------- */

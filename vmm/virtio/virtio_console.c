@@ -9,7 +9,6 @@
 
 #include "base/check.h"
 #include "base/err.h"
-#include "vmm/state.h"
 #include "vmm/virtio/virtio_state.h"
 #include "vmm/vm.h"
 
@@ -167,31 +166,23 @@ static int save(struct device *device, struct buffer *out)
 {
     struct virtio_console *console = (struct virtio_console *)device;
     Drover__VirtioConsoleState message = DROVER__VIRTIO_CONSOLE_STATE__INIT;
-    struct virtio_state state;
-    int ret;
 
-    pthread_mutex_lock(&console->virtio.lock);
-    ret = virtio_state_fill(&console->virtio, &state);
-    if (ret == 0) {
-        message.virtio = &state.message;
-        message.input.data = console->input;
-        message.input.len = console->input_count;
-        ret = state_pack(&message.base, out);
-    }
-    virtio_state_done(&state);
-    pthread_mutex_unlock(&console->virtio.lock);
-    return ret;
+    message.input.data = console->input;
+    message.input.len = console->input_count;
+    return virtio_state_save(&console->virtio, &message.base, &message.virtio, out);
 }
 
-static int message_load(struct virtio_console *console,
-                        const Drover__VirtioConsoleState *message, struct error *err)
+static int message_load(struct virtio_device *virtio, const ProtobufCMessage *base,
+                        struct error *err)
 {
+    struct virtio_console *console = (struct virtio_console *)virtio;
+    const Drover__VirtioConsoleState *message = (const Drover__VirtioConsoleState *)base;
     int ret;
 
     if (message->input.len > INPUT_SIZE) {
-        return virtio_state_malformed(&console->virtio, err, "its input is too long");
+        return virtio_state_malformed(virtio, err, "its input is too long");
     }
-    ret = virtio_state_load(&console->virtio, message->virtio, NULL, err);
+    ret = virtio_state_load(virtio, message->virtio, NULL, err);
     if (ret < 0) {
         return ret;
     }
@@ -205,22 +196,9 @@ static int message_load(struct virtio_console *console,
 static int load(struct device *device, uint32_t version, const uint8_t *payload,
                 size_t size, struct error *err)
 {
-    struct virtio_console *console = (struct virtio_console *)device;
-    Drover__VirtioConsoleState *message;
-    int ret = virtio_state_version_judge(&console->virtio, version, err);
-
-    if (ret < 0) {
-        return ret;
-    }
-    message = drover__virtio_console_state__unpack(NULL, size, payload);
-    if (message == NULL) {
-        return virtio_state_malformed(&console->virtio, err, "it can't be decoded");
-    }
-    pthread_mutex_lock(&console->virtio.lock);
-    ret = message_load(console, message, err);
-    pthread_mutex_unlock(&console->virtio.lock);
-    drover__virtio_console_state__free_unpacked(message, NULL);
-    return ret;
+    return virtio_state_unpack((struct virtio_device *)device, version,
+                               &drover__virtio_console_state__descriptor,
+                               (struct state_payload){payload, size}, message_load, err);
 }
 
 static void console_free(struct device *device)

@@ -14,7 +14,6 @@
 #include "base/err.h"
 #include "base/id.h"
 #include "vmm/event_loop.h"
-#include "vmm/state.h"
 #include "vmm/virtio/net_io.h"
 #include "vmm/virtio/virtio_state.h"
 #include "vmm/vm.h"
@@ -197,34 +196,25 @@ static int save(struct device *device, struct buffer *out)
 {
     struct virtio_net *net = from_device(device);
     Drover__VirtioNetState message = DROVER__VIRTIO_NET_STATE__INIT;
-    struct virtio_state state;
-    int ret;
 
-    pthread_mutex_lock(&net->virtio.lock);
-    ret = virtio_state_fill(&net->virtio, &state);
-    if (ret == 0) {
-        message.virtio = &state.message;
-        message.mac.data = net->mac;
-        message.mac.len = VIRTIO_NET_MAC_SIZE;
-        message.status = net->status;
-        ret = state_pack(&message.base, out);
-    }
-    virtio_state_done(&state);
-    pthread_mutex_unlock(&net->virtio.lock);
-    return ret;
+    message.mac.data = net->mac;
+    message.mac.len = VIRTIO_NET_MAC_SIZE;
+    message.status = net->status;
+    return virtio_state_save(&net->virtio, &message.base, &message.virtio, out);
 }
 
-static int message_load(struct virtio_net *net, const Drover__VirtioNetState *message,
+static int message_load(struct virtio_device *virtio, const ProtobufCMessage *base,
                         struct error *err)
 {
+    struct virtio_net *net = from_virtio(virtio);
+    const Drover__VirtioNetState *message = (const Drover__VirtioNetState *)base;
     int ret;
 
     if (message->mac.len != VIRTIO_NET_MAC_SIZE ||
         (message->status & ~(uint32_t)(NET_STATUS_LINK_UP | NET_STATUS_ANNOUNCE)) != 0) {
-        return virtio_state_malformed(&net->virtio, err,
-                                      "its configuration makes no sense");
+        return virtio_state_malformed(virtio, err, "its configuration makes no sense");
     }
-    ret = virtio_state_load(&net->virtio, message->virtio, NULL, err);
+    ret = virtio_state_load(virtio, message->virtio, NULL, err);
     if (ret < 0) {
         return ret;
     }
@@ -237,22 +227,9 @@ static int message_load(struct virtio_net *net, const Drover__VirtioNetState *me
 static int load(struct device *device, uint32_t version, const uint8_t *payload,
                 size_t size, struct error *err)
 {
-    struct virtio_net *net = from_device(device);
-    Drover__VirtioNetState *message;
-    int ret = virtio_state_version_judge(&net->virtio, version, err);
-
-    if (ret < 0) {
-        return ret;
-    }
-    message = drover__virtio_net_state__unpack(NULL, size, payload);
-    if (message == NULL) {
-        return virtio_state_malformed(&net->virtio, err, "it can't be decoded");
-    }
-    pthread_mutex_lock(&net->virtio.lock);
-    ret = message_load(net, message, err);
-    pthread_mutex_unlock(&net->virtio.lock);
-    drover__virtio_net_state__free_unpacked(message, NULL);
-    return ret;
+    return virtio_state_unpack((struct virtio_device *)device, version,
+                               &drover__virtio_net_state__descriptor,
+                               (struct state_payload){payload, size}, message_load, err);
 }
 
 /* ---- making and releasing ------------------------------------------------- */

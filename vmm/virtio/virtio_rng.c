@@ -12,7 +12,6 @@
 #include "base/err.h"
 #include "base/id.h"
 #include "vmm/event_loop.h"
-#include "vmm/state.h"
 #include "vmm/virtio/virtio_state.h"
 #include "vmm/vm.h"
 
@@ -128,39 +127,24 @@ static int save(struct device *device, struct buffer *out)
 {
     struct virtio_device *virtio = (struct virtio_device *)device;
     Drover__VirtioRngState message = DROVER__VIRTIO_RNG_STATE__INIT;
-    struct virtio_state state;
-    int ret;
 
-    pthread_mutex_lock(&virtio->lock);
-    ret = virtio_state_fill(virtio, &state);
-    if (ret == 0) {
-        message.virtio = &state.message;
-        ret = state_pack(&message.base, out);
-    }
-    virtio_state_done(&state);
-    pthread_mutex_unlock(&virtio->lock);
-    return ret;
+    return virtio_state_save(virtio, &message.base, &message.virtio, out);
+}
+
+static int message_load(struct virtio_device *virtio, const ProtobufCMessage *base,
+                        struct error *err)
+{
+    const Drover__VirtioRngState *message = (const Drover__VirtioRngState *)base;
+
+    return virtio_state_load(virtio, message->virtio, NULL, err);
 }
 
 static int load(struct device *device, uint32_t version, const uint8_t *payload,
                 size_t size, struct error *err)
 {
-    struct virtio_device *virtio = (struct virtio_device *)device;
-    Drover__VirtioRngState *message;
-    int ret = virtio_state_version_judge(virtio, version, err);
-
-    if (ret < 0) {
-        return ret;
-    }
-    message = drover__virtio_rng_state__unpack(NULL, size, payload);
-    if (message == NULL) {
-        return virtio_state_malformed(virtio, err, "it can't be decoded");
-    }
-    pthread_mutex_lock(&virtio->lock);
-    ret = virtio_state_load(virtio, message->virtio, NULL, err);
-    pthread_mutex_unlock(&virtio->lock);
-    drover__virtio_rng_state__free_unpacked(message, NULL);
-    return ret;
+    return virtio_state_unpack((struct virtio_device *)device, version,
+                               &drover__virtio_rng_state__descriptor,
+                               (struct state_payload){payload, size}, message_load, err);
 }
 
 static void rng_free(struct device *device)

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "vmm/pci.h"
+#include "vmm/state.h"
 
 int virtio_state_fill(struct virtio_device *virtio, struct virtio_state *state)
 {
@@ -223,4 +224,46 @@ int virtio_state_load(struct virtio_device *virtio, const Drover__VirtioState *m
         virtio->ops->driver_ready(virtio);
     }
     return 0;
+}
+
+/* ---- whole sections ------------------------------------------------------- */
+
+int virtio_state_save(struct virtio_device *virtio, ProtobufCMessage *message,
+                      Drover__VirtioState **common, struct buffer *out)
+{
+    struct virtio_state state;
+    int ret;
+
+    pthread_mutex_lock(&virtio->lock);
+    ret = virtio_state_fill(virtio, &state);
+    if (ret == 0) {
+        *common = &state.message;
+        ret = state_pack(message, out);
+        *common = NULL;
+    }
+    virtio_state_done(&state);
+    pthread_mutex_unlock(&virtio->lock);
+    return ret;
+}
+
+int virtio_state_unpack(struct virtio_device *virtio, uint32_t version,
+                        const ProtobufCMessageDescriptor *descriptor,
+                        struct state_payload payload, virtio_state_loader loader,
+                        struct error *err)
+{
+    ProtobufCMessage *message;
+    int ret = virtio_state_version_judge(virtio, version, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    message = protobuf_c_message_unpack(descriptor, NULL, payload.size, payload.data);
+    if (message == NULL) {
+        return virtio_state_malformed(virtio, err, "it can't be decoded");
+    }
+    pthread_mutex_lock(&virtio->lock);
+    ret = loader(virtio, message, err);
+    pthread_mutex_unlock(&virtio->lock);
+    protobuf_c_message_free_unpacked(message, NULL);
+    return ret;
 }

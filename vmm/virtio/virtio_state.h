@@ -12,6 +12,11 @@ struct error;
 
 #define VIRTIO_STATE_VERSION 1
 
+struct state_payload {
+    const uint8_t *data;
+    size_t size;
+};
+
 /* Memory of a message that is being filled. */
 struct virtio_state {
     Drover__VirtioState message;
@@ -19,6 +24,22 @@ struct virtio_state {
     Drover__VirtqueueState *queue_pointers[VIRTIO_QUEUES_MAX];
     struct buffer pci;
 };
+
+/*
+ * The whole of a device's save: fills the common part, which `message` refers to by
+ * `common` (a field of it), and packs. The device's own fields are filled in already.
+ */
+int virtio_state_save(struct virtio_device *virtio, ProtobufCMessage *message,
+                      Drover__VirtioState **common, struct buffer *out);
+/* Judges and takes over a decoded section, common part (virtio_state_load()) included.
+ * The lock is held. */
+typedef int (*virtio_state_loader)(struct virtio_device *virtio,
+                                   const ProtobufCMessage *message, struct error *err);
+/* The whole of a device's load: judges the version, decodes, calls `loader`. */
+int virtio_state_unpack(struct virtio_device *virtio, uint32_t version,
+                        const ProtobufCMessageDescriptor *descriptor,
+                        struct state_payload payload, virtio_state_loader loader,
+                        struct error *err);
 
 /* `state` keeps pointers into itself and into `virtio` until virtio_state_done(). */
 int virtio_state_fill(struct virtio_device *virtio, struct virtio_state *state);
