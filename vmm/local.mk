@@ -32,6 +32,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/options.c vmm/options.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
+	vmm/pci_msi.c \
 	vmm/pci_msix.c \
 	vmm/platform.h \
 	vmm/rtc.c \

@@ -119,15 +119,49 @@ static void bars_unmap(struct pci_function *function)
     bars_map(function);
 }
 
+/* A slot counts as taken whichever of its functions is. */
+static bool slot_is_free(const struct pci_bus *bus, unsigned slot)
+{
+    for (unsigned number = 0; number < PCI_SLOT_FUNCTIONS; number++) {
+        if (bus->functions[PCI_PLACE(slot, number)] != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static int place_find(const struct pci_bus *bus, const struct pci_function_config *config)
+{
+    CHECK(config->place < PCI_PLACE(PCI_SLOTS, 0));
+    if (config->place != 0) {
+        return bus->functions[config->place] == NULL ? (int)config->place : -EEXIST;
+    }
+    for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
+        if (slot_is_free(bus, slot)) {
+            return (int)PCI_PLACE(slot, 0);
+        }
+    }
+    return -ENOSPC;
+}
+
+/* Function 0 tells whether its slot has others. */
+static void slot_header_set(struct pci_bus *bus, unsigned slot)
+{
+    struct pci_function *first = bus->functions[PCI_PLACE(slot, 0)];
+    for (unsigned number = 1; first != NULL && number < PCI_SLOT_FUNCTIONS; number++) {
+        if (bus->functions[PCI_PLACE(slot, number)] != NULL) {
+            first->space[PCI_REG_HEADER] |= PCI_HEADER_MULTI;
+            first->power_on[PCI_REG_HEADER] |= PCI_HEADER_MULTI;
+        }
+    }
+}
+
 int pci_function_add(struct pci_bus *bus, const struct pci_function_config *config,
                      struct pci_function **ret_function)
 {
-    unsigned slot = 0;
-    while (slot < PCI_SLOTS && bus->slots[slot] != NULL) {
-        slot++;
-    }
-    if (slot == PCI_SLOTS) {
-        return -ENOSPC;
+    int place = place_find(bus, config);
+    if (place < 0) {
+        return place;
     }
     struct pci_function *function = calloc(1, sizeof(*function));
     if (function == NULL) {
@@ -135,7 +169,7 @@ int pci_function_add(struct pci_bus *bus, const struct pci_function_config *conf
     }
     function->bus = bus;
     function->config = *config;
-    function->slot = slot;
+    function->place = (unsigned)place;
     function->caps_end = PCI_CAPS_START;
     identity_configure(function);
     int result = pci_msix_init(function);
@@ -146,7 +180,8 @@ int pci_function_add(struct pci_bus *bus, const struct pci_function_config *conf
     }
     bars_configure(function);
     memcpy(function->power_on, function->space, PCI_CONFIG_SIZE);
-    bus->slots[slot] = function;
+    bus->functions[place] = function;
+    slot_header_set(bus, pci_function_slot(function));
     *ret_function = function;
     return 0;
 }
@@ -156,17 +191,23 @@ void pci_function_remove(struct pci_function *function)
     if (function == NULL) {
         return;
     }
-    CHECK(function->bus->slots[function->slot] == function);
+    CHECK(function->bus->functions[function->place] == function);
     function->config.bar_moved = NULL; /* its owner is going */
     bars_unmap(function);
-    function->bus->slots[function->slot] = NULL;
+    function->bus->functions[function->place] = NULL;
     pci_msix_done(function);
     free(function);
 }
 
 unsigned pci_function_slot(const struct pci_function *function)
 {
-    return function->slot;
+    return function->place / PCI_SLOT_FUNCTIONS;
+}
+
+struct pci_function *pci_function_at(const struct pci_bus *bus, unsigned place)
+{
+    CHECK(place < PCI_PLACE(PCI_SLOTS, 0));
+    return bus->functions[place];
 }
 
 int pci_capability_add(struct pci_function *function, const uint8_t *capability,
@@ -209,6 +250,7 @@ void pci_config_write(struct pci_function *function, unsigned offset, const uint
         offset + size > function->msix_cap + 2) {
         pci_msix_control_changed(function);
     }
+    pci_msi_changed(function);
 }
 
 void pci_function_reset(struct pci_function *function)
@@ -216,6 +258,7 @@ void pci_function_reset(struct pci_function *function)
     bars_unmap(function);
     memcpy(function->space, function->power_on, PCI_CONFIG_SIZE);
     pci_msix_reset(function);
+    pci_msi_changed(function);
 }
 
 int pci_function_save(struct pci_function *function, struct buffer *out)
@@ -246,7 +289,8 @@ static int identity_judge(const struct pci_function *function,
     if (state->config_space.len != PCI_CONFIG_SIZE ||
         state->n_vectors != function->config.msix_vectors) {
         return error_set(err, DROVER_EMALFORMED,
-                         "saved state of PCI slot %u has the wrong size", function->slot);
+                         "saved state of PCI slot %u has the wrong size",
+                         pci_function_slot(function));
     }
     for (unsigned i = 0; i < PCI_CONFIG_SIZE; i++) {
         uint8_t fixed = (uint8_t)~function->writable[i];
@@ -254,7 +298,7 @@ static int identity_judge(const struct pci_function *function,
             return error_set(
                 err, DROVER_EMALFORMED,
                 "saved state of PCI slot %u is of another device (byte 0x%x)",
-                function->slot, i);
+                pci_function_slot(function), i);
         }
     }
     return 0;
@@ -267,7 +311,8 @@ int pci_function_load(struct pci_function *function, const uint8_t *payload,
         drover__pci_function_state__unpack(NULL, size, payload);
     if (state == NULL) {
         return error_set(err, DROVER_EMALFORMED,
-                         "saved state of PCI slot %u is malformed", function->slot);
+                         "saved state of PCI slot %u is malformed",
+                         pci_function_slot(function));
     }
     int result = identity_judge(function, state, err);
     if (result == 0) {
@@ -284,6 +329,7 @@ int pci_function_load(struct pci_function *function, const uint8_t *payload,
         }
         bars_map(function);
         pci_msix_control_changed(function);
+        pci_msi_changed(function);
     }
     drover__pci_function_state__free_unpacked(state, NULL);
     return result;

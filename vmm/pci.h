@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The PCI Express root bus: configuration space by ECAM and by ports 0xCF8/0xCFC, 32
- * slots, one function each, memory BARs, MSI-X (PCI Local Bus 3.0 section 6.8.2; PCI
- * Express Base, enhanced configuration access). A function's device fills struct
- * pci_function_ops and calls pci_function_add().
+ * slots of up to eight functions, memory BARs, MSI and MSI-X (PCI Local Bus 3.0 section
+ * 6.8; PCI Express Base, enhanced configuration access). A function's device fills struct
+ * pci_function_config and calls pci_function_add().
  */
 #ifndef DROVER_VMM_PCI_H
 #define DROVER_VMM_PCI_H
@@ -20,6 +20,7 @@ struct pci_function;
 
 #define PCI_BARS             6
 #define PCI_SLOTS            32
+#define PCI_SLOT_FUNCTIONS   8
 #define PCI_MSIX_VECTORS_MAX 64
 
 struct pci_bar_config {
@@ -28,7 +29,11 @@ struct pci_bar_config {
     const struct bus_ops *ops;
 };
 
+/* A fixed place on the bus. */
+#define PCI_PLACE(slot, number) ((slot)*PCI_SLOT_FUNCTIONS + (number))
+
 struct pci_function_config {
+    unsigned place; /* PCI_PLACE(), or 0: function 0 of the next free slot */
     uint16_t vendor_id, device_id, subsystem_vendor_id, subsystem_id;
     uint8_t revision;
     uint32_t class_code; /* 24 bits: class, subclass, interface */
@@ -72,14 +77,18 @@ uint32_t pci_bus_latch(const struct pci_bus *bus);
 void pci_bus_latch_set(struct pci_bus *bus, uint32_t latch);
 
 /*
- * The host bridge sits in slot 0; functions take slots 1, 2, ... in the order of their
- * addition. BAR addresses are assigned by the VMM at start (guests without firmware rely
- * on that) from the window in vmm/layout.h, and can be moved by the guest.
+ * The host bridge sits in slot 0; functions without a place of their own take slots 1, 2,
+ * ... in the order of their addition. A slot with several functions says so in the header
+ * of its function 0, without which guests don't look at the others. BAR addresses are
+ * assigned by the VMM at start (guests without firmware rely on that) from the window in
+ * vmm/layout.h, and can be moved by the guest.
  */
 int pci_function_add(struct pci_bus *bus, const struct pci_function_config *config,
                      struct pci_function **ret_function);
 void pci_function_remove(struct pci_function *function);
 unsigned pci_function_slot(const struct pci_function *function);
+/* NULL: that place is free. */
+struct pci_function *pci_function_at(const struct pci_bus *bus, unsigned place);
 
 /*
  * Adds a vendor capability of `size` bytes (PCI capability header included; offset of
@@ -95,6 +104,12 @@ int pci_capability_add(struct pci_function *function, const uint8_t *capability,
  */
 void pci_msix_raise(struct pci_function *function, unsigned vector);
 bool pci_msix_enabled(const struct pci_function *function);
+
+/* Gives the function a plain MSI capability of one vector. Before the guest runs. */
+int pci_msi_add(struct pci_function *function);
+/* Raises the one MSI if the guest has turned it on. Any thread, also from a BAR's
+ * handler. */
+void pci_msi_raise(struct pci_function *function);
 
 /* Configuration space, BAR addresses and MSI-X table of a function, for its device's save
  * and load. */

@@ -28,10 +28,10 @@ static void unlock(struct pci_bus *bus)
 
 /* True if the device itself has served the access. Functions come and go only while no
  * guest runs: no lock. */
-static bool served_by_device(struct pci_bus *bus, unsigned slot, unsigned offset,
+static bool served_by_device(struct pci_bus *bus, unsigned place, unsigned offset,
                              uint8_t *data, unsigned size, bool write)
 {
-    struct pci_function *function = bus->slots[slot];
+    struct pci_function *function = bus->functions[place];
     if (function == NULL || function->config.capability_access == NULL ||
         offset < PCI_CAPS_START || offset + size > function->caps_end) {
         return false;
@@ -40,45 +40,45 @@ static bool served_by_device(struct pci_bus *bus, unsigned slot, unsigned offset
                                               write);
 }
 
-static void space_read(struct pci_bus *bus, unsigned slot, unsigned offset, uint8_t *data,
-                       unsigned size)
+static void space_read(struct pci_bus *bus, unsigned place, unsigned offset,
+                       uint8_t *data, unsigned size)
 {
-    CHECK(slot < PCI_SLOTS);
-    if (served_by_device(bus, slot, offset, data, size, false)) {
+    CHECK(place < PCI_PLACE(PCI_SLOTS, 0));
+    if (served_by_device(bus, place, offset, data, size, false)) {
         return;
     }
     lock(bus);
-    if (bus->slots[slot] == NULL) {
+    if (bus->functions[place] == NULL) {
         memset(data, 0xff, size);
     } else if (offset + size > PCI_CONFIG_SIZE) {
         memset(data, 0, size); /* no extended capabilities */
     } else {
-        pci_config_read(bus->slots[slot], offset, data, size);
+        pci_config_read(bus->functions[place], offset, data, size);
     }
     unlock(bus);
 }
 
-static void space_write(struct pci_bus *bus, unsigned slot, unsigned offset,
+static void space_write(struct pci_bus *bus, unsigned place, unsigned offset,
                         const uint8_t *data, unsigned size)
 {
-    CHECK(slot < PCI_SLOTS);
+    CHECK(place < PCI_PLACE(PCI_SLOTS, 0));
     uint8_t copy[8];
     CHECK(size <= sizeof(copy));
     memcpy(copy, data, size);
-    if (served_by_device(bus, slot, offset, copy, size, true)) {
+    if (served_by_device(bus, place, offset, copy, size, true)) {
         return;
     }
     lock(bus);
-    if (bus->slots[slot] != NULL && offset + size <= PCI_CONFIG_SIZE) {
-        pci_config_write(bus->slots[slot], offset, data, size);
+    if (bus->functions[place] != NULL && offset + size <= PCI_CONFIG_SIZE) {
+        pci_config_write(bus->functions[place], offset, data, size);
     }
     unlock(bus);
 }
 
-/* Bus 0, function 0 only. */
+/* Bus 0 only. */
 static bool latch_names_function(uint32_t latch)
 {
-    return (latch & LATCH_ENABLE) != 0 && (latch & 0x00ff0700) == 0;
+    return (latch & LATCH_ENABLE) != 0 && (latch & 0x00ff0000) == 0;
 }
 
 static void ports_read(void *owner, uint64_t offset, uint8_t *data, unsigned size)
@@ -91,7 +91,7 @@ static void ports_read(void *owner, uint64_t offset, uint8_t *data, unsigned siz
     } else if (offset == 1 && size == 1) {
         data[0] = 0;
     } else if (offset >= 4 && latch_names_function(latch)) {
-        space_read(bus, latch >> 11 & 31, (latch & 0xfc) + (unsigned)offset - 4, data,
+        space_read(bus, latch >> 8 & 0xff, (latch & 0xfc) + (unsigned)offset - 4, data,
                    size);
     }
 }
@@ -109,7 +109,7 @@ static void ports_write(void *owner, uint64_t offset, const uint8_t *data, unsig
     if (offset == 0 && size == 4) {
         atomic_store(&bus->latch, pci_get32(data, 0) & LATCH_MASK);
     } else if (offset >= 4 && latch_names_function(latch)) {
-        space_write(bus, latch >> 11 & 31, (latch & 0xfc) + (unsigned)offset - 4, data,
+        space_write(bus, latch >> 8 & 0xff, (latch & 0xfc) + (unsigned)offset - 4, data,
                     size);
     }
 }
@@ -117,20 +117,13 @@ static void ports_write(void *owner, uint64_t offset, const uint8_t *data, unsig
 static void ecam_read(void *owner, uint64_t offset, uint8_t *data, unsigned size)
 {
     struct pci_bus *bus = owner;
-    if ((offset >> 12 & 7) != 0) {
-        memset(data, 0xff, size);
-        return;
-    }
-    space_read(bus, offset >> 15 & 31, offset & ECAM_OFFSET_MASK, data, size);
+    space_read(bus, offset >> 12 & 0xff, offset & ECAM_OFFSET_MASK, data, size);
 }
 
 static void ecam_write(void *owner, uint64_t offset, const uint8_t *data, unsigned size)
 {
     struct pci_bus *bus = owner;
-    if ((offset >> 12 & 7) != 0) {
-        return;
-    }
-    space_write(bus, offset >> 15 & 31, offset & ECAM_OFFSET_MASK, data, size);
+    space_write(bus, offset >> 12 & 0xff, offset & ECAM_OFFSET_MASK, data, size);
 }
 
 static const struct bus_ops ports_ops = {.read = ports_read, .write = ports_write};
@@ -183,8 +176,8 @@ void pci_bus_free(struct pci_bus *bus)
     if (bus == NULL) {
         return;
     }
-    for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
-        pci_function_remove(bus->slots[slot]);
+    for (unsigned place = 0; place < PCI_PLACE(PCI_SLOTS, 0); place++) {
+        pci_function_remove(bus->functions[place]);
     }
     bus_remove(bus->config.port_bus, LAYOUT_PORT_PCI);
     bus_remove(bus->config.memory_bus, LAYOUT_ECAM_START);

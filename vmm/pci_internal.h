@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared by pci.c (configuration space and BARs), pci_host.c (ways to it) and pci_msix.c
- * only. */
+/* Shared by pci.c (configuration space and BARs), pci_host.c (ways to it), pci_msi.c and
+ * pci_msix.c only. */
 #ifndef DROVER_VMM_PCI_INTERNAL_H
 #define DROVER_VMM_PCI_INTERNAL_H
 
@@ -14,6 +14,7 @@
 /* Offsets in configuration space. */
 #define PCI_REG_COMMAND    0x04
 #define PCI_REG_STATUS     0x06
+#define PCI_REG_HEADER     0x0e
 #define PCI_REG_BAR0       0x10
 #define PCI_REG_CAP_FIRST  0x34
 #define PCI_REG_IRQ_LINE   0x3c
@@ -21,6 +22,7 @@
 #define PCI_COMMAND_MEMORY 0x0002
 #define PCI_COMMAND_MASK   0x0506 /* memory, bus master, SERR#, INTx disable */
 #define PCI_STATUS_CAPS    0x0010
+#define PCI_HEADER_MULTI   0x80 /* the slot has more functions than number 0 */
 
 struct pci_msix_entry {
     uint64_t address;
@@ -40,7 +42,7 @@ struct pci_bar {
 struct pci_function {
     struct pci_bus *bus;
     struct pci_function_config config;
-    unsigned slot;
+    unsigned place;
     uint8_t space[PCI_CONFIG_SIZE];
     uint8_t writable[PCI_CONFIG_SIZE]; /* bits that the guest may set */
     uint8_t power_on[PCI_CONFIG_SIZE]; /* for reset */
@@ -54,6 +56,12 @@ struct pci_function {
     atomic_bool msix_enabled;
     atomic_bool msix_function_masked;
     struct pci_msix_entry *msix;
+    /* Plain MSI: what configuration space says, under msix_lock: BAR handlers, which
+     * raise it, must not wait for the bus's lock. */
+    unsigned msi_cap; /* offset, 0: none */
+    bool msi_enabled;
+    uint64_t msi_address;
+    uint16_t msi_data;
 };
 
 struct pci_bus {
@@ -61,7 +69,7 @@ struct pci_bus {
     pthread_mutex_t lock; /* of configuration space; not held by BAR handlers */
     atomic_uint latch;    /* port 0xCF8 */
     uint64_t bar_next;    /* next free address of the window */
-    struct pci_function *slots[PCI_SLOTS];
+    struct pci_function *functions[PCI_SLOTS * PCI_SLOT_FUNCTIONS]; /* by place */
 };
 
 /* Under bus->lock. `offset` and `size` lie inside the 256 bytes. */
@@ -76,6 +84,8 @@ void pci_msix_done(struct pci_function *function);
  * unmasked now. */
 void pci_msix_control_changed(struct pci_function *function);
 void pci_msix_reset(struct pci_function *function);
+/* pci_msi.c: looks at the capability after configuration space was written. */
+void pci_msi_changed(struct pci_function *function);
 
 static inline uint16_t pci_get16(const uint8_t *space, unsigned offset)
 {

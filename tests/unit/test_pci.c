@@ -297,6 +297,67 @@ static void test_state_of_another_device_is_refused(void **state)
     buffer_done(&saved);
 }
 
+static struct pci_function *sata_add(struct fixture *fixture, unsigned number)
+{
+    const struct pci_function_config config = {.place = PCI_PLACE(31, number),
+                                               .vendor_id = 0x8086,
+                                               .device_id = (uint16_t)(0x2900 + number),
+                                               .class_code = 0x010601};
+    struct pci_function *function = NULL;
+    assert_int_equal(pci_function_add(fixture->pci, &config, &function), 0);
+    return function;
+}
+
+static void test_a_slot_with_several_functions_says_so(void **state)
+{
+    struct fixture *fixture = *state;
+    struct pci_function *third = sata_add(fixture, 2);
+    assert_int_equal(get32(fixture->memory, ecam(31, 0)), 0xffffffff);
+    struct pci_function *first = sata_add(fixture, 0);
+    assert_int_equal(get32(fixture->memory, ecam(31, 0x0c)) >> 16, 0x80);
+    assert_int_equal(get32(fixture->memory, ecam(31, 2 << 12)), 0x29028086);
+    assert_int_equal(ports_get32(fixture, 31, 2 << 8), 0x29028086);
+    assert_int_equal(get32(fixture->memory, ecam(31, 0x0c | 2 << 12)) >> 16, 0);
+    assert_int_equal(get32(fixture->memory, ecam(1, 0x0c)) >> 16, 0); /* alone */
+    pci_function_reset(first);
+    assert_int_equal(get32(fixture->memory, ecam(31, 0x0c)) >> 16, 0x80);
+    assert_ptr_equal(pci_function_at(fixture->pci, PCI_PLACE(31, 2)), third);
+    const struct pci_function_config again = {.place = PCI_PLACE(31, 2)};
+    struct pci_function *none = NULL;
+    assert_int_equal(pci_function_add(fixture->pci, &again, &none), -EEXIST);
+}
+
+static void test_msi_sends_what_the_guest_programmed(void **state)
+{
+    struct fixture *fixture = *state;
+    struct buffer saved = {0};
+    struct error err = {0};
+    struct pci_function *function = sata_add(fixture, 0);
+    assert_int_equal(pci_msi_add(function), 0);
+    unsigned offset = get32(fixture->memory, ecam(31, 0x34)) & 0xff;
+    assert_int_equal(get32(fixture->memory, ecam(31, offset)), 0x00800005);
+    set32(fixture->memory, ecam(31, offset + 4), 0xfee02003);
+    set32(fixture->memory, ecam(31, offset + 12), 0xabcd4055);
+    pci_msi_raise(function);
+    assert_int_equal(fixture->sent, 0); /* not turned on */
+    set32(fixture->memory, ecam(31, offset), 0x00010000);
+    pci_msi_raise(function);
+    assert_int_equal(fixture->sent, 1);
+    assert_int_equal(fixture->sent_address, 0xfee02000);
+    assert_int_equal(fixture->sent_data, 0x4055);
+
+    assert_int_equal(pci_function_save(function, &saved), 0);
+    pci_function_reset(function);
+    pci_msi_raise(function);
+    assert_int_equal(fixture->sent, 1);
+    assert_int_equal(pci_function_load(function, saved.data, (uint32_t)saved.size, &err),
+                     0);
+    pci_msi_raise(function);
+    assert_int_equal(fixture->sent, 2);
+    assert_int_equal(fixture->sent_data, 0x4055);
+    buffer_done(&saved);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +372,10 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(test_masked_vectors_wait, setup, teardown),
         cmocka_unit_test_setup_teardown(test_saved_state_comes_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_slot_with_several_functions_says_so, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_msi_sends_what_the_guest_programmed, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_state_of_another_device_is_refused, setup,
                                         teardown),
     };
