@@ -210,16 +210,18 @@ def ensure(refresh=False):
         os.close(guard)
 
 
-def compiled(source):
-    """A static program made of one C file of this tree, kept by the file's hash."""
+def compiled(source, *flags):
+    """A program made of one C file of this tree, kept by the file's hash: static, or what `flags` ask for."""
+    flags = flags or ("-static", "-pthread")
     with open(source, "rb") as f:
         key = hashlib.sha256(f.read()).hexdigest()[:16]
     name = os.path.basename(source)[:-2]
     target = os.path.join(paths.cache_dir(), f"{name}-{key}")
     if not os.path.exists(target):
         work = f"{target}.{os.getpid()}.{os.urandom(2).hex()}"
-        done = subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-pthread",
-                               "-o", work, source], capture_output=True, text=True, check=False)
+        done = subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra",
+                               "-Werror", "-o", work, source, *flags],
+                              capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise LabError(f"cannot build {source}: {done.stderr.strip()}")
         os.rename(work, target)

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 
-from . import paths
+from . import image, paths
 from .paths import LabError
 
 SHARED_DISKS = 4
@@ -70,6 +70,14 @@ def command_line(host):
         "-qmp", f"unix:{state}/qmp.sock,server=on,wait=off"]
 
 
+def _environment():
+    """An emulator needs help to outlive UEFI guests: tests/lab/tcg-lock.c says why."""
+    if paths.accelerated():
+        return None
+    library = image.compiled(os.path.join(paths.LAB_DIR, "tcg-lock.c"), "-shared", "-fPIC")
+    return {**os.environ, "LD_PRELOAD": library}
+
+
 class Machine:
     """A running QEMU. `ended(machine)` is called from a thread of its own when it is gone."""
 
@@ -81,7 +89,7 @@ class Machine:
                 os.unlink(path)
         with open(os.path.join(host.state_dir, "qemu.log"), "ab") as log:
             self.process = subprocess.Popen(command_line(host), stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log)
+                                            stdout=log, stderr=log, env=_environment())
         self._monitor = _Monitor(self, os.path.join(host.state_dir, "qmp.sock"))
         threading.Thread(target=self._wait, args=(ended,), daemon=True).start()
 
