@@ -7,12 +7,12 @@
  * other contents is told as "WRONG". "rounds" says after how many it powers off (0:
  * never).
  *
+ * "ecam=": where the machine has its configuration space, else as Drover has it.
  * "no-flush": neither flushes nor acknowledges. "from=N": goes on with number N, and
  * first verifies what a guest before it has written.
  */
 #include "guest.h"
 
-#define ECAM          0xe0000000u
 #define MSI_ADDRESS   0xfee00000u
 #define APIC_EOI      0xb0
 #define DEPTH         16u
@@ -55,7 +55,7 @@ static struct header headers[DEPTH];
 static volatile uint8_t statuses[DEPTH];
 static uint64_t blocks[DEPTH][WORDS] __attribute__((aligned(4096)));
 static volatile uint64_t interrupts;
-static uint32_t common, notify;
+static uint32_t common, notify, ecam;
 static uint16_t used_seen;
 
 void guest_interrupt(void)
@@ -100,7 +100,7 @@ static _Noreturn void fail(const char *why)
 static uint32_t disk_find(void)
 {
     for (uint32_t slot = 0; slot < 32; slot++) {
-        uint32_t space = ECAM + (slot << 15);
+        uint32_t space = ecam + (slot << 15);
         if (read32(space) == 0x10421af4) {
             return space;
         }
@@ -257,6 +257,7 @@ void guest_main(struct guest_start_info *info)
     uint64_t block_count = argument_number(info, "blocks", 512) / DEPTH * DEPTH;
     uint64_t rounds = argument_number(info, "rounds", 0);
     uint64_t next = argument_number(info, "from", 0);
+    ecam = (uint32_t)argument_number(info, "ecam", 0xe0000000);
     interrupts_on();
     disk_set_up();
     if (next != 0) {

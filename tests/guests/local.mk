@@ -2,7 +2,7 @@
 
 # Small guests that run directly on /dev/kvm, by the PVH entry. Built for no system: no flags of ours but these.
 TEST_GUESTS = tests/guests/checker.elf tests/guests/hello.elf tests/guests/reset.elf tests/guests/timer.elf \
-	tests/guests/dirtier.elf tests/guests/block.elf
+	tests/guests/dirtier.elf tests/guests/block.elf tests/guests/exits.elf
 GUEST_CFLAGS = -std=gnu17 -m64 -O2 -Wall -Wextra -ffreestanding -fno-pie -fno-stack-protector \
 	-fcf-protection=none -mno-red-zone -mgeneral-regs-only -fno-asynchronous-unwind-tables
 GUEST_LINK = -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,max-page-size=4096 \
@@ -22,3 +22,14 @@ noinst_PROGRAMS += tests/kvm/state
 tests_kvm_state_SOURCES = tests/kvm/state.c
 tests_kvm_state_LDADD = $(VMM_LIBS)
 EXTRA_DIST += tests/kvm/cases_state.py
+
+# The two that need nothing of start.S.
+noinst_DATA += tests/guests/first.elf tests/guests/first.rom
+CLEANFILES += tests/guests/first.elf tests/guests/first.rom
+EXTRA_DIST += tests/guests/first.S
+tests/guests/first.elf: tests/guests/first.S tests/guests/guest.lds
+	$(AM_V_CC)$(MKDIR_P) tests/guests && $(CC) $(GUEST_CFLAGS) $(GUEST_LINK) \
+	    -T $(top_srcdir)/tests/guests/guest.lds -o $@ $(top_srcdir)/tests/guests/first.S
+tests/guests/first.rom: tests/guests/first.S
+	$(AM_V_CC)$(MKDIR_P) tests/guests && $(CC) $(GUEST_CFLAGS) -DAS_FIRMWARE -nostdlib -static -no-pie \
+	    -Wl,--build-id=none -Wl,-Ttext=0 -Wl,--oformat=binary -Wl,-e,0 -o $@ $(top_srcdir)/tests/guests/first.S
