@@ -69,12 +69,8 @@ static int step_failed(struct error *err, const char *what)
     return error_set(err, DROVER_ENOKVM, "KVM refused %s: %s", what, err_text(result));
 }
 
-static int machine_make(struct vm *vm, struct error *err)
+static int chips_make(struct vm *vm, struct error *err)
 {
-    vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);
-    if (vm->fd < 0) {
-        return step_failed(err, "to make a VM");
-    }
     if (ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)LAYOUT_KVM_TSS) < 0) {
         return step_failed(err, "the TSS address");
     }
@@ -125,17 +121,20 @@ int kvm_vm_open(struct vm *vm, struct error *err)
 {
     int result = kvm_open(&vm->kvm_fd, err);
     if (result == 0) {
-        result = machine_make(vm, err);
+        vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);
+        result = vm->fd < 0 ? step_failed(err, "to make a VM") : 0;
     }
     if (result < 0) {
         return result;
     }
+    /* Before the chips: they leave KVM with a grace period to wait out (7 ms), which a
+     * change of slots waits for, and nothing else here does. */
     result = slots_set(vm, 0);
     if (result < 0) {
         return error_set(err, DROVER_ENOKVM, "KVM refused the guest's memory: %s",
                          err_text(result));
     }
-    return 0;
+    return chips_make(vm, err);
 }
 
 void kvm_vm_close(struct vm *vm)
