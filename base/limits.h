@@ -12,6 +12,8 @@
 #define LIMIT_VCPUS               64
 #define LIMIT_VM_DISKS            16
 #define LIMIT_VM_NICS             8
+#define LIMIT_VM_BOOT             16 /* places in the firmware's boot order */
+#define LIMIT_VM_CDROMS           4
 #define LIMIT_EVENTS              4096 /* kept in the cluster's state; older ones fall out */
 #define LIMIT_TOKENS              64
 #define LIMIT_FRAME_BYTES         (8u * 1024u * 1024u)

@@ -75,16 +75,76 @@ static int run_list(struct cli *cli, int argc, char **argv)
     return status;
 }
 
+static void print_text(const json_t *object, const char *before, const char *field)
+{
+    const char *text = json_string_value(json_object_get(object, field));
+    if (text != NULL && text[0] != '\0') {
+        (void)printf("%s%s", before, text);
+    }
+}
+
+static void print_number(const json_t *object, const char *before, const char *field)
+{
+    if (cli_number(object, field) != 0) {
+        (void)printf("%s%" PRIu64, before, cli_number(object, field));
+    }
+}
+
+static void print_flag(const json_t *object, const char *text, const char *field)
+{
+    if (json_is_true(json_object_get(object, field))) {
+        (void)printf("%s", text);
+    }
+}
+
+static void print_disk(const json_t *disk)
+{
+    bool cdrom = json_is_true(json_object_get(disk, "cdrom"));
+    (void)printf("%s%s", cdrom ? "CD-ROM    " : "disk      ", cli_text(disk, "path"));
+    print_text(disk, ", ", "format");
+    print_flag(disk, ", read-only", "readonly");
+    print_flag(disk, ", direct", "direct");
+    print_text(disk, ", serial ", "serial");
+    print_number(disk, ", queues ", "queues");
+    print_number(disk, ", IOPS at most ", "iops");
+    print_text(disk, ", bytes a second at most ", "bandwidth");
+    print_number(disk, ", boot ", "boot");
+    print_text(disk, ", key in ", "key_file");
+    (void)printf("\n");
+}
+
+static void print_nic(const json_t *nic)
+{
+    (void)printf("network   bridge %s, %s", cli_text(nic, "bridge"),
+                 cli_text(nic, "mac"));
+    print_number(nic, ", queues ", "queues");
+    print_number(nic, ", MTU ", "mtu");
+    print_text(nic, ", bytes a second at most ", "bandwidth");
+    print_flag(nic, ", any MAC", "any_mac");
+    print_number(nic, ", boot ", "boot");
+    print_text(nic, ", vhost ", "vhost");
+    (void)printf("\n");
+}
+
 static void print_spec(const json_t *spec)
 {
     size_t index;
     json_t *item;
-    (void)printf("memory    %s\n", cli_text(spec, "memory"));
-    (void)printf("CPUs      %" PRIu64 "\n", cli_number(spec, "cpus"));
-    (void)printf("HA        %s\n",
+    (void)printf("memory    %s", cli_text(spec, "memory"));
+    print_flag(spec, ", huge pages", "huge_pages");
+    print_flag(spec, ", mergeable", "mergeable");
+    print_flag(spec, ", preallocated", "prealloc");
+    (void)printf("\nCPUs      %" PRIu64, cli_number(spec, "cpus"));
+    print_text(spec, ", ", "cpu_model");
+    print_number(spec, ", weight ", "cpu_weight");
+    print_number(spec, ", percent at most ", "cpu_quota");
+    print_text(spec, ", on processors ", "cpu_affinity");
+    (void)printf("\nHA        %s\n",
                  json_is_true(json_object_get(spec, "ha")) ? "yes" : "no");
     if (strcmp(cli_text(spec, "firmware"), "-") != 0) {
-        (void)printf("firmware  %s\n", cli_text(spec, "firmware"));
+        (void)printf("firmware  %s", cli_text(spec, "firmware"));
+        print_text(spec, ", variables in ", "vars");
+        (void)printf("\n");
     } else {
         (void)printf("kernel    %s\n", cli_text(spec, "kernel"));
         (void)printf("initrd    %s\n", cli_text(spec, "initrd"));
@@ -92,14 +152,17 @@ static void print_spec(const json_t *spec)
     }
     json_array_foreach(json_object_get(spec, "disks"), index, item)
     {
-        (void)printf("disk      %s%s%s\n", cli_text(item, "path"),
-                     json_is_true(json_object_get(item, "readonly")) ? ", read-only" : "",
-                     json_is_true(json_object_get(item, "direct")) ? ", direct" : "");
+        print_disk(item);
     }
     json_array_foreach(json_object_get(spec, "nics"), index, item)
     {
-        (void)printf("network   bridge %s, %s\n", cli_text(item, "bridge"),
-                     cli_text(item, "mac"));
+        print_nic(item);
+    }
+    if (cli_number(spec, "vsock_cid") != 0) {
+        (void)printf("vsock     CID %" PRIu64 "\n", cli_number(spec, "vsock_cid"));
+    }
+    if (strcmp(cli_text(spec, "on_panic"), "-") != 0) {
+        (void)printf("on panic  %s\n", cli_text(spec, "on_panic"));
     }
 }
 

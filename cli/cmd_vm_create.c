@@ -20,6 +20,17 @@ enum {
     OPTION_INITRD,
     OPTION_CMDLINE,
     OPTION_FIRMWARE,
+    OPTION_VARS,
+    OPTION_CPU_MODEL,
+    OPTION_CPU_WEIGHT,
+    OPTION_CPU_QUOTA,
+    OPTION_CPU_AFFINITY,
+    OPTION_HUGE_PAGES,
+    OPTION_MERGEABLE,
+    OPTION_PREALLOC,
+    OPTION_VSOCK,
+    OPTION_ON_PANIC,
+    OPTION_CDROM,
     OPTION_DISK,
     OPTION_NET,
     OPTION_NO_HA,
@@ -34,33 +45,63 @@ struct create_options {
 };
 
 const char cli_vm_create_help[] =
-    "usage: drover vm create NAME --memory SIZE --kernel FILE [--initrd FILE] "
-    "[--cmdline TEXT]\n"
-    "                        [--cpus N] [--disk PATH[,ro][,direct]]... [--net "
-    "default|[bridge=NAME][,mac=MAC]]...\n"
-    "                        [--no-ha] [--no-start] [--no-wait] [--timeout SECONDS]\n"
+    "usage: drover vm create NAME --memory SIZE (--kernel FILE [--initrd FILE] "
+    "[--cmdline TEXT] |\n"
+    "                        --firmware bios|uefi|FILE [--vars FILE]) [OPTION]...\n"
+    "\n"
+    "Every path is the same on every host that may run the VM.\n"
     "\n"
     "  --memory SIZE    512M, 4G...\n"
-    "  --disk PATH      raw file or block device; the same path on every host that may "
-    "run the VM. ro: read-only;\n"
-    "                   direct: past the host's cache (always so for block devices)\n"
-    "  --net            a network card on a bridge of the host\n"
+    "  --cpus N         1 to 64 (default 1)\n"
+    "  --firmware NAME  boots from its disks, as any computer does\n"
+    "  --vars FILE      UEFI's variables, made when missing (default: beside the first "
+    "disk)\n"
+    "  --disk PATH[,OPTION]...\n"
+    "                   raw file, block device, nbd://HOST:PORT/NAME. Options: "
+    "format=raw|qcow2|luks|vmdk|vdi|vhdx,\n"
+    "                   ro, direct (past the host's cache), serial=TEXT, queues=N, "
+    "iops=N, bandwidth=SIZE (a second),\n"
+    "                   boot=N (place in the boot order), key=FILE (of an encrypted "
+    "image)\n"
+    "  --cdrom PATH[,boot=N]\n"
+    "  --net default|OPTION[,OPTION]...\n"
+    "                   a network card on a bridge of the host. Options: bridge=NAME, "
+    "mac=MAC, queues=N, mtu=N,\n"
+    "                   bandwidth=SIZE (a second, each way), any-mac (it may send from "
+    "other addresses), boot=N, vhost=on|off\n"
+    "  --cpu-model x86-64-v2|x86-64-v3|x86-64-v4|host\n"
+    "                   a processor that unlike hosts can give (default host: only moves "
+    "between like hosts)\n"
+    "  --cpu-weight N   share of a busy host, 1 to 10000 (100 is usual)\n"
+    "  --cpu-quota N    at most N percent of one processor\n"
+    "  --cpu-affinity LIST\n"
+    "                   only on these processors of the host: 0-3,8\n"
+    "  --huge-pages, --mergeable, --prealloc\n"
+    "                   memory in huge pages; equal pages kept once (KSM); all of it "
+    "taken at the start\n"
+    "  --vsock CID      a socket to the host\n"
+    "  --on-panic stop|reset|pause|ignore\n"
+    "                   when the guest's kernel has crashed (default stop)\n"
     "  --no-ha          is not restarted on another host when its own dies, and runs on "
     "when that has no lease\n"
     "  --no-start       only describe it\n"
     "  --no-wait        do not wait until it runs (at most --timeout seconds, default "
     "120)\n"
     "\n"
-    "example:\n"
+    "examples:\n"
     "  drover vm create web --memory 512M --cpus 2 --kernel /srv/vmlinuz --initrd "
     "/srv/initrd.img \\\n"
-    "      --cmdline 'root=/dev/vda console=ttyS0' --disk /srv/web.img --net default\n";
+    "      --cmdline 'root=/dev/vda console=ttyS0' --disk /srv/web.img --net default\n"
+    "  drover vm create db --memory 4G --cpus 2 --firmware uefi --disk "
+    "/srv/db.qcow2,format=qcow2 \\\n"
+    "      --cdrom /srv/installer.iso,boot=1 --net default\n";
 
 const char cli_vm_apply_help[] =
     "usage: drover vm apply -f FILE [--no-wait] [--timeout SECONDS]\n"
     "\n"
-    "Creates the VM that the YAML file describes, unless it is there already, just so. "
-    "\"-\" reads stdin.\n"
+    "Creates the VM that the YAML file describes. A stopped VM of that name gets this "
+    "description; a running one\n"
+    "must be stopped first if anything differs. \"-\" reads stdin. Fields: docs/api.md.\n"
     "\n"
     "  name: web\n"
     "  memory: 512M\n"
@@ -100,6 +141,54 @@ static int set_text(const char *verb, json_t *body, const char *key, const char 
                : cli_usage(verb, "%s is no UTF-8 text", key);
 }
 
+static int set_number(const char *verb, json_t *body, const char *option,
+                      const char *field, const char *value, uint64_t most)
+{
+    uint64_t number = 0;
+    if (cli_parse_number(verb, option, value, 1, most, &number) != CLI_OK) {
+        return CLI_USAGE;
+    }
+    return json_object_set_new(body, field, json_integer((json_int_t)number)) == 0
+               ? CLI_OK
+               : cli_fail("out of memory");
+}
+
+static int set_flag(json_t *body, const char *field, bool value)
+{
+    return json_object_set_new(body, field, json_boolean(value)) == 0
+               ? CLI_OK
+               : cli_fail("out of memory");
+}
+
+static int take_limit(int option, const char *value, json_t *body,
+                      struct create_options *options)
+{
+    static const char verb[] = "vm create";
+    switch (option) {
+    case OPTION_CPU_MODEL:
+        return set_text(verb, body, "cpu_model", value);
+    case OPTION_CPU_WEIGHT:
+        return set_number(verb, body, "--cpu-weight", "cpu_weight", value, 10000);
+    case OPTION_CPU_QUOTA:
+        return set_number(verb, body, "--cpu-quota", "cpu_quota", value,
+                          UINT64_C(100) * LIMIT_VCPUS);
+    case OPTION_CPU_AFFINITY:
+        return set_text(verb, body, "cpu_affinity", value);
+    case OPTION_HUGE_PAGES:
+        return set_flag(body, "huge_pages", true);
+    case OPTION_MERGEABLE:
+        return set_flag(body, "mergeable", true);
+    case OPTION_PREALLOC:
+        return set_flag(body, "prealloc", true);
+    case OPTION_VSOCK:
+        return set_number(verb, body, "--vsock", "vsock_cid", value, UINT32_MAX - 1);
+    case OPTION_ON_PANIC:
+        return set_text(verb, body, "on_panic", value);
+    default:
+        return cli_parse_number(verb, "--timeout", value, 1, 86400, &options->timeout_s);
+    }
+}
+
 static int take_option(int option, const char *value, json_t *body,
                        struct create_options *options)
 {
@@ -124,8 +213,11 @@ static int take_option(int option, const char *value, json_t *body,
     case OPTION_CMDLINE:
         return set_text(verb, body, "cmdline", value);
     case OPTION_FIRMWARE:
-        return cli_usage(
-            verb, "--firmware is not supported yet: boot a kernel with --kernel FILE");
+        return set_text(verb, body, "firmware", value);
+    case OPTION_VARS:
+        return set_text(verb, body, "vars", value);
+    case OPTION_CDROM:
+        return add_to_list(verb, body, "disks", value, vm_spec_cdrom);
     case OPTION_DISK:
         return add_to_list(verb, body, "disks", value, vm_spec_disk);
     case OPTION_NET:
@@ -139,7 +231,7 @@ static int take_option(int option, const char *value, json_t *body,
         options->wait = false;
         return CLI_OK;
     default:
-        return cli_parse_number(verb, "--timeout", value, 1, 86400, &options->timeout_s);
+        return take_limit(option, value, body, options);
     }
 }
 
@@ -154,6 +246,17 @@ static int parse_create(int argc, char **argv, json_t *body,
         {"initrd", required_argument, NULL, OPTION_INITRD},
         {"cmdline", required_argument, NULL, OPTION_CMDLINE},
         {"firmware", required_argument, NULL, OPTION_FIRMWARE},
+        {"vars", required_argument, NULL, OPTION_VARS},
+        {"cpu-model", required_argument, NULL, OPTION_CPU_MODEL},
+        {"cpu-weight", required_argument, NULL, OPTION_CPU_WEIGHT},
+        {"cpu-quota", required_argument, NULL, OPTION_CPU_QUOTA},
+        {"cpu-affinity", required_argument, NULL, OPTION_CPU_AFFINITY},
+        {"huge-pages", no_argument, NULL, OPTION_HUGE_PAGES},
+        {"mergeable", no_argument, NULL, OPTION_MERGEABLE},
+        {"prealloc", no_argument, NULL, OPTION_PREALLOC},
+        {"vsock", required_argument, NULL, OPTION_VSOCK},
+        {"on-panic", required_argument, NULL, OPTION_ON_PANIC},
+        {"cdrom", required_argument, NULL, OPTION_CDROM},
         {"disk", required_argument, NULL, OPTION_DISK},
         {"net", required_argument, NULL, OPTION_NET},
         {"no-ha", no_argument, NULL, OPTION_NO_HA},

@@ -8,9 +8,11 @@
 
 struct error;
 
-/* "PATH[,ro][,direct]". DROVER_EBADINPUT with the reason. */
+/* "PATH[,format=NAME][,ro]...". DROVER_EBADINPUT with the reason. */
 int vm_spec_disk(const char *text, json_t **ret_disk, struct error *err);
-/* "[bridge=NAME][,mac=MAC]" or "default". */
+/* "PATH[,boot=N]" */
+int vm_spec_cdrom(const char *text, json_t **ret_disk, struct error *err);
+/* "[bridge=NAME][,mac=MAC]..." or "default". */
 int vm_spec_nic(const char *text, json_t **ret_nic, struct error *err);
 
 #endif

@@ -23,6 +23,7 @@ int apply_host_dead(struct apply_step *step, const Drover__HostDead *order);
 int apply_host_remove(struct apply_step *step, const Drover__HostRemove *order);
 int apply_host_drain(struct apply_step *step, const Drover__HostDrain *order);
 int apply_vm_create(struct apply_step *step, const Drover__VmCreate *order);
+int apply_vm_update(struct apply_step *step, const Drover__VmUpdate *order);
 int apply_vm_set_wanted(struct apply_step *step, const Drover__VmSetWanted *order);
 int apply_vm_delete(struct apply_step *step, const Drover__VmDelete *order);
 int apply_vm_assign(struct apply_step *step, const Drover__VmAssign *order);
@@ -63,7 +64,8 @@ void apply_clear_migration(Drover__VmRecord *vm);
 
 /* vm_spec.c: whether a spec makes sense by itself, and beside the other VMs. */
 int vm_spec_check(const Drover__VmSpec *spec, struct error *err);
-int vm_spec_check_conflicts(const Drover__ClusterState *record,
+/* `own_id`: the VM that is changed, which does not stand against itself; 0: a new one. */
+int vm_spec_check_conflicts(const Drover__ClusterState *record, uint64_t own_id,
                             const Drover__VmSpec *spec, struct error *err);
 /* Whether two VMs may both have these disks; false with the path that stands against
  * it. */
@@ -71,6 +73,19 @@ bool vm_spec_disks_agree(const Drover__VmSpec *a, const Drover__VmSpec *b,
                          const char **ret_path);
 /* Fills the empty MACs. */
 int vm_spec_fill_macs(struct apply_step *step, uint64_t vm_id, Drover__VmSpec *spec);
+/* Names a file for UEFI's variables, if none is named. */
+int vm_spec_fill_vars(struct apply_step *step, Drover__VmSpec *spec);
+
+/* vm_spec_options.c: parts of vm_spec_check(). */
+int vm_spec_check_machine(const Drover__VmSpec *spec, struct error *err);
+int vm_spec_check_disk(const Drover__VmSpec *spec, const Drover__DiskSpec *disk,
+                       struct error *err);
+int vm_spec_check_nic(const Drover__VmSpec *spec, const Drover__NicSpec *nic,
+                      struct error *err);
+/* nbd://..., nbd+unix://... */
+bool vm_spec_disk_is_remote(const char *path);
+/* "0-3,8" */
+bool text_cpu_list_valid(const char *text);
 
 /* text.c */
 /* Valid UTF-8 without control characters. */

@@ -63,7 +63,7 @@ static int check_vm_create(struct apply_step *step, const Drover__VmCreate *orde
     struct error err = {0};
     int rv = vm_spec_check(order->spec, &err);
     if (rv == 0) {
-        rv = vm_spec_check_conflicts(step->record, order->spec, &err);
+        rv = vm_spec_check_conflicts(step->record, 0, order->spec, &err);
     }
     if (rv != 0) {
         return step_refuse(step, rv, "%s", err.text);
@@ -101,12 +101,86 @@ int apply_vm_create(struct apply_step *step, const Drover__VmCreate *order)
         return -ENOMEM;
     }
     rv = vm_spec_fill_macs(step, vm->vm_id, vm->spec);
+    rv = rv != 0 ? rv : vm_spec_fill_vars(step, vm->spec);
     if (rv != 0) {
         return rv;
     }
     step->result->result_id = vm->vm_id;
     step_event(step, "vm.created", subject_of(vm), "VM '%s' was created, wanted %s",
                vm->spec->name, wanted_name(vm->wanted));
+    return 0;
+}
+
+/* What the new description leaves open stays as it is: addresses, the variables' file. */
+static int keep_filled_in(struct apply_step *step, const Drover__VmSpec *before,
+                          Drover__VmSpec *spec)
+{
+    for (size_t i = 0; i < spec->n_nics && i < before->n_nics; i++) {
+        if (spec->nics[i]->mac[0] == '\0') {
+            step_set_string(step, &spec->nics[i]->mac, before->nics[i]->mac);
+        }
+    }
+    if (spec->vars[0] == '\0' && strcmp(spec->firmware, "uefi") == 0) {
+        step_set_string(step, &spec->vars, before->vars);
+    }
+    return step->no_memory ? -ENOMEM : 0;
+}
+
+static int check_vm_update(struct apply_step *step, const Drover__VmRecord *vm,
+                           const Drover__VmSpec *spec)
+{
+    if (vm->owner_host_id != 0 || vm->migration != NULL) {
+        return step_refuse(step, DROVER_EWRONGSTATE,
+                           "VM '%s' runs: stop it before its description is changed "
+                           "(drover vm stop %s)",
+                           vm->spec->name, vm->spec->name);
+    }
+    struct error err = {0};
+    int rv = vm_spec_check(spec, &err);
+    if (rv == 0 && strcmp(spec->name, vm->spec->name) != 0) {
+        rv = error_set(&err, DROVER_EBADINPUT, "a VM keeps its name: give '%s'",
+                       vm->spec->name);
+    }
+    if (rv == 0) {
+        rv = vm_spec_check_conflicts(step->record, vm->vm_id, spec, &err);
+    }
+    if (rv != 0) {
+        return step_refuse(step, rv, "%s", err.text);
+    }
+    if (!state_has_room(step, spec)) {
+        return step_refuse(step, DROVER_ELIMIT,
+                           "the cluster's state is as large as it may be: delete a VM "
+                           "first");
+    }
+    return 0;
+}
+
+int apply_vm_update(struct apply_step *step, const Drover__VmUpdate *order)
+{
+    const Drover__VmRecord *before = step_vm(step, order->vm_id);
+    if (before == NULL) {
+        return refuse_unknown_vm(step, order->vm_id);
+    }
+    int rv = check_vm_update(step, before, order->spec);
+    if (rv != 0) {
+        return rv;
+    }
+    Drover__VmRecord *vm = step_edit_vm(step, order->vm_id);
+    Drover__VmSpec *spec = vm == NULL ? NULL : record_copy(order->spec);
+    if (spec == NULL) {
+        return -ENOMEM;
+    }
+    rv = keep_filled_in(step, vm->spec, spec);
+    drover__vm_spec__free_unpacked(vm->spec, NULL);
+    vm->spec = spec;
+    rv = rv != 0 ? rv : vm_spec_fill_macs(step, vm->vm_id, spec);
+    rv = rv != 0 ? rv : vm_spec_fill_vars(step, spec);
+    if (rv != 0) {
+        return rv;
+    }
+    record_clear_string(&vm->last_error);
+    step_event(step, "vm.changed", subject_of(vm), "VM '%s' has another description now",
+               spec->name);
     return 0;
 }
 

@@ -19,5 +19,6 @@ consensus_libconsensus_a_SOURCES = \
 	consensus/raft_status.c \
 	consensus/raft_transport.c \
 	consensus/text.c \
-	consensus/vm_spec.c
+	consensus/vm_spec.c \
+	consensus/vm_spec_options.c
 consensus_libconsensus_a_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS) $(RAFT_CFLAGS) $(UV_CFLAGS)

@@ -16,6 +16,29 @@
 #define MAC_TEXT_SIZE     18
 #define BRIDGE_NAME_SIZE  16 /* IFNAMSIZ */
 
+static bool disk_is_written(const Drover__DiskSpec *disk)
+{
+    return !disk->readonly && !disk->cdrom;
+}
+
+/* One beside which another file can be put. */
+static bool disk_is_own_file(const Drover__DiskSpec *disk)
+{
+    return disk_is_written(disk) && !vm_spec_disk_is_remote(disk->path) &&
+           strncmp(disk->path, "/dev/", 5) != 0 &&
+           strlen(disk->path) + sizeof(".vars") <= LIMIT_PATH_SIZE;
+}
+
+static bool has_file_disk(const Drover__VmSpec *spec)
+{
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        if (disk_is_own_file(spec->disks[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int check_boot(const Drover__VmSpec *spec, struct error *err)
 {
     bool kernel = spec->kernel[0] != '\0';
@@ -37,6 +60,14 @@ static int check_boot(const Drover__VmSpec *spec, struct error *err)
         return error_set(err, DROVER_EBADINPUT,
                          "firmware '%s': give 'bios', 'uefi' or an absolute path",
                          spec->firmware);
+    }
+    if (strcmp(spec->firmware, "uefi") == 0 && spec->vars[0] == '\0' &&
+        !has_file_disk(spec)) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "VM '%s' boots by UEFI and has no disk that is a file: name a "
+                         "file or a block device for its variables (vars), the same on "
+                         "every host",
+                         spec->name);
     }
     if (firmware && (spec->initrd[0] != '\0' || spec->cmdline[0] != '\0')) {
         return error_set(
@@ -99,6 +130,10 @@ static int check_nics(const Drover__VmSpec *spec, struct error *err)
     }
     for (size_t i = 0; i < spec->n_nics; i++) {
         const Drover__NicSpec *nic = spec->nics[i];
+        int rv = vm_spec_check_nic(spec, nic, err);
+        if (rv != 0) {
+            return rv;
+        }
         if (nic->mac[0] != '\0' && !mac_valid(nic->mac)) {
             return error_set(err, DROVER_EBADINPUT,
                              "MAC '%.40s': give a unicast address in lower case, such as "
@@ -125,6 +160,7 @@ static int check_nics(const Drover__VmSpec *spec, struct error *err)
 
 static int check_disks(const Drover__VmSpec *spec, struct error *err)
 {
+    unsigned cdroms = 0;
     if (spec->n_disks > LIMIT_VM_DISKS) {
         return error_set(err, DROVER_ELIMIT,
                          "VM '%s' has %zu disks: at most %d are possible", spec->name,
@@ -132,13 +168,24 @@ static int check_disks(const Drover__VmSpec *spec, struct error *err)
     }
     for (size_t i = 0; i < spec->n_disks; i++) {
         const char *path = spec->disks[i]->path;
-        if (!text_path_valid(path)) {
+        int rv = vm_spec_check_disk(spec, spec->disks[i], err);
+        if (rv != 0) {
+            return rv;
+        }
+        cdroms += spec->disks[i]->cdrom ? 1 : 0;
+        if (cdroms > LIMIT_VM_CDROMS) {
+            return error_set(err, DROVER_ELIMIT,
+                             "VM '%s' has more than %d CD-ROM drives: take some out",
+                             spec->name, LIMIT_VM_CDROMS);
+        }
+        if (strcmp(path, spec->vars) == 0) {
             return error_set(err, DROVER_EBADINPUT,
-                             "disk '%s': give an absolute path without '.', '..' or '//'",
+                             "'%s' is both a disk and vars: give vars a file of its own",
                              path);
         }
         for (size_t j = 0; j < i; j++) {
-            bool writable = !spec->disks[i]->readonly || !spec->disks[j]->readonly;
+            bool writable =
+                disk_is_written(spec->disks[i]) || disk_is_written(spec->disks[j]);
             if (writable && strcmp(path, spec->disks[j]->path) == 0) {
                 return error_set(err, DROVER_EBADINPUT,
                                  "disk '%s' is given twice: name each disk once", path);
@@ -173,22 +220,43 @@ int vm_spec_check(const Drover__VmSpec *spec, struct error *err)
     }
     int rv = check_boot(spec, err);
     if (rv == 0) {
+        rv = vm_spec_check_machine(spec, err);
+    }
+    if (rv == 0) {
         rv = check_disks(spec, err);
     }
     return rv == 0 ? check_nics(spec, err) : rv;
+}
+
+static bool disk_agrees(const Drover__DiskSpec *disk, const Drover__VmSpec *other)
+{
+    for (size_t i = 0; i < other->n_disks; i++) {
+        bool writable = disk_is_written(disk) || disk_is_written(other->disks[i]);
+        if (writable && strcmp(disk->path, other->disks[i]->path) == 0) {
+            return false;
+        }
+    }
+    return strcmp(disk->path, other->vars) != 0;
 }
 
 bool vm_spec_disks_agree(const Drover__VmSpec *a, const Drover__VmSpec *b,
                          const char **ret_path)
 {
     for (size_t i = 0; i < a->n_disks; i++) {
-        for (size_t j = 0; j < b->n_disks; j++) {
-            bool writable = !a->disks[i]->readonly || !b->disks[j]->readonly;
-            if (writable && strcmp(a->disks[i]->path, b->disks[j]->path) == 0) {
-                *ret_path = a->disks[i]->path;
-                return false;
-            }
+        if (!disk_agrees(a->disks[i], b)) {
+            *ret_path = a->disks[i]->path;
+            return false;
         }
+    }
+    for (size_t i = 0; a->vars[0] != '\0' && i < b->n_disks; i++) {
+        if (strcmp(a->vars, b->disks[i]->path) == 0) {
+            *ret_path = a->vars;
+            return false;
+        }
+    }
+    if (a->vars[0] != '\0' && strcmp(a->vars, b->vars) == 0) {
+        *ret_path = a->vars;
+        return false;
     }
     return true;
 }
@@ -207,12 +275,15 @@ static const Drover__VmRecord *mac_user(const Drover__ClusterState *record,
     return NULL;
 }
 
-int vm_spec_check_conflicts(const Drover__ClusterState *record,
+int vm_spec_check_conflicts(const Drover__ClusterState *record, uint64_t own_id,
                             const Drover__VmSpec *spec, struct error *err)
 {
     for (size_t i = 0; i < record->n_vms; i++) {
         const Drover__VmSpec *other = record->vms[i]->spec;
         const char *path;
+        if (record->vms[i]->vm_id == own_id) {
+            continue;
+        }
         if (strcmp(other->name, spec->name) == 0) {
             return error_set(
                 err, DROVER_EEXISTS,
@@ -230,7 +301,7 @@ int vm_spec_check_conflicts(const Drover__ClusterState *record,
     for (size_t i = 0; i < spec->n_nics; i++) {
         const char *mac = spec->nics[i]->mac;
         const Drover__VmRecord *user = mac[0] == '\0' ? NULL : mac_user(record, mac);
-        if (user != NULL) {
+        if (user != NULL && user->vm_id != own_id) {
             return error_set(
                 err, DROVER_EINUSE,
                 "MAC %s belongs to VM '%s': give another, or none to have one made", mac,
@@ -251,6 +322,24 @@ static uint64_t mac_seed(const char *cluster_id, uint64_t vm_id, size_t nic_inde
         hash = (hash ^ (uint8_t)*c) * UINT64_C(0x100000001b3);
     }
     return hash ^ hash >> 32;
+}
+
+/* UEFI's variables go beside the first disk, where that is a file. */
+int vm_spec_fill_vars(struct apply_step *step, Drover__VmSpec *spec)
+{
+    if (strcmp(spec->firmware, "uefi") != 0 || spec->vars[0] != '\0') {
+        return 0;
+    }
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        const Drover__DiskSpec *disk = spec->disks[i];
+        if (disk_is_own_file(disk)) {
+            char path[LIMIT_PATH_SIZE];
+            (void)snprintf(path, sizeof(path), "%s.vars", disk->path);
+            step_set_string(step, &spec->vars, path);
+            return step->no_memory ? -ENOMEM : 0;
+        }
+    }
+    return 0;
 }
 
 static bool mac_in_spec(const Drover__VmSpec *spec, const char *mac)

@@ -102,26 +102,13 @@ static void applied(struct api_call *call, uint64_t result_id)
     api_vm_answer(call, 200);
 }
 
-/* It is there already: nothing to do, but perhaps to start it. */
-static void apply_existing(struct api_call *call, const Drover__VmRecord *vm,
-                           const Drover__VmSpec *spec, bool start)
+/* As described; perhaps it is to be started, too. */
+static void start_if_wanted(struct api_call *call, const Drover__VmRecord *vm)
 {
-    char text[ERROR_TEXT_SIZE];
-    const char *field = json_vm_spec_difference(vm->spec, spec);
-    if (field != NULL) {
-        (void)snprintf(
-            text, sizeof(text),
-            "VM '%s' exists with another '%s': changing a VM is not possible yet: "
-            "delete it first, its disks stay",
-            vm->spec->name, field);
-        api_fail(call, DROVER_ECONFLICT, text);
-        return;
-    }
-    call->subject_id = vm->vm_id;
-    bool given = json_object_get(call->body, "start") != NULL;
+    const json_t *start = json_object_get(call->body, "start");
     bool stopped = vm->wanted != DROVER__VM_WANTED__VM_WANTED_RUNNING &&
                    vm->wanted != DROVER__VM_WANTED__VM_WANTED_PAUSED;
-    if (!given || !start || !stopped) {
+    if (!json_is_true(start) || !stopped) {
         api_vm_answer(call, 200);
         return;
     }
@@ -132,6 +119,44 @@ static void apply_existing(struct api_call *call, const Drover__VmRecord *vm,
     command.what_case = DROVER__COMMAND__WHAT_VM_SET_WANTED;
     command.vm_set_wanted = &wanted;
     api_propose(call, &command, applied);
+}
+
+static void updated(struct api_call *call, uint64_t result_id)
+{
+    (void)result_id;
+    const Drover__VmRecord *vm = cluster_state_vm(api_state(call), call->subject_id);
+    if (vm == NULL) {
+        api_fail(call, DROVER_ENOTFOUND, "the VM has been deleted meanwhile");
+        return;
+    }
+    start_if_wanted(call, vm);
+}
+
+static void apply_existing(struct api_call *call, const Drover__VmRecord *vm,
+                           Drover__VmSpec *spec)
+{
+    call->subject_id = vm->vm_id;
+    const char *field = json_vm_spec_difference(vm->spec, spec);
+    if (field == NULL) {
+        start_if_wanted(call, vm);
+        return;
+    }
+    if (vm->owner_host_id != 0) {
+        char text[ERROR_TEXT_SIZE];
+        (void)snprintf(text, sizeof(text),
+                       "VM '%s' runs with another '%s': stop it first (drover vm stop "
+                       "%s), then apply again",
+                       vm->spec->name, field, vm->spec->name);
+        api_fail(call, DROVER_ECONFLICT, text);
+        return;
+    }
+    Drover__Command command = DROVER__COMMAND__INIT;
+    Drover__VmUpdate update = DROVER__VM_UPDATE__INIT;
+    update.vm_id = vm->vm_id;
+    update.spec = spec;
+    command.what_case = DROVER__COMMAND__WHAT_VM_UPDATE;
+    command.vm_update = &update;
+    api_propose(call, &command, updated);
 }
 
 void api_vm_apply(struct api_call *call)
@@ -147,7 +172,7 @@ void api_vm_apply(struct api_call *call)
     if (vm == NULL) {
         propose_create(call, spec, start);
     } else {
-        apply_existing(call, vm, spec, start);
+        apply_existing(call, vm, spec);
     }
     json_vm_spec_free(spec);
 }

@@ -101,11 +101,12 @@ uint64_t json_reader_number(struct json_reader *reader, const char *name, uint64
     return (uint64_t)number;
 }
 
-uint64_t json_reader_size(struct json_reader *reader, const char *name)
+uint64_t json_reader_size(struct json_reader *reader, const char *name, bool or_none)
 {
     uint64_t bytes = 0;
     const json_t *value = ask(reader, name);
-    if (value == NULL) {
+    if (value == NULL || (or_none && json_string_length(value) == 0 &&
+                          json_is_string(value))) {
         return 0;
     }
     if (!json_is_string(value) ||

@@ -13,7 +13,7 @@
 
 struct error;
 
-#define JSON_READER_FIELDS 16
+#define JSON_READER_FIELDS 32
 
 /* Private, but embedded. */
 struct json_reader {
@@ -41,8 +41,8 @@ const char *json_reader_text(struct json_reader *reader, const char *name,
 bool json_reader_bool(struct json_reader *reader, const char *name, bool fallback);
 uint64_t json_reader_number(struct json_reader *reader, const char *name, uint64_t least,
                             uint64_t most, uint64_t fallback);
-/* "512M"; 0 when it is missing or wrong. */
-uint64_t json_reader_size(struct json_reader *reader, const char *name);
+/* "512M"; 0 when it is missing or wrong. `or_none`: "" is 0, too. */
+uint64_t json_reader_size(struct json_reader *reader, const char *name, bool or_none);
 /* NULL when it is missing or wrong; at most `most` entries, all of them objects. */
 const json_t *json_reader_array(struct json_reader *reader, const char *name,
                                 size_t most);

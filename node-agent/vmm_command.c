@@ -14,7 +14,7 @@
 #include "base/limits.h"
 #include "node-agent/tap.h"
 
-#define ARGUMENTS_MAX (2 * (20 + LIMIT_VM_DISKS + LIMIT_VM_NICS))
+#define ARGUMENTS_MAX (2 * (32 + LIMIT_VM_DISKS + LIMIT_VM_NICS))
 
 void vmm_command_mac(uint64_t vm_id, unsigned nic_index, char *ret_mac, size_t size)
 {
@@ -53,25 +53,132 @@ static void add_pair(struct vmm_command *command, int *rv, const char *option,
     }
 }
 
+/* A list with commas, as one argument. */
+struct words {
+    char text[LIMIT_PATH_SIZE * 2 + 256];
+    size_t size;
+    bool overflow;
+};
+
+static void put(struct words *words, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static void put(struct words *words, const char *format, ...)
+{
+    size_t room = sizeof(words->text) - words->size;
+    va_list arguments;
+    va_start(arguments, format);
+    int size = vsnprintf(words->text + words->size, room, format, arguments);
+    va_end(arguments);
+    if (size < 0 || (size_t)size >= room) {
+        words->overflow = true;
+    } else {
+        words->size += (size_t)size;
+    }
+}
+
+static void put_text(struct words *words, const char *name, const char *value)
+{
+    if (value[0] != '\0') {
+        put(words, ",%s=%s", name, value);
+    }
+}
+
+static void put_number(struct words *words, const char *name, uint64_t value)
+{
+    if (value != 0) {
+        put(words, ",%s=%" PRIu64, name, value);
+    }
+}
+
+static void add_words(struct vmm_command *command, int *rv, const char *option,
+                      const struct words *words)
+{
+    if (words->overflow && *rv == 0) {
+        *rv = DROVER_ELIMIT;
+    }
+    add(command, rv, "%s", option);
+    add(command, rv, "%s", words->text);
+}
+
+static void add_disk(struct vmm_command *command, int *rv, const Drover__DiskSpec *disk)
+{
+    struct words words = {0};
+    put(&words, "%s", disk->path);
+    if (!disk->cdrom) {
+        put_text(&words, "format", disk->format);
+        put(&words, "%s%s", disk->readonly ? ",ro" : "", disk->direct ? ",direct" : "");
+        put_text(&words, "serial", disk->serial);
+        put_number(&words, "queues", disk->queues);
+        put_number(&words, "iops", disk->iops);
+        put_number(&words, "bps", disk->bandwidth);
+        put_text(&words, "key", disk->key_file);
+    }
+    put_number(&words, "boot", disk->boot);
+    add_words(command, rv, disk->cdrom ? "--cdrom" : "--disk", &words);
+}
+
+static void add_nic(struct vmm_command *command, int *rv, const Drover__NicSpec *nic,
+                    const char *tap, const char *mac)
+{
+    struct words words = {0};
+    put(&words, "tap=%s", tap);
+    put_text(&words, "mac", nic->mac[0] != '\0' ? nic->mac : mac);
+    put_number(&words, "queues", nic->queues);
+    put_number(&words, "mtu", nic->mtu);
+    put_number(&words, "bps", nic->bandwidth);
+    put_text(&words, "vhost", nic->vhost);
+    put(&words, "%s", nic->any_mac ? ",any-mac" : "");
+    put_number(&words, "boot", nic->boot);
+    add_words(command, rv, "--net", &words);
+}
+
 static void add_devices(struct vmm_command *command, int *rv, const Drover__VmRecord *vm,
-                        uint64_t epoch)
+                        const struct vmm_command_options *options)
 {
     const Drover__VmSpec *spec = vm->spec;
     for (size_t i = 0; i < spec->n_disks; i++) {
-        const Drover__DiskSpec *disk = spec->disks[i];
-        add(command, rv, "--disk");
-        add(command, rv, "%s%s%s", disk->path, disk->readonly ? ",ro" : "",
-            disk->direct ? ",direct" : "");
+        add_disk(command, rv, spec->disks[i]);
     }
     for (unsigned i = 0; i < spec->n_nics; i++) {
         char tap[TAP_NAME_SIZE];
         char mac[18];
-        tap_name(vm->vm_id, epoch, i, tap);
+        tap_name(vm->vm_id, options->epoch, i, tap);
         vmm_command_mac(vm->vm_id, i, mac, sizeof(mac));
-        const char *wanted = spec->nics[i]->mac;
-        add(command, rv, "--net");
-        add(command, rv, "tap=%s,mac=%s", tap, wanted[0] != '\0' ? wanted : mac);
+        add_nic(command, rv, spec->nics[i], tap, mac);
     }
+    if (spec->vsock_cid != 0 && options->vsock_path != NULL) {
+        add(command, rv, "--vsock");
+        add(command, rv, "cid=%" PRIu32 ",unix=%s", spec->vsock_cid, options->vsock_path);
+    }
+}
+
+static void add_number(struct vmm_command *command, int *rv, const char *option,
+                       uint32_t value)
+{
+    if (value != 0) {
+        add(command, rv, "%s", option);
+        add(command, rv, "%" PRIu32, value);
+    }
+}
+
+static void add_flag(struct vmm_command *command, int *rv, const char *option, bool set)
+{
+    if (set) {
+        add(command, rv, "%s", option);
+    }
+}
+
+static void add_limits(struct vmm_command *command, int *rv, const Drover__VmSpec *spec)
+{
+    add_pair(command, rv, "--cpu", spec->cpu_model);
+    add_number(command, rv, "--cpu-weight", spec->cpu_weight);
+    add_number(command, rv, "--cpu-quota", spec->cpu_quota);
+    add_pair(command, rv, "--cpu-affinity", spec->cpu_affinity);
+    add_flag(command, rv, "--huge-pages", spec->huge_pages);
+    add_flag(command, rv, "--mergeable", spec->mergeable);
+    add_flag(command, rv, "--prealloc", spec->prealloc);
+    add_pair(command, rv, "--on-panic", spec->on_panic);
 }
 
 static void add_machine(struct vmm_command *command, int *rv, const Drover__VmRecord *vm,
@@ -94,6 +201,8 @@ static void add_machine(struct vmm_command *command, int *rv, const Drover__VmRe
     add_pair(command, rv, "--initrd", spec->initrd);
     add_pair(command, rv, "--cmdline", spec->cmdline);
     add_pair(command, rv, "--firmware", spec->firmware);
+    add_pair(command, rv, "--vars", spec->vars);
+    add_limits(command, rv, spec);
 }
 
 int vmm_command_build(const Drover__VmRecord *vm,
@@ -111,7 +220,7 @@ int vmm_command_build(const Drover__VmRecord *vm,
     int rv = 0;
     add(&command, &rv, "%s", options->program);
     add_machine(&command, &rv, vm, options->epoch);
-    add_devices(&command, &rv, vm, options->epoch);
+    add_devices(&command, &rv, vm, options);
     add(&command, &rv, "--serial");
     add(&command, &rv, "unix:%s", options->serial_path);
     add_pair(&command, &rv, "--control", options->control_path);

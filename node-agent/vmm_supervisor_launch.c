@@ -58,12 +58,16 @@ static int run(struct vmm *vmm, const Drover__VmRecord *vm, bool incoming, int l
     struct vmm_supervisor *supervisor = vmm->supervisor;
     char control[VMM_FOLDER_SOCKET_SIZE];
     char serial[VMM_FOLDER_SOCKET_SIZE];
+    char vsock[VMM_FOLDER_SOCKET_SIZE];
     char log[VMM_FOLDER_PATH_SIZE];
     int rv = vmm_folder_path(supervisor->run_directory, vmm->vm_id, vmm->epoch,
                              "control.sock", control, sizeof(control));
     rv = rv != 0 ? rv
                  : vmm_folder_path(supervisor->run_directory, vmm->vm_id, vmm->epoch,
                                    "serial.sock", serial, sizeof(serial));
+    rv = rv != 0 ? rv
+                 : vmm_folder_path(supervisor->run_directory, vmm->vm_id, vmm->epoch,
+                                   "vsock.sock", vsock, sizeof(vsock));
     rv = rv != 0 ? rv
                  : vmm_folder_path(supervisor->run_directory, vmm->vm_id, vmm->epoch,
                                    "vmm.log", log, sizeof(log));
@@ -75,6 +79,7 @@ static int run(struct vmm *vmm, const Drover__VmRecord *vm, bool incoming, int l
         .program = supervisor->vmm_program,
         .control_path = control,
         .serial_path = serial,
+        .vsock_path = vsock,
         .incoming_host = incoming ? supervisor->incoming_host : NULL,
         .epoch = vmm->epoch,
         .patience_ms = supervisor->migration_patience_ms,

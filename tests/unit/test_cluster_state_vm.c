@@ -286,6 +286,39 @@ static void test_bad_descriptions_are_refused(void **state)
     BAD(c.nic.mac = (char *)"00:00:00:00:00:00");
     BAD(c.nic.bridge = (char *)"a-bridge-too-long");
     BAD(c.nic.bridge = (char *)"br 0");
+    BAD(c.nic.mtu = 1279);
+    BAD(c.nic.queues = 3); /* of 2 CPUs */
+    BAD(c.nic.bandwidth = 100);
+    BAD(c.nic.vhost = (char *)"yes");
+    BAD(c.nic.boot = LIMIT_VM_BOOT + 1);
+    BAD(c.disk.format = (char *)"qcow");
+    BAD(c.disk.format = (char *)"luks"); /* without a key */
+    BAD(c.disk.key_file = (char *)"key");
+    BAD(c.disk.serial = (char *)"123456789012345678901");
+    BAD(c.disk.queues = 3);
+    BAD(c.disk.iops = 1);
+    BAD(c.disk.bandwidth = 500);
+    BAD((c.disk.cdrom = true, c.disk.iops = 100));
+    BAD((c.disk.cdrom = true, c.disk.format = (char *)"qcow2"));
+    BAD(c.disk.path = (char *)"http://10.0.0.1/a");
+    BAD(c.disk.path = (char *)"nbd://10.0.0.1/a b");
+    BAD(c.disk.path = (char *)"/srv/a,b.img");
+    BAD(c.spec.cpu_model = (char *)"qemu64");
+    BAD(c.spec.cpu_quota = 201); /* of 2 CPUs */
+    BAD(c.spec.cpu_weight = 10001);
+    BAD(c.spec.cpu_affinity = (char *)"3-1");
+    BAD(c.spec.cpu_affinity = (char *)"0,");
+    BAD(c.spec.cpu_affinity = (char *)"all");
+    BAD((c.spec.huge_pages = true, c.spec.mergeable = true));
+    BAD((c.spec.prealloc = true, c.spec.mergeable = true));
+    BAD((c.spec.huge_pages = true, c.spec.memory_bytes = 3 * MIB));
+    BAD(c.spec.vsock_cid = 2);
+    BAD(c.spec.on_panic = (char *)"panic");
+    BAD(c.spec.vars = (char *)"/srv/a.vars"); /* without a firmware */
+    BAD((c.spec.kernel = (char *)"", c.spec.firmware = (char *)"uefi",
+         c.disk.path = (char *)"/dev/sdb")); /* without a place for its variables */
+    BAD((c.spec.kernel = (char *)"", c.spec.firmware = (char *)"uefi",
+         c.spec.vars = (char *)"/srv/a.img")); /* which is the disk */
     assert_int_equal(create_spec(world, NULL), DROVER_EMALFORMED);
     good_spec(&c);
     assert_done(create_spec(world, &c.spec));
@@ -293,6 +326,84 @@ static void test_bad_descriptions_are_refused(void **state)
     c.spec.name = (char *)"db";
     c.disk.path = (char *)"/srv/b.img";
     assert_refused(create_spec(world, &c.spec), DROVER_EINUSE); /* the MAC */
+}
+
+static int update_spec(struct world *world, uint64_t vm_id, Drover__VmSpec *spec)
+{
+    Drover__VmUpdate update = DROVER__VM_UPDATE__INIT;
+    update.vm_id = vm_id;
+    update.spec = spec;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_VM_UPDATE;
+    command.vm_update = &update;
+    return world_apply(world, &command);
+}
+
+static void test_a_stopped_vm_gets_another_description(void **state)
+{
+    struct world *world = *state;
+    world_hosts(world, 1);
+    struct spec_case c;
+    good_spec(&c);
+    assert_done(create_spec(world, &c.spec));
+    uint64_t vm_id = cluster_state_vm_by_name(world->state, "web")->vm_id;
+    c.spec.cpus = 4;
+    c.nic.mac = (char *)"";
+    assert_done(update_spec(world, vm_id, &c.spec));
+    const Drover__VmRecord *vm = cluster_state_vm_by_name(world->state, "web");
+    assert_int_equal(vm->spec->cpus, 4);
+    assert_string_equal(vm->spec->nics[0]->mac, "52:54:00:00:00:01"); /* it stays */
+    c.spec.name = (char *)"other";
+    assert_refused(update_spec(world, vm_id, &c.spec), DROVER_EBADINPUT);
+    c.spec.name = (char *)"web";
+    c.spec.cpus = 0;
+    assert_refused(update_spec(world, vm_id, &c.spec), DROVER_EBADINPUT);
+    assert_refused(update_spec(world, vm_id, NULL), DROVER_EMALFORMED);
+    assert_refused(update_spec(world, 77, &c.spec), DROVER_ENOTFOUND);
+    good_spec(&c);
+    c.spec.name = (char *)"db";
+    c.disk.path = (char *)"/srv/b.img";
+    c.nic.mac = (char *)"52:54:00:00:00:02";
+    assert_done(create_spec(world, &c.spec));
+    c.spec.name = (char *)"web"; /* with the disk of db */
+    assert_refused(update_spec(world, vm_id, &c.spec), DROVER_EINUSE);
+}
+
+static void test_a_vm_with_an_owner_keeps_its_description(void **state)
+{
+    struct world *world = *state;
+    world_hosts(world, 1);
+    struct spec_case c;
+    good_spec(&c);
+    assert_done(create_spec(world, &c.spec));
+    uint64_t vm_id = cluster_state_vm_by_name(world->state, "web")->vm_id;
+    assert_done(world_wanted(world, vm_id, DROVER__VM_WANTED__VM_WANTED_RUNNING));
+    assert_done(world_assign(world, vm_id, 1));
+    c.spec.cpus = 4;
+    assert_refused(update_spec(world, vm_id, &c.spec), DROVER_EWRONGSTATE);
+    assert_int_equal(cluster_state_vm(world->state, vm_id)->spec->cpus, 2);
+}
+
+static void test_uefi_variables_go_beside_the_disk(void **state)
+{
+    struct world *world = *state;
+    world_hosts(world, 1);
+    struct spec_case c;
+    good_spec(&c);
+    c.spec.kernel = (char *)"";
+    c.spec.firmware = (char *)"uefi";
+    assert_done(create_spec(world, &c.spec));
+    const Drover__VmRecord *vm = cluster_state_vm_by_name(world->state, "web");
+    assert_string_equal(vm->spec->vars, "/srv/a.img.vars");
+    c.spec.name = (char *)"db"; /* another VM's disk must not be that file */
+    c.nic.mac = (char *)"";
+    c.disk.path = (char *)"/srv/a.img.vars";
+    assert_refused(create_spec(world, &c.spec), DROVER_EINUSE);
+    c.disk.path = (char *)"/srv/b.img";
+    c.spec.vars = (char *)"/srv/a.img";
+    assert_refused(create_spec(world, &c.spec), DROVER_EINUSE);
+    c.spec.vars = (char *)"/srv/a.img.vars";
+    assert_refused(create_spec(world, &c.spec), DROVER_EINUSE);
 }
 
 static void test_readonly_disks_are_shared(void **state)
@@ -352,6 +463,9 @@ int main(void)
         ON_WORLD(test_problem_is_told_once),
         ON_WORLD(test_names_and_writable_disks_belong_to_one_vm),
         ON_WORLD(test_bad_descriptions_are_refused),
+        ON_WORLD(test_a_stopped_vm_gets_another_description),
+        ON_WORLD(test_a_vm_with_an_owner_keeps_its_description),
+        ON_WORLD(test_uefi_variables_go_beside_the_disk),
         ON_WORLD(test_readonly_disks_are_shared),
         ON_WORLD(test_too_many_disks_or_nics_are_refused),
     };

@@ -176,6 +176,62 @@ static void test_description_comes_back_as_it_was(void **state)
     json_vm_spec_free(again);
 }
 
+/* Each field by itself is read, written, and noticed when it differs. */
+static void test_each_option_of_a_description_comes_back(void **state)
+{
+    static const char *const options[] = {
+        "\"firmware\":\"uefi\"",
+        "\"vars\":\"/v\"",
+        "\"cpu_model\":\"x86-64-v3\"",
+        "\"cpu_weight\":200",
+        "\"cpu_quota\":150",
+        "\"cpu_affinity\":\"0-3\"",
+        "\"huge_pages\":true",
+        "\"mergeable\":true",
+        "\"prealloc\":true",
+        "\"vsock_cid\":5",
+        "\"on_panic\":\"reset\"",
+        "\"disks\":[{\"path\":\"/a\",\"format\":\"qcow2\"}]",
+        "\"disks\":[{\"path\":\"/a\",\"serial\":\"S1\"}]",
+        "\"disks\":[{\"path\":\"/a\",\"queues\":2}]",
+        "\"disks\":[{\"path\":\"/a\",\"iops\":5000000000}]",
+        "\"disks\":[{\"path\":\"/a\",\"bandwidth\":\"20M\"}]",
+        "\"disks\":[{\"path\":\"/a\",\"boot\":1}]",
+        "\"disks\":[{\"path\":\"/a\",\"key_file\":\"/key\"}]",
+        "\"disks\":[{\"path\":\"/a\",\"cdrom\":true}]",
+        "\"nics\":[{\"queues\":2}]",
+        "\"nics\":[{\"mtu\":9000}]",
+        "\"nics\":[{\"bandwidth\":\"8M\"}]",
+        "\"nics\":[{\"any_mac\":true}]",
+        "\"nics\":[{\"boot\":2}]",
+        "\"nics\":[{\"vhost\":\"off\"}]",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+        Drover__VmSpec *plain = NULL;
+        Drover__VmSpec *spec = NULL;
+        Drover__VmSpec *again = NULL;
+        struct error err = {0};
+        char text[256];
+        bool start = false;
+        (void)snprintf(text, sizeof(text), "{\"memory\":\"1G\",%s}", options[i]);
+        assert_int_equal(read_spec("{\"memory\":\"1G\",\"disks\":[{\"path\":\"/a\"}],"
+                                   "\"nics\":[{}]}",
+                                   "a", &plain, &err),
+                         0);
+        assert_int_equal(read_spec(text, "a", &spec, &err), 0);
+        json_t *object = json_vm_spec(spec);
+        assert_non_null(object);
+        assert_int_equal(json_vm_spec_read(object, "a", &again, &start, &err), 0);
+        assert_null(json_vm_spec_difference(spec, again));
+        assert_non_null(json_vm_spec_difference(plain, spec));
+        json_decref(object);
+        json_vm_spec_free(plain);
+        json_vm_spec_free(spec);
+        json_vm_spec_free(again);
+    }
+}
+
 static void test_name_of_the_path_and_of_the_body_must_be_equal(void **state)
 {
     Drover__VmSpec *spec = NULL;
@@ -229,6 +285,7 @@ int main(void)
         cmocka_unit_test(test_wrong_descriptions_are_refused_by_the_name_of_the_field),
         cmocka_unit_test(test_too_many_disks_are_refused),
         cmocka_unit_test(test_description_comes_back_as_it_was),
+        cmocka_unit_test(test_each_option_of_a_description_comes_back),
         cmocka_unit_test(test_name_of_the_path_and_of_the_body_must_be_equal),
         cmocka_unit_test(test_a_mac_that_is_left_open_fits_any),
         cmocka_unit_test(test_texts_that_are_no_utf8_are_shown_anyhow),
