@@ -19,8 +19,10 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "vmm/affinity.h"
 #include "vmm/bus.h"
 #include "vmm/kvm.h"
+#include "vmm/options_cpu.h"
 #include "vmm/vm_internal.h"
 
 #ifndef sigev_notify_thread_id
@@ -303,11 +305,28 @@ int kvm_vcpus_create(struct vm *vm, struct error *err)
     return 0;
 }
 
+static int thread_create(struct vcpu *vcpu)
+{
+    const struct options_cpu_set *affinity = vcpu->vm->config.cpu_affinity;
+    pthread_attr_t attributes;
+    int result = -pthread_attr_init(&attributes);
+    if (result < 0) {
+        return result;
+    }
+    if (affinity != NULL && affinity->count > 0) {
+        result = affinity_apply(affinity, &attributes);
+    }
+    result = result < 0 ? result
+                        : -pthread_create(&vcpu->thread, &attributes, vcpu_thread, vcpu);
+    (void)pthread_attr_destroy(&attributes); /* of one that was made */
+    return result;
+}
+
 int kvm_vcpus_start(struct vm *vm, struct error *err)
 {
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         struct vcpu *vcpu = &vm->vcpus[i];
-        int result = -pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
+        int result = thread_create(vcpu);
         if (result < 0) {
             return error_set(err, result, "cannot start the thread of vCPU %u: %s", i,
                              err_text(result));

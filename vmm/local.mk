@@ -4,11 +4,13 @@ vmm_libvmm_a_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS) $(URING_CFLAGS) $(JANSSO
 vmm_libvmm_a_SOURCES = \
 	vmm/acpi.c vmm/acpi.h \
 	vmm/acpi_power.c \
+	vmm/affinity.c vmm/affinity.h \
 	vmm/aml.c vmm/aml.h \
 	vmm/boot.c vmm/boot.h vmm/boot_internal.h \
 	vmm/boot_bzimage.c \
 	vmm/boot_pvh.c \
 	vmm/bus.c vmm/bus.h \
+	vmm/cgroup.c vmm/cgroup.h \
 	vmm/control.c vmm/control.h \
 	vmm/control_client.c vmm/control_client.h \
 	vmm/control_json.c \
@@ -30,6 +32,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/migrate.c vmm/migrate.h \
 	vmm/migrate_guest.c vmm/migrate_guest.h \
 	vmm/options.c vmm/options.h \
+	vmm/options_cpu.c vmm/options_cpu.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
 	vmm/pci_msi.c \

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "vmm/cgroup.h"
 #include "vmm/control.h"
 #include "vmm/control_client.h"
 #include "vmm/event_loop.h"
@@ -38,6 +39,7 @@
 struct program {
     struct options options;
     struct log log;
+    struct cgroup *cgroup; /* NULL: no limits are wanted */
     struct vm *vm;
     struct serial_host *serial_host;
     struct serial_host *console_host;
@@ -217,6 +219,7 @@ static int machine_create(struct program *program, struct error *err)
         .name = options->name,
         .memory_bytes = options->memory_bytes,
         .cpus = options->cpus,
+        .cpu_affinity = &options->cpu_affinity,
         .kernel = options->kernel,
         .initrd = options->initrd,
         .cmdline = options->cmdline,
@@ -228,6 +231,30 @@ static int machine_create(struct program *program, struct error *err)
     };
     int result = vm_create(&config, &program->log, &program->vm, err);
     return result < 0 ? result : devices_create(program, err);
+}
+
+/* Before anything big is made, so that it is charged to the VM. */
+static int limits_take(struct program *program, struct error *err)
+{
+    const struct cgroup_limits limits = {
+        .cpu_weight = program->options.cpu_weight,
+        .cpu_quota_percent = program->options.cpu_quota_percent,
+    };
+    if (!cgroup_limits_any(&limits)) {
+        return 0;
+    }
+    int result = cgroup_create(program->options.name, &limits, &program->cgroup, err);
+    return result < 0 ? result : cgroup_enter(program->cgroup, 0, err);
+}
+
+static void limits_drop(struct program *program)
+{
+    if (program->cgroup != NULL && cgroup_leave(program->cgroup, 0) == 0 &&
+        cgroup_remove(program->cgroup) < 0) {
+        log_warn(&program->log, "the empty cgroup stays vm=%s cgroup=%s",
+                 program->options.name, cgroup_path(program->cgroup));
+    }
+    cgroup_free(program->cgroup);
 }
 
 static int loop_join(struct program *program, struct error *err)
@@ -253,7 +280,8 @@ static int program_start(struct program *program, struct error *err)
     if (result < 0) {
         return error_set(err, result, "cannot take signals: %s", err_text(result));
     }
-    result = machine_create(program, err);
+    result = limits_take(program, err);
+    result = result < 0 ? result : machine_create(program, err);
     result = result < 0 ? result : loop_join(program, err);
     if (result < 0) {
         return result;
@@ -292,6 +320,7 @@ static void program_done(struct program *program)
     serial_host_free(program->console_host);
     vm_free(program->vm);
     cleanup_fd(&program->signal_fd);
+    limits_drop(program);
 }
 
 static int run(struct program *program)

@@ -23,6 +23,9 @@ const char options_help[] =
     "  --name NAME            letters, digits and dashes: for logs and status\n"
     "  --memory SIZE          such as 512M or 4G\n"
     "  --cpus N               1 to 64\n"
+    "  --cpu-weight N         share of the host's processors, 1 to 10000 (others: 100)\n"
+    "  --cpu-quota PERCENT    at most so much: 100 is one processor\n"
+    "  --cpu-affinity LIST    the host's processors to run on, such as 0-3,5\n"
     "  --kernel FILE          a Linux bzImage, or an ELF file with a PVH entry\n"
     "  --initrd FILE\n"
     "  --cmdline TEXT         kernel arguments, such as \"console=ttyS0 root=/dev/vda\"\n"
@@ -36,7 +39,8 @@ const char options_help[] =
     "  --control PATH         socket for orders\n"
     "  --paused               do not start before `control PATH resume`\n"
     "  --incoming tcp:HOST:PORT       wait for a guest that another drover-vmm sends\n"
-    "  --patience MS                  in a move: how long the other side may be silent while\n"
+    "  --patience MS                  in a move: how long the other side may be silent "
+    "while\n"
     "                                 the guest stands (2000); more on slow hosts\n"
     "\n"
     "In a cluster\n"
@@ -83,6 +87,9 @@ static const struct option long_options[] = {
     {"initrd", required_argument, NULL, KEY_INITRD},
     {"cmdline", required_argument, NULL, KEY_CMDLINE},
     {"firmware", required_argument, NULL, KEY_FIRMWARE},
+    {"cpu-weight", required_argument, NULL, OPTIONS_KEY_CPU_WEIGHT},
+    {"cpu-quota", required_argument, NULL, OPTIONS_KEY_CPU_QUOTA},
+    {"cpu-affinity", required_argument, NULL, OPTIONS_KEY_CPU_AFFINITY},
     {"disk", required_argument, NULL, KEY_DISK},
     {"net", required_argument, NULL, KEY_NET},
     {"serial", required_argument, NULL, KEY_SERIAL},
@@ -325,7 +332,7 @@ static int whole_judge(const struct options *options, struct error *err)
     if (options->ha && options->vm_id == 0) {
         return error_set(err, DROVER_EBADINPUT, "--ha needs --vm-id and --epoch");
     }
-    return 0;
+    return options_cpu_judge(options, err);
 }
 
 int options_parse(int argc, char **argv, struct options *ret_options, struct error *err)
@@ -344,8 +351,13 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct err
                              "unknown option %s; see drover-vmm --help",
                              argv[optind - 1]);
         }
-        int result = key <= KEY_NET ? machine_option(key, optarg, ret_options, err)
+        int result;
+        if (key >= OPTIONS_KEY_CPU_FIRST && key <= OPTIONS_KEY_CPU_LAST) {
+            result = options_cpu_option(key, optarg, ret_options, err);
+        } else {
+            result = key <= KEY_NET ? machine_option(key, optarg, ret_options, err)
                                     : control_option(key, optarg, ret_options, err);
+        }
         if (result < 0) {
             return result;
         }

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/limits.h"
+#include "vmm/options_cpu.h"
 
 struct error;
 
@@ -33,6 +34,12 @@ struct options {
     const char *name;
     uint64_t memory_bytes;
     unsigned cpus;
+    unsigned cpu_weight; /* 0: not given, as the next */
+    unsigned cpu_quota_percent;
+    struct options_cpu_set cpu_affinity;
+    bool huge_pages;
+    bool mergeable;
+    bool preallocated;
     const char *kernel;
     const char *initrd;
     const char *cmdline;

@@ -14,11 +14,13 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
+#include "vmm/affinity.h"
 #include "vmm/boot.h"
 #include "vmm/bus.h"
 #include "vmm/event_loop.h"
 #include "vmm/guest_ram.h"
 #include "vmm/kvm.h"
+#include "vmm/options_cpu.h"
 #include "vmm/pci.h"
 #include "vmm/vm_internal.h"
 
@@ -83,6 +85,9 @@ static int config_judge(const struct vm_config *config, struct error *err)
     if (config->cpus < 1 || config->cpus > LIMIT_VCPUS) {
         return error_set(err, DROVER_EBADINPUT, "--cpus %u: give 1 to %d", config->cpus,
                          LIMIT_VCPUS);
+    }
+    if (config->cpu_affinity != NULL && config->cpu_affinity->count > 0) {
+        return affinity_judge(config->cpu_affinity, err);
     }
     return 0;
 }

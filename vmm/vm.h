@@ -21,6 +21,7 @@ struct error;
 struct event_loop;
 struct guest_ram;
 struct log;
+struct options_cpu_set;
 struct pci_bus;
 struct vm;
 
@@ -76,8 +77,9 @@ struct vm_config {
     const char *name;
     uint64_t memory_bytes;
     unsigned cpus;
-    const char *kernel; /* bzImage, or ELF with a PVH note */
-    const char *initrd; /* NULL: none */
+    const struct options_cpu_set *cpu_affinity; /* NULL or empty: any; borrowed */
+    const char *kernel;                         /* bzImage, or ELF with a PVH note */
+    const char *initrd;                         /* NULL: none */
     const char *cmdline;
     uint64_t vm_id; /* 0: not run by a cluster */
     uint64_t epoch;

@@ -141,6 +141,9 @@ tests_unit_test_virtio_net_LDADD = $(VIRTIO_TEST_LIBS)
 # ---- vmm ----
 VMM_TEST_LIBS = vmm/libvmm.a proto/libproto.a base/libbase.a $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) \
 	$(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_cgroup
+tests_unit_test_cgroup_SOURCES = tests/unit/test_cgroup.c tests/unit/unit.h
+tests_unit_test_cgroup_LDADD = $(VMM_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_guest_ram
 tests_unit_test_guest_ram_SOURCES = tests/unit/test_guest_ram.c tests/unit/unit.h
 tests_unit_test_guest_ram_LDADD = $(VMM_TEST_LIBS)

@@ -143,6 +143,40 @@ static void test_sizes(void **state)
     }
 }
 
+static void test_processors_are_shared_out_by_options(void **state)
+{
+    (void)state;
+    struct options options;
+    struct error err = {0};
+    assert_int_equal(parse(LEAST "--cpu-weight 10000 --cpu-quota 150% "
+                                 "--cpu-affinity 0-3,5,2",
+                           &options, &err),
+                     0);
+    assert_int_equal(options.cpu_weight, 10000);
+    assert_int_equal(options.cpu_quota_percent, 150);
+    assert_int_equal(options.cpu_affinity.count, 5);
+    assert_true(options_cpu_set_has(&options.cpu_affinity, 3));
+    assert_false(options_cpu_set_has(&options.cpu_affinity, 4));
+    assert_true(options_cpu_set_has(&options.cpu_affinity, 5));
+    assert_false(options_cpu_set_has(&options.cpu_affinity, 5000));
+
+    static const char *const lists[] = {"-1",        "1-",  "1,",   ",1",
+                                        "3-1",       "a",   "1 2",  "1024",
+                                        "0-9999999", "0x1", "1--2", "1,,2"};
+    for (unsigned i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+        struct options_cpu_set set = {.count = 7};
+        assert_int_equal(options_cpu_set_parse(lists[i], &set, &err), DROVER_EBADINPUT);
+        assert_int_equal(set.count, 7);
+    }
+    assert_refused(LEAST "--cpu-weight 0", "1 to 10000");
+    assert_refused(LEAST "--cpu-weight 10001", "1 to 10000");
+    assert_refused(LEAST "--cpu-quota 0", "percent of one processor");
+    assert_refused(LEAST "--cpu-quota 50%%", "percent of one processor");
+    assert_refused(LEAST "--cpu-quota 201", "more than --cpus 2 can use");
+    assert_refused(LEAST "--cpu-quota 200 --cpu-affinity 1",
+                   "--cpu-affinity have: give at most 100");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -152,6 +186,7 @@ int main(void)
         cmocka_unit_test(test_nonsense_is_refused),
         cmocka_unit_test(test_help_and_version_need_nothing_else),
         cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_processors_are_shared_out_by_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processors and memory of the host: pinning, cgroups, huge pages, and their contradictions."""
+import os
+
+from cases_input import refused
+from process import Vmm, guest, wait_until
+
+
+def threads(pid):
+    """{name: its processors}"""
+    found = {}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/status", encoding="ascii") as status:
+            fields = dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
+        found[fields["Name"]] = fields["Cpus_allowed_list"]
+    return found
+
+
+def test_vcpus_are_pinned_and_nothing_else_is(folder):
+    last = max(os.sched_getaffinity(0))
+    with Vmm(folder, guest("timer"), "--cpu-affinity", str(last), cpus=2, cmdline="cpus=2") as vm:
+        vm.wait_text("tick 1")
+        found = threads(vm.process.pid)
+        assert found["vcpu-0"] == found["vcpu-1"] == str(last), found
+        assert len(os.sched_getaffinity(0)) == 1 or found["io"] != str(last), found
+
+
+def test_processors_that_are_not_there_are_refused(folder):
+    refused(folder, "--cpu-affinity", "0,1000", kernel=guest("hello"), says="processor 1000 is not there")
+
+
+def test_a_share_of_processors_needs_cgroup_v2(folder):
+    """Where the host has it, the VM gets it; else one line says so."""
+    with open("/proc/mounts", encoding="utf-8") as mounts:
+        whole = any(line.split()[1:3] == ["/sys/fs/cgroup", "cgroup2"] for line in mounts)
+    if not whole or not os.access("/sys/fs/cgroup", os.W_OK):
+        refused(folder, "--cpu-weight", "50", kernel=guest("hello"), says="cgroup")
+        return
+    with Vmm(folder, guest("timer"), "--cpu-weight", "50", "--cpu-quota", "50") as vm:
+        vm.wait_text("tick 1")
+        with open(f"/proc/{vm.process.pid}/cgroup", encoding="ascii") as file:
+            place = "/sys/fs/cgroup" + file.read().strip().split("0::")[1]
+        with open(f"{place}/cpu.weight", encoding="ascii") as file:
+            assert file.read().strip() == "50"
+        with open(f"{place}/cpu.max", encoding="ascii") as file:
+            assert file.read().strip() == "50000 100000"
+        vm.command("quit")
+        wait_until(lambda: not os.path.exists(place), 10, "the cgroup is gone")
