@@ -46,7 +46,7 @@ static int check_boot(const Drover__VmSpec *spec, struct error *err)
     if (kernel == firmware) {
         return error_set(err, DROVER_EBADINPUT,
                          "VM '%s' needs either a kernel or a firmware to boot from: give "
-                         "one of the two",
+                         "one of the two (--kernel, --firmware)",
                          spec->name);
     }
     if (kernel && !text_path_valid(spec->kernel)) {
