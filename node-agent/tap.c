@@ -10,10 +10,12 @@
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -45,8 +47,7 @@ static void request_init(struct ifreq *request, const char *name)
     (void)snprintf(request->ifr_name, sizeof(request->ifr_name), "%s", name);
 }
 
-/* Opens the tap of that name, which makes it if there is none. */
-static int tap_open(const char *name)
+static int tap_open_as(const char *name, short flags)
 {
     CLEANUP(cleanup_fd) int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
     if (fd < 0) {
@@ -54,11 +55,41 @@ static int tap_open(const char *name)
     }
     struct ifreq request;
     request_init(&request, name);
-    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    request.ifr_flags = flags;
     if (ioctl(fd, TUNSETIFF, &request) != 0) {
         return -errno;
     }
     return take_fd(&fd);
+}
+
+/* The VMM's sign that it has a tap with several queues open, which the kernel would let
+ * others open too (vmm/virtio/net_tap.c). */
+static bool in_use(const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    CLEANUP(cleanup_fd) int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int length = snprintf(address.sun_path + 1, sizeof(address.sun_path) - 1,
+                          "drover-tap-%s", name);
+    return fd >= 0 &&
+           bind(fd, (const struct sockaddr *)&address,
+                (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
+                            (size_t)length)) < 0 &&
+           errno == EADDRINUSE;
+}
+
+/*
+ * Opens the tap of that name, which makes it if there is none: with several queues, so
+ * that the VMM may open as many as its guest has. -EBUSY while a process has it open.
+ */
+static int tap_open(const char *name)
+{
+    const short flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if (in_use(name)) {
+        return -EBUSY;
+    }
+    int fd = tap_open_as(name, flags | IFF_MULTI_QUEUE);
+    /* One that an older droverd has left. */
+    return fd == -EINVAL ? tap_open_as(name, flags) : fd;
 }
 
 /* The host itself must not take part in the guest's network through the tap. */

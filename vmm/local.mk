@@ -33,11 +33,13 @@ vmm_libvmm_a_SOURCES = \
 	vmm/migrate_guest.c vmm/migrate_guest.h \
 	vmm/options.c vmm/options.h \
 	vmm/options_cpu.c vmm/options_cpu.h \
+	vmm/options_net.c vmm/options_net.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
 	vmm/pci_msi.c \
 	vmm/pci_msix.c \
 	vmm/platform.h \
+	vmm/rate_limit.c vmm/rate_limit.h \
 	vmm/rtc.c \
 	vmm/serial.c vmm/serial.h \
 	vmm/serial_host.c vmm/serial_host.h \

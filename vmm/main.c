@@ -141,12 +141,12 @@ static int nets_create(struct program *program, struct error *err)
     for (unsigned i = 0; i < options->net_count; i++) {
         const struct options_net *net = &options->nets[i];
         struct virtio_net_config config = {.tap = net->tap,
-                                           .has_mac = net->mac[0] != '\0'};
-        if (config.has_mac && virtio_net_mac_parse(net->mac, config.mac) < 0) {
-            return error_set(err, DROVER_EBADINPUT,
-                             "mac=%s: give an address such as 52:54:00:12:34:56",
-                             net->mac);
-        }
+                                           .has_mac = net->has_mac,
+                                           .queues = net->queues,
+                                           .mtu = net->mtu,
+                                           .bytes_per_s = net->bytes_per_s,
+                                           .any_mac = net->any_mac};
+        memcpy(config.mac, net->mac, sizeof(config.mac));
         int result = virtio_net_create(program->vm, &config, err);
         if (result < 0) {
             return result;

@@ -30,7 +30,10 @@ const char options_help[] =
     "  --initrd FILE\n"
     "  --cmdline TEXT         kernel arguments, such as \"console=ttyS0 root=/dev/vda\"\n"
     "  --disk FILE[,ro][,direct]      raw image or block device: /dev/vda, /dev/vdb...\n"
-    "  --net tap=NAME[,mac=MAC]       an existing tap interface\n"
+    "  --net tap=NAME[,mac=MAC][,queues=N][,mtu=N][,bps=SIZE][,any-mac]\n"
+    "                         an existing tap interface; queues: pairs, 1 to 16; bps: bytes a\n"
+    "                         second, each way; any-mac: the guest may send from other\n"
+    "                         addresses than its own\n"
     "  --serial stdio|none|file:PATH|unix:PATH    (default stdio; there, Ctrl-A x ends "
     "the VM)\n"
     "  --console none|file:PATH|unix:PATH         hvc0 of the guest (default none)\n"
@@ -179,27 +182,9 @@ static int net_parse(const char *text, struct options *options, struct error *er
         return error_set(err, DROVER_EBADINPUT, "more than %d networks: give fewer --net",
                          LIMIT_VM_NICS);
     }
-    struct options_net *net = &options->nets[options->net_count];
-    for (const char *part = text; *part != '\0';) {
-        size_t size = strcspn(part, ",");
-        char *to = NULL;
-        if (size > 4 && size - 4 < LIMIT_NAME_SIZE && memcmp(part, "tap=", 4) == 0) {
-            to = net->tap;
-        } else if (size > 4 && size - 4 < LIMIT_NAME_SIZE &&
-                   memcmp(part, "mac=", 4) == 0) {
-            to = net->mac;
-        } else {
-            return error_set(err, DROVER_EBADINPUT, "--net %s: give tap=NAME[,mac=MAC]",
-                             text);
-        }
-        memcpy(to, part + 4, size - 4);
-        to[size - 4] = '\0';
-        part += size;
-        part += *part == ',' ? 1 : 0;
-    }
-    if (net->tap[0] == '\0') {
-        return error_set(err, DROVER_EBADINPUT, "--net %s: give tap=NAME[,mac=MAC]",
-                         text);
+    int result = options_net_parse(text, &options->nets[options->net_count], err);
+    if (result < 0) {
+        return result;
     }
     options->net_count++;
     return 0;

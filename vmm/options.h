@@ -8,6 +8,7 @@
 
 #include "base/limits.h"
 #include "vmm/options_cpu.h"
+#include "vmm/options_net.h"
 
 struct error;
 
@@ -15,11 +16,6 @@ struct options_disk {
     char path[LIMIT_PATH_SIZE];
     bool read_only;
     bool direct;
-};
-
-struct options_net {
-    char tap[LIMIT_NAME_SIZE];
-    char mac[LIMIT_NAME_SIZE]; /* "": one is made up */
 };
 
 enum options_action {

@@ -135,8 +135,13 @@ check_PROGRAMS += tests/unit/test_virtio_pci
 tests_unit_test_virtio_pci_SOURCES = tests/unit/test_virtio_pci.c $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_pci_LDADD = $(VIRTIO_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_virtio_net
-tests_unit_test_virtio_net_SOURCES = tests/unit/test_virtio_net.c $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_net_SOURCES = tests/unit/test_virtio_net.c tests/unit/net_fixture.h \
+	$(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_net_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_net_orders
+tests_unit_test_virtio_net_orders_SOURCES = tests/unit/test_virtio_net_orders.c \
+	tests/unit/net_fixture.h $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_net_orders_LDADD = $(VIRTIO_TEST_LIBS)
 
 # ---- vmm ----
 VMM_TEST_LIBS = vmm/libvmm.a proto/libproto.a base/libbase.a $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) \
@@ -144,6 +149,9 @@ VMM_TEST_LIBS = vmm/libvmm.a proto/libproto.a base/libbase.a $(PROTOBUF_C_LIBS) 
 check_PROGRAMS += tests/unit/test_cgroup
 tests_unit_test_cgroup_SOURCES = tests/unit/test_cgroup.c tests/unit/unit.h
 tests_unit_test_cgroup_LDADD = $(VMM_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_rate_limit
+tests_unit_test_rate_limit_SOURCES = tests/unit/test_rate_limit.c tests/unit/unit.h
+tests_unit_test_rate_limit_LDADD = $(VMM_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_guest_ram
 tests_unit_test_guest_ram_SOURCES = tests/unit/test_guest_ram.c tests/unit/unit.h
 tests_unit_test_guest_ram_LDADD = $(VMM_TEST_LIBS)
@@ -223,7 +231,7 @@ tests_unit_test_api_http_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(CURL_CFLA
 tests_unit_test_api_http_LDADD = $(API_TEST_LIBS) $(CURL_LIBS)
 check_PROGRAMS += tests/unit/test_tap
 tests_unit_test_tap_SOURCES = tests/unit/test_tap.c tests/unit/unit.h
-tests_unit_test_tap_LDADD = node-agent/libagent.a base/libbase.a $(UNIT_LIBS)
+tests_unit_test_tap_LDADD = node-agent/libagent.a vmm/libvmm.a base/libbase.a $(UNIT_LIBS)
 check_SCRIPTS += tests/unit/test_openapi
 EXTRA_DIST += tests/unit/test_openapi docs/api.md docs/openapi.yaml
 check_PROGRAMS += tests/unit/test_join_token

@@ -69,12 +69,29 @@ static void test_all_options(void **state)
     assert_false(options.disks[0].read_only || options.disks[0].direct);
     assert_int_equal(options.net_count, 2);
     assert_string_equal(options.nets[1].tap, "t1");
-    assert_string_equal(options.nets[1].mac, "52:54:00:00:00:01");
-    assert_string_equal(options.nets[0].mac, "");
+    assert_true(options.nets[1].has_mac && options.nets[1].mac[5] == 1);
+    assert_false(options.nets[0].has_mac || options.nets[0].any_mac);
+    assert_int_equal(options.nets[0].queues, 1);
     assert_true(options.paused && options.ha);
     assert_int_equal(options.vm_id, 7);
     assert_int_equal(options.epoch, 3);
     assert_string_equal(options.incoming, "tcp:h:1");
+}
+
+static void test_options_of_a_nic(void **state)
+{
+    (void)state;
+    struct options options;
+    struct error err = {0};
+    assert_int_equal(parse(LEAST
+                           "--net tap=t,queues=4,mtu=9000,bps=10M,vhost=off,any-mac",
+                           &options, &err),
+                     0);
+    assert_int_equal(options.nets[0].queues, 4);
+    assert_int_equal(options.nets[0].mtu, 9000);
+    assert_int_equal(options.nets[0].bytes_per_s, 10 << 20);
+    assert_int_equal(options.nets[0].vhost, OPTIONS_VHOST_OFF);
+    assert_true(options.nets[0].any_mac);
 }
 
 static void test_what_is_missing_is_named(void **state)
@@ -97,6 +114,13 @@ static void test_nonsense_is_refused(void **state)
     assert_refused(LEAST "--disk a,rw", "ro and direct");
     assert_refused(LEAST "--net tap=", "tap=NAME");
     assert_refused(LEAST "--net mac=52:54:00:00:00:01", "tap=NAME");
+    assert_refused(LEAST "--net tap=a,mac=52:54", "52:54:00:12:34:56");
+    assert_refused(LEAST "--net tap=a,queues=17", "1 to 16");
+    assert_refused(LEAST "--net tap=a,queues=0", "1 to 16");
+    assert_refused(LEAST "--net tap=a,mtu=67", "68 to 65535");
+    assert_refused(LEAST "--net tap=a,bps=fast", "bytes per second");
+    assert_refused(LEAST "--net tap=a,vhost=yes", "on, off or auto");
+    assert_refused(LEAST "--net tap=a,any", "tap=NAME");
     assert_refused(LEAST "--firmware bios", "--kernel");
     assert_refused(LEAST "--vm-id 0 --epoch 1", "--vm-id 0");
     assert_refused(LEAST "more", "more");
@@ -182,6 +206,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_least_that_is_needed),
         cmocka_unit_test(test_all_options),
+        cmocka_unit_test(test_options_of_a_nic),
         cmocka_unit_test(test_what_is_missing_is_named),
         cmocka_unit_test(test_nonsense_is_refused),
         cmocka_unit_test(test_help_and_version_need_nothing_else),

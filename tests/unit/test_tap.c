@@ -19,6 +19,7 @@
 
 #include "base/err.h"
 #include "node-agent/tap.h"
+#include "vmm/virtio/net_tap.h"
 
 static int control = -1;
 
@@ -67,12 +68,14 @@ static void test_tap_is_on_its_bridge_and_up(void **state)
     assert_true((flags_of("dr7e3n0") & IFF_UP) != 0);
     assert_true(on_bridge("br0", "dr7e3n0"));
     /* As the VMM takes it. */
-    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-    (void)snprintf(request.ifr_name, sizeof(request.ifr_name), "dr7e3n0");
-    assert_int_equal(ioctl(fd, TUNSETIFF, &request), 0);
-    assert_int_equal(tap_delete("dr7e3n0"), -EBUSY);
-    (void)close(fd);
+    for (unsigned queues = 1; queues <= 4; queues += 3) {
+        struct net_tap tap;
+        net_tap_init(&tap);
+        assert_int_equal(net_tap_open(&tap, "dr7e3n0", queues, &err), 0);
+        assert_int_equal(tap_delete("dr7e3n0"), -EBUSY);
+        assert_int_equal(tap_create("dr7e3n0", "br0", &err), -EBUSY);
+        net_tap_close(&tap);
+    }
     assert_int_equal(tap_delete("dr7e3n0"), 0);
     assert_int_equal(if_nametoindex("dr7e3n0"), 0);
     assert_int_equal(tap_delete("dr7e3n0"), 0);

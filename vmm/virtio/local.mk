@@ -4,7 +4,10 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/block_disk.c vmm/virtio/block_disk.h \
 	vmm/virtio/block_io.c vmm/virtio/block_io.h \
 	vmm/virtio/block_request.c \
+	vmm/virtio/net_control.c \
+	vmm/virtio/net_filter.c vmm/virtio/net_filter.h \
 	vmm/virtio/net_io.c vmm/virtio/net_io.h \
+	vmm/virtio/net_state.c \
 	vmm/virtio/net_tap.c vmm/virtio/net_tap.h \
 	vmm/virtio/virtio.c vmm/virtio/virtio.h \
 	vmm/virtio/virtio_block.c vmm/virtio/virtio_block.h \

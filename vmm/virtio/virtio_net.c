@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The virtio-net device (virtio 1.2, 5.1): making it, its configuration, its state, its
- * announcements. Packets: net_io.c. */
+/* The virtio-net device (virtio 1.2, 5.1): making it, its configuration, its
+ * announcements. Packets: net_io.c; orders: net_control.c; state: net_state.c. */
 #include "vmm/virtio/virtio_net.h"
 
 #include <errno.h>
@@ -15,7 +15,7 @@
 #include "base/id.h"
 #include "vmm/event_loop.h"
 #include "vmm/virtio/net_io.h"
-#include "vmm/virtio/virtio_state.h"
+#include "vmm/virtio/virtio_state.h" /* the version */
 #include "vmm/vm.h"
 
 #define CLASS_CODE 0x020000u
@@ -38,17 +38,20 @@ static struct virtio_net *from_virtio(struct virtio_device *virtio)
 
 /* ---- called by the common part -------------------------------------------- */
 
-/* Configuration (5.1.4): 0 mac | 6 status u16 */
-enum { CONFIG_SIZE = 8 };
+/* Configuration (5.1.4): 0 mac | 6 status u16 | 8 max_virtqueue_pairs u16 | 10 mtu u16 */
+enum { CONFIG_SIZE = 12 };
 
 static void config_read(struct virtio_device *virtio, unsigned offset, uint8_t *data,
                         unsigned size)
 {
     const struct virtio_net *net = from_virtio(virtio);
+    uint16_t pairs = (uint16_t)net->pair_count;
     uint8_t config[CONFIG_SIZE];
 
-    memcpy(config, net->mac, VIRTIO_NET_MAC_SIZE);
+    memcpy(config, net->filter.mac, NET_MAC_SIZE);
     memcpy(config + 6, &net->status, 2);
+    memcpy(config + 8, &pairs, 2);
+    memcpy(config + 10, &net->mtu, 2);
     if (offset < CONFIG_SIZE) {
         memcpy(data, config + offset,
                size < CONFIG_SIZE - offset ? size : CONFIG_SIZE - offset);
@@ -58,17 +61,16 @@ static void config_read(struct virtio_device *virtio, unsigned offset, uint8_t *
 static void queue_run(struct virtio_device *virtio, unsigned queue_index)
 {
     struct virtio_net *net = from_virtio(virtio);
+    unsigned pair = queue_index / 2;
 
-    switch (queue_index) {
-    case NET_QUEUE_RECEIVE:
-        net_io_receive(net);
-        break;
-    case NET_QUEUE_TRANSMIT:
-        net_io_transmit(net);
-        break;
-    default:
-        net_io_control(net);
-        break;
+    if (queue_index == net_control_queue(net)) {
+        net_control_run(net);
+    } else if (pair >= net->pair_count || pair >= (net_control_queue(net) / 2)) {
+        return; /* no queue of a driver that has negotiated fewer */
+    } else if (queue_index == NET_QUEUE_RECEIVE(pair)) {
+        net_io_receive(net, pair);
+    } else {
+        net_io_transmit(net, pair);
     }
 }
 
@@ -81,30 +83,45 @@ static void driver_ready(struct virtio_device *virtio)
     offloads |= virtio_feature(virtio, NET_FEATURE_GUEST_TSO6) ? NET_OFFLOAD_TSO6 : 0;
     offloads |= virtio_feature(virtio, NET_FEATURE_GUEST_ECN) ? NET_OFFLOAD_ECN : 0;
     /* Any tap can do these; and what the guest says is never worth an error here. */
-    (void)net_tap_offload_set(from_virtio(virtio)->tap_fd, offloads);
+    (void)net_tap_offload_set(&from_virtio(virtio)->tap, offloads);
 }
 
 static void forget(struct virtio_device *virtio)
 {
     struct virtio_net *net = from_virtio(virtio);
 
-    net->packet_size = 0;
+    for (unsigned i = 0; i < net->pair_count; i++) {
+        net->ports[i].packet_size = 0;
+    }
+    net->active_pairs = 1;
+    net_filter_reset(&net->filter);
     net->status = NET_STATUS_LINK_UP;
-    (void)net_tap_offload_set(net->tap_fd, 0);
+    (void)net_tap_offload_set(&net->tap, 0); /* as above */
 }
 
 static void tap_readable(void *owner, uint32_t epoll_events)
 {
-    struct virtio_net *net = owner;
+    struct net_port *port = owner;
+    struct virtio_device *virtio = &port->net->virtio;
 
     (void)epoll_events;
-    pthread_mutex_lock(&net->virtio.lock);
-    if (virtio_running(&net->virtio)) {
-        net_io_receive(net);
+    pthread_mutex_lock(&virtio->lock);
+    if (virtio_running(virtio)) {
+        net_io_port_receive(port);
     } else {
-        net_io_listen(net, false); /* the queue's next run listens again */
+        net_io_listen(port, false); /* the queue's next run listens again */
     }
-    pthread_mutex_unlock(&net->virtio.lock);
+    pthread_mutex_unlock(&virtio->lock);
+}
+
+/* I/O loop: what a limit held back may go on. */
+static void limit_over(void *owner)
+{
+    struct virtio_net *net = owner;
+
+    for (unsigned i = 0; i < 2 * net->pair_count; i++) {
+        virtio_queue_kick(&net->virtio, i);
+    }
 }
 
 static void announce(void *owner);
@@ -115,10 +132,15 @@ static int attach(struct virtio_device *virtio)
     struct event_loop *loop = vm_io_loop(virtio->vm);
     int ret = event_loop_timer_create(loop, announce, net, &net->announce_timer);
 
+    if (ret == 0) {
+        ret = event_loop_timer_create(loop, limit_over, net, &net->limit_timer);
+    }
     /* Not yet listening: that begins when the guest has given buffers. */
-    return ret < 0 ? ret
-                   : event_loop_add(loop, net->tap_fd, 0, tap_readable, net,
-                                    &net->tap_source);
+    for (unsigned i = 0; i < net->pair_count && ret == 0; i++) {
+        ret = event_loop_add(loop, net->tap.fds[i], 0, tap_readable, &net->ports[i],
+                             &net->ports[i].source);
+    }
+    return ret;
 }
 
 static const struct virtio_ops virtio_net_ops = {
@@ -148,9 +170,9 @@ static void frame_announce(struct virtio_net *net)
     };
 
     memset(frame, 0xff, 6);
-    memcpy(frame + 6, net->mac, 6);
-    memcpy(frame + 22, net->mac, 6);
-    memcpy(frame + 32, net->mac, 6);
+    memcpy(frame + 6, net->filter.mac, NET_MAC_SIZE);
+    memcpy(frame + 22, net->filter.mac, NET_MAC_SIZE);
+    memcpy(frame + 32, net->filter.mac, NET_MAC_SIZE);
     net_io_frame_send(net, frame, sizeof(frame));
 }
 
@@ -190,61 +212,20 @@ static void arrived(struct device *device)
     (void)event_loop_post(vm_io_loop(net->virtio.vm), announce, net);
 }
 
-/* ---- state ---------------------------------------------------------------- */
-
-static int save(struct device *device, struct buffer *out)
-{
-    struct virtio_net *net = from_device(device);
-    Drover__VirtioNetState message = DROVER__VIRTIO_NET_STATE__INIT;
-
-    message.mac.data = net->mac;
-    message.mac.len = VIRTIO_NET_MAC_SIZE;
-    message.status = net->status;
-    return virtio_state_save(&net->virtio, &message.base, &message.virtio, out);
-}
-
-static int message_load(struct virtio_device *virtio, const ProtobufCMessage *base,
-                        struct error *err)
-{
-    struct virtio_net *net = from_virtio(virtio);
-    const Drover__VirtioNetState *message = (const Drover__VirtioNetState *)base;
-    int ret;
-
-    if (message->mac.len != VIRTIO_NET_MAC_SIZE ||
-        (message->status & ~(uint32_t)(NET_STATUS_LINK_UP | NET_STATUS_ANNOUNCE)) != 0) {
-        return virtio_state_malformed(virtio, err, "its configuration makes no sense");
-    }
-    ret = virtio_state_load(virtio, message->virtio, NULL, err);
-    if (ret < 0) {
-        return ret;
-    }
-    memcpy(net->mac, message->mac.data, VIRTIO_NET_MAC_SIZE);
-    net->status = (uint16_t)message->status;
-    net_io_stale_drop(net);
-    return 0;
-}
-
-static int load(struct device *device, uint32_t version, const uint8_t *payload,
-                size_t size, struct error *err)
-{
-    return virtio_state_unpack((struct virtio_device *)device, version,
-                               &drover__virtio_net_state__descriptor,
-                               (struct state_payload){payload, size}, message_load, err);
-}
-
 /* ---- making and releasing ------------------------------------------------- */
 
 static void net_free(struct device *device)
 {
     struct virtio_net *net = from_device(device);
 
-    event_loop_remove(net->tap_source);
-    event_loop_remove(net->announce_timer);
-    virtio_done(&net->virtio);
-    if (net->tap_fd >= 0) {
-        (void)close(net->tap_fd);
+    for (unsigned i = 0; i < net->pair_count && net->ports != NULL; i++) {
+        event_loop_remove(net->ports[i].source);
     }
-    free(net->tap_name);
+    event_loop_remove(net->announce_timer);
+    event_loop_remove(net->limit_timer);
+    virtio_done(&net->virtio);
+    net_tap_close(&net->tap);
+    free(net->ports);
     free(net);
 }
 
@@ -254,8 +235,8 @@ static const struct device_ops net_device_ops = {
     .io_stop = virtio_io_stop,
     .io_drained = virtio_io_drained,
     .io_start = virtio_io_start,
-    .save = save,
-    .load = load,
+    .save = net_state_save,
+    .load = net_state_load,
     .arrived = arrived,
     .reset = virtio_machine_reset,
     .free = net_free,
@@ -276,35 +257,73 @@ static int mac_set(struct virtio_net *net, const struct virtio_net_config *confi
 {
     static const uint8_t prefix[3] = {0x52, 0x54, 0x00};
 
+    net->has_own_mac = config->has_mac;
     if (config->has_mac) {
-        memcpy(net->mac, config->mac, VIRTIO_NET_MAC_SIZE);
+        memcpy(net->filter.own, config->mac, NET_MAC_SIZE);
         return 0;
     }
-    memcpy(net->mac, prefix, sizeof(prefix));
-    return id_random_bytes(net->mac + sizeof(prefix),
-                           VIRTIO_NET_MAC_SIZE - sizeof(prefix));
+    memcpy(net->filter.own, prefix, sizeof(prefix));
+    return id_random_bytes(net->filter.own + sizeof(prefix),
+                           NET_MAC_SIZE - sizeof(prefix));
+}
+
+static int mtu_judge(const struct virtio_net *net, struct error *err)
+{
+    if (net->mtu > net->tap.mtu && net->tap.mtu != 0) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "mtu=%u is more than tap %s has (%u): raise it with 'ip link "
+                         "set %s mtu %u'",
+                         net->mtu, net->tap.name, net->tap.mtu, net->tap.name, net->mtu);
+    }
+    return 0;
+}
+
+static int ports_make(struct virtio_net *net, struct error *err)
+{
+    net->pair_count = net->tap.count;
+    net->active_pairs = 1;
+    net->virtio.queue_count = 2 * net->pair_count + 1;
+    net->ports = calloc(net->pair_count, sizeof(net->ports[0]));
+    if (net->ports == NULL) {
+        return error_set(err, -ENOMEM, "no memory for tap %s", net->tap.name);
+    }
+    for (unsigned i = 0; i < net->pair_count; i++) {
+        net->ports[i].net = net;
+        net->ports[i].index = i;
+    }
+    return 0;
 }
 
 static int net_start(struct virtio_net *net, struct vm *vm,
                      const struct virtio_net_config *config, struct error *err)
 {
-    const uint64_t features =
-        NET_FEATURE_CSUM | NET_FEATURE_GUEST_CSUM | NET_FEATURE_MAC |
-        NET_FEATURE_GUEST_TSO4 | NET_FEATURE_GUEST_TSO6 | NET_FEATURE_GUEST_ECN |
-        NET_FEATURE_HOST_TSO4 | NET_FEATURE_HOST_TSO6 | NET_FEATURE_HOST_ECN |
-        NET_FEATURE_MRG_RXBUF | NET_FEATURE_STATUS | NET_FEATURE_CTRL_VQ |
-        NET_FEATURE_GUEST_ANNOUNCE;
-    int ret = net_tap_open(net->tap_name, &net->tap_fd, err);
+    uint64_t features = NET_FEATURE_CSUM | NET_FEATURE_GUEST_CSUM | NET_FEATURE_MAC |
+                        NET_FEATURE_GUEST_TSO4 | NET_FEATURE_GUEST_TSO6 |
+                        NET_FEATURE_GUEST_ECN | NET_FEATURE_HOST_TSO4 |
+                        NET_FEATURE_HOST_TSO6 | NET_FEATURE_HOST_ECN |
+                        NET_FEATURE_MRG_RXBUF | NET_FEATURE_STATUS | NET_FEATURE_CTRL_VQ |
+                        NET_FEATURE_CTRL_RX | NET_FEATURE_CTRL_RX_EXTRA |
+                        NET_FEATURE_CTRL_MAC | NET_FEATURE_GUEST_ANNOUNCE;
+    int ret;
 
-    if (ret < 0) {
-        return ret;
-    }
+    net->mtu = (uint16_t)config->mtu;
+    net->filter.any_mac = config->any_mac;
+    net->status = NET_STATUS_LINK_UP;
+    rate_limit_init(&net->receive_limit, config->bytes_per_s, clock_now_ns());
+    rate_limit_init(&net->transmit_limit, config->bytes_per_s, clock_now_ns());
     ret = mac_set(net, config);
     if (ret < 0) {
         return error_set(err, ret,
-                         "no random address for tap %s: give mac=", net->tap_name);
+                         "no random address for tap %s: give mac=", net->tap.name);
     }
-    net->status = NET_STATUS_LINK_UP;
+    net_filter_reset(&net->filter);
+    ret = mtu_judge(net, err);
+    ret = ret < 0 ? ret : ports_make(net, err);
+    if (ret < 0) {
+        return ret;
+    }
+    features |= net->mtu != 0 ? NET_FEATURE_MTU : 0;
+    features |= net->pair_count > 1 ? NET_FEATURE_MQ : 0;
     return virtio_init(&net->virtio, vm, features, err);
 }
 
@@ -312,19 +331,23 @@ int virtio_net_create(struct vm *vm, const struct virtio_net_config *config,
                       struct error *err)
 {
     struct virtio_net *net = calloc(1, sizeof(*net));
-    int ret;
+    int ret = 0;
 
     if (net == NULL) {
-        return error_set(err, -ENOMEM, "no memory for tap %s", config->tap);
+        return error_set(err, -ENOMEM, "no memory for a NIC");
     }
-    net->tap_fd = -1;
+    net_tap_init(&net->tap);
     net->virtio.ops = &virtio_net_ops;
     net->virtio.device.ops = &net_device_ops;
     net->virtio.device.instance = next_instance(vm);
-    net->tap_name = strdup(config->tap);
-    ret = net->tap_name == NULL
-              ? error_set(err, -ENOMEM, "no memory for tap %s", config->tap)
-              : net_start(net, vm, config, err);
+    if (config->opened != NULL) {
+        net->tap = *config->opened;
+        net_tap_init(config->opened);
+    } else {
+        ret = net_tap_open(&net->tap, config->tap,
+                           config->queues != 0 ? config->queues : 1, err);
+    }
+    ret = ret < 0 ? ret : net_start(net, vm, config, err);
     if (ret < 0) {
         net_free(&net->virtio.device);
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * virtio-net on an existing tap, on the VM's I/O loop. A guest that does not take its
- * packets leaves them in the tap, where they are dropped. After a move the guest's
+ * virtio-net on an existing tap, on the VM's I/O loop, with one or more pairs of queues.
+ * A guest that does not take its packets leaves them in the tap, where they are dropped.
+ * It sends from its own address only, unless `any_mac`. After a move the guest's
  * address is announced: RARP frames from here, and a request to the guest to announce
  * itself.
  */
@@ -12,6 +13,7 @@
 #include <stdint.h>
 
 struct error;
+struct net_tap;
 struct vm;
 
 #define VIRTIO_NET_MAC_SIZE 6
@@ -20,6 +22,11 @@ struct virtio_net_config {
     const char *tap;
     bool has_mac; /* else one is made up; a guest that comes in brings its own */
     uint8_t mac[VIRTIO_NET_MAC_SIZE];
+    unsigned queues;        /* pairs; 0: one */
+    unsigned mtu;           /* that the guest is told; 0: none */
+    bool any_mac;           /* frames from other addresses than its own are let through */
+    uint64_t bytes_per_s; /* each way; 0: no limit */
+    struct net_tap *opened; /* instead of `tap`: taken over, on failure too */
 };
 
 /* Opens the tap and adds the device to the VM. One line in `err` says what to do. */

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The value of --net, judged. Pure. */
+#ifndef DROVER_VMM_OPTIONS_NET_H
+#define DROVER_VMM_OPTIONS_NET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/limits.h"
+
+struct error;
+
+enum options_vhost {
+    OPTIONS_VHOST_AUTO, /* where the host has it, and it can do what else is asked */
+    OPTIONS_VHOST_ON,
+    OPTIONS_VHOST_OFF,
+};
+
+struct options_net {
+    char tap[LIMIT_NAME_SIZE];
+    bool has_mac; /* else one is made up */
+    uint8_t mac[6];
+    bool any_mac;
+    unsigned queues;      /* pairs */
+    unsigned mtu;         /* 0: the guest is told none */
+    uint64_t bytes_per_s; /* 0: no limit */
+    enum options_vhost vhost;
+};
+
+/* DROVER_EBADINPUT with one line. */
+int options_net_parse(const char *text, struct options_net *ret_net, struct error *err);
+
+#endif
