@@ -20,6 +20,7 @@
 #include "vmm/control_orders.h"
 #include "vmm/event_loop.h"
 #include "vmm/state.h"
+#include "vmm/unix_files.h"
 #include "vmm/unix_socket.h"
 
 #define READ_SIZE 16384
@@ -37,6 +38,7 @@ struct control_client {
     uint64_t request_id; /* of the one that waits */
     struct buffer in;
     struct buffer out;
+    struct unix_files files; /* that came with the order that is being read */
 };
 
 struct control {
@@ -61,6 +63,7 @@ static void client_close(struct control_client *client)
     client->subscribed = false;
     buffer_done(&client->in);
     buffer_done(&client->out);
+    unix_files_done(&client->files);
 }
 
 static int out_flush(struct control_client *client)
@@ -201,8 +204,9 @@ static void request_handle(struct control_client *client,
     struct error err = {0};
     bool waits = false;
     client->request_id = request->request_id;
-    int result = control_order(control->vm, control->migrate, request, quiet_reached,
-                               client, &waits, &err);
+    int result = control_order(control->vm, control->migrate, request, &client->files,
+                               quiet_reached, client, &waits, &err);
+    unix_files_done(&client->files);
     if (result == 0 && request->order_case == DROVER__CONTROL_REQUEST__ORDER_SUBSCRIBE) {
         client->subscribed = true;
     }
@@ -263,10 +267,10 @@ static int client_read(struct control_client *client)
     if (result < 0) {
         return result;
     }
-    ssize_t got =
-        recv(client->fd, client->in.data + client->in.size, READ_SIZE, MSG_DONTWAIT);
+    ssize_t got = unix_files_receive(client->fd, client->in.data + client->in.size,
+                                     READ_SIZE, &client->files, MSG_DONTWAIT);
     if (got < 0) {
-        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+        return got == -EAGAIN || got == -EINTR ? 0 : (int)got;
     }
     if (got == 0) {
         return DROVER_ECLOSED;

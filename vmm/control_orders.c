@@ -163,7 +163,8 @@ static int order_quit(struct vm *vm, struct migrate *migrate, vm_quiet_handler q
 }
 
 static int order_simple(struct vm *vm, struct migrate *migrate,
-                        const Drover__ControlRequest *request, struct error *err)
+                        const Drover__ControlRequest *request, struct unix_files *files,
+                        struct error *err)
 {
     int result = alive_judge(vm, err);
     bool reclaims = request->order_case == DROVER__CONTROL_REQUEST__ORDER_RECLAIM;
@@ -192,6 +193,7 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
     case DROVER__CONTROL_REQUEST__ORDER_RECLAIM:
         return migrate_reclaim(migrate, err);
     case DROVER__CONTROL_REQUEST__ORDER_SNAPSHOT:
+        (void)files; /* it will want them */
         return error_set(err, DROVER_EBADINPUT, "snapshots are not supported yet");
     default:
         return error_set(err, DROVER_EBADINPUT,
@@ -201,8 +203,8 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
 }
 
 int control_order(struct vm *vm, struct migrate *migrate,
-                  const Drover__ControlRequest *request, vm_quiet_handler quiet,
-                  void *owner, bool *ret_wait, struct error *err)
+                  const Drover__ControlRequest *request, struct unix_files *files,
+                  vm_quiet_handler quiet, void *owner, bool *ret_wait, struct error *err)
 {
     int result = request_judge(vm_config(vm), request, err);
     if (result < 0) {
@@ -217,6 +219,6 @@ int control_order(struct vm *vm, struct migrate *migrate,
     case DROVER__CONTROL_REQUEST__ORDER_QUIT:
         return order_quit(vm, migrate, quiet, owner, ret_wait, err);
     default:
-        return order_simple(vm, migrate, request, err);
+        return order_simple(vm, migrate, request, files, err);
     }
 }

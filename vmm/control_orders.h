@@ -11,6 +11,7 @@
 #include "vmm/vm.h"
 
 struct migrate;
+struct unix_files;
 
 /* A VmStatus with all that it points to. */
 struct control_status {
@@ -27,12 +28,13 @@ void control_status_fill(struct vm *vm, struct migrate *migrate,
                          struct control_status *ret_status);
 
 /*
- * Carries out an order. Returns 0 or an error with one line; `*ret_wait` is set when the
+ * Carries out an order; takes of `files`, which came with it, what it needs. Returns 0 or an error with one line; `*ret_wait` is set when the
  * answer is due only once the VM is quiet: then `quiet` was handed to vm_hold_set() and
  * will run.
  */
 int control_order(struct vm *vm, struct migrate *migrate,
-                  const Drover__ControlRequest *request, vm_quiet_handler quiet,
-                  void *owner, bool *ret_wait, struct error *err);
+                  const Drover__ControlRequest *request, struct unix_files *files,
+                  vm_quiet_handler quiet, void *owner, bool *ret_wait,
+                  struct error *err);
 
 #endif

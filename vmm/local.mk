@@ -44,6 +44,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/serial.c vmm/serial.h \
 	vmm/serial_host.c vmm/serial_host.h \
 	vmm/state.c vmm/state.h \
+	vmm/unix_files.c vmm/unix_files.h \
 	vmm/unix_socket.c vmm/unix_socket.h \
 	vmm/vm.c vmm/vm.h vmm/vm_internal.h \
 	vmm/vm_hold.c \
