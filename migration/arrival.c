@@ -15,6 +15,7 @@
 int arrival_init(struct arrival *arrival, struct migration_guest *guest)
 {
     memset(arrival, 0, sizeof(*arrival));
+    arrival->guest = guest;
     arrival->crc32c = crc32c_pick();
     arrival->region_count = guest->ops->region_count(guest);
     CHECK(arrival->region_count <= MIGRATION_REGIONS_MAX);
@@ -70,15 +71,30 @@ static void mark(uint64_t *held, uint64_t first, uint64_t count)
     }
 }
 
+static bool is_held(const uint64_t *held, uint64_t page)
+{
+    return (held[page / 64] >> (page % 64) & 1) != 0;
+}
+
 /* Memory that was never written is zero already, and is not touched: it would be backed
  * for nothing. */
-static void clear(uint64_t *held, uint8_t *region, uint64_t first, uint64_t count)
+static void clear(struct arrival *arrival, unsigned index, uint64_t first, uint64_t count)
 {
-    for (uint64_t page = first; page < first + count; page++) {
-        uint64_t bit = UINT64_C(1) << (page % 64);
-        if ((held[page / 64] & bit) != 0) {
-            memset(region + page * MIGRATION_PAGE_SIZE, 0, MIGRATION_PAGE_SIZE);
-            held[page / 64] &= ~bit;
+    uint64_t *held = arrival->regions[index].held;
+    for (uint64_t page = first; page < first + count;) {
+        if (!is_held(held, page)) {
+            page++;
+            continue;
+        }
+        uint64_t start = page;
+        for (; page < first + count && is_held(held, page); page++) {
+            held[page / 64] &= ~(UINT64_C(1) << (page % 64));
+        }
+        if (arrival->guest->ops->clear != NULL) {
+            arrival->guest->ops->clear(arrival->guest, index, start, page - start);
+        } else {
+            memset(arrival->regions[index].where.host + start * MIGRATION_PAGE_SIZE, 0,
+                   (page - start) * MIGRATION_PAGE_SIZE);
         }
     }
 }
@@ -112,7 +128,7 @@ static unsigned place(struct arrival *arrival, const struct extent *extent)
                                .iov_len = pages * MIGRATION_PAGE_SIZE};
             mark(held, page, pages);
         } else if (extent->runs[i].kind == EXTENT_RUN_ZERO) {
-            clear(held, region, page, pages);
+            clear(arrival, extent->region, page, pages);
         }
         page += pages;
     }

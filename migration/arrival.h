@@ -25,6 +25,7 @@ struct arrival {
     unsigned region_count;
     uint64_t pages_received;
     /* private */
+    struct migration_guest *guest;
     crc32c_function crc32c;
     struct extent extent;
     struct iovec iov[EXTENT_PAGES];

@@ -37,7 +37,8 @@ struct migration_guest_ops {
     /*
      * The next range of a region, in bytes from its start and at or after `from`, that
      * may hold anything but zeros: 1, or 0 when there is none. Memory outside is not even
-     * read. NULL: all of it may.
+     * read: neither in the first round nor, when it is dirty because it was given back,
+     * later. NULL: all of it may.
      */
     int (*populated)(struct migration_guest *guest, unsigned region, uint64_t from,
                      uint64_t *ret_start, uint64_t *ret_end);
@@ -81,6 +82,12 @@ struct migration_guest_ops {
     /* Hostile input. */
     int (*load)(struct migration_guest *guest, const uint8_t *state, size_t size,
                 struct error *err);
+    /*
+     * Makes pages zero that hold something of an earlier round, which the source has
+     * given back since: best by giving them back here too. NULL: they are overwritten.
+     */
+    void (*clear)(struct migration_guest *guest, unsigned region, uint64_t first_page,
+                  uint64_t page_count);
     /* Takes what release() gave up. Between load and ready. */
     int (*claim)(struct migration_guest *guest, struct error *err);
     /* The go was obeyed: runs the guest at once. Time of the first entry, or now if it

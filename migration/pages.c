@@ -163,11 +163,43 @@ int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count)
     return 0;
 }
 
+/* Which pages of an extent are there to be read (bit 0 = first_page). A page that the
+ * guest gave back is dirty and zero; reading it would back it again. */
+static int there_find(struct pages *pages, unsigned index, uint64_t first_page,
+                      uint64_t there[EXTENT_WORDS])
+{
+    struct migration_guest *guest = pages->guest;
+    uint64_t base = first_page * MIGRATION_PAGE_SIZE;
+    uint64_t limit = base + (uint64_t)EXTENT_PAGES * MIGRATION_PAGE_SIZE;
+    if (guest->ops->populated == NULL) {
+        memset(there, 0xff, EXTENT_WORDS * sizeof(*there));
+        return 0;
+    }
+    memset(there, 0, EXTENT_WORDS * sizeof(*there));
+    for (uint64_t at = base; at < limit;) {
+        uint64_t start = 0;
+        uint64_t end = 0;
+        int rv = guest->ops->populated(guest, index, at, &start, &end);
+        if (rv <= 0 || start >= limit) {
+            return rv < 0 ? rv : 0;
+        }
+        CHECK(start >= at && end > start);
+        end = end < limit ? end : limit;
+        for (uint64_t page = (start - base) / MIGRATION_PAGE_SIZE;
+             page < (end - base + MIGRATION_PAGE_SIZE - 1) / MIGRATION_PAGE_SIZE;
+             page++) {
+            bit_set(there, page);
+        }
+        at = end;
+    }
+    return 0;
+}
+
 /* What becomes of a page that is to be sent. */
 static enum extent_run_kind judge(struct pages *pages, struct pages_region *region,
-                                  uint64_t page)
+                                  uint64_t page, bool there)
 {
-    if (!pages->is_zero(region->where.host + page * MIGRATION_PAGE_SIZE)) {
+    if (there && !pages->is_zero(region->where.host + page * MIGRATION_PAGE_SIZE)) {
         bit_set(region->held, page);
         pages->sent_count++;
         return EXTENT_RUN_DATA;
@@ -204,12 +236,18 @@ static int send_extent(struct pages *pages, unsigned index, uint64_t first_page,
     if (pending == 0) {
         return 0;
     }
+    uint64_t there[EXTENT_WORDS];
+    int rv = there_find(pages, index, first_page, there);
+    if (rv != 0) {
+        return rv;
+    }
     extent_init(extent, (uint16_t)index, first_page);
     unsigned next = 0; /* first page that no run covers yet */
     for (unsigned word = 0; word < EXTENT_WORDS; word++) {
         for (uint64_t bits = words[word]; bits != 0; bits &= bits - 1) {
             unsigned page = word * WORD_PAGES + (unsigned)__builtin_ctzll(bits);
-            enum extent_run_kind kind = judge(pages, region, first_page + page);
+            enum extent_run_kind kind =
+                judge(pages, region, first_page + page, bit_get(there, page));
             if (kind == EXTENT_RUN_SKIP) {
                 continue;
             }

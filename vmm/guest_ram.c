@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Guest memory: a memfd that is mapped once; nothing of it is touched in advance. */
+/* Guest memory: its layout, checked access, dirty pages, and what is given back. */
 #include "vmm/guest_ram.h"
 
 #include <errno.h>
@@ -8,19 +8,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/check.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "vmm/layout.h"
+#include "vmm/ram_backing.h"
 
 #define MIB (UINT64_C(1) << 20)
 
 struct guest_ram {
-    int fd;
-    uint8_t *mapping;
+    struct ram_backing backing;
+    bool is_reserved; /* the guest's for good: what it does not use is not given back */
     uint64_t size_bytes;
     unsigned region_count;
     struct guest_ram_region regions[GUEST_RAM_REGIONS_MAX];
@@ -53,13 +51,20 @@ static uint64_t host_available_bytes(void)
     return kib * 1024;
 }
 
-static int size_judge(uint64_t size_bytes, struct error *err)
+static int size_judge(const struct guest_ram_config *config, struct error *err)
 {
+    uint64_t size_bytes = config->size_bytes;
     if (size_bytes < MIB || size_bytes % GUEST_PAGE_SIZE != 0) {
         return error_set(err, DROVER_EBADINPUT,
                          "memory of %" PRIu64
                          " bytes: give a multiple of 4 KiB, at least 1M",
                          size_bytes);
+    }
+    if (config->huge_pages) {
+        return size_bytes % RAM_BACKING_HUGE_BYTES == 0
+                   ? 0
+                   : error_set(err, DROVER_EBADINPUT,
+                               "--huge-pages: --memory must be a multiple of 2M");
     }
     uint64_t available = host_available_bytes();
     if (size_bytes > available) {
@@ -76,14 +81,14 @@ static void regions_lay_out(struct guest_ram *ram)
 {
     uint64_t low =
         ram->size_bytes < LAYOUT_LOW_RAM_END ? ram->size_bytes : LAYOUT_LOW_RAM_END;
-    ram->regions[0] =
-        (struct guest_ram_region){.gpa = 0, .size_bytes = low, .host = ram->mapping};
+    ram->regions[0] = (struct guest_ram_region){
+        .gpa = 0, .size_bytes = low, .host = ram->backing.mapping};
     ram->region_count = 1;
     if (ram->size_bytes > low) {
         ram->regions[1] = (struct guest_ram_region){
             .gpa = LAYOUT_HIGH_RAM_START,
             .size_bytes = ram->size_bytes - low,
-            .host = ram->mapping + low,
+            .host = ram->backing.mapping + low,
         };
         ram->region_count = 2;
     }
@@ -91,34 +96,40 @@ static void regions_lay_out(struct guest_ram *ram)
 
 int guest_ram_create(uint64_t size_bytes, struct guest_ram **ret_ram, struct error *err)
 {
-    int result = size_judge(size_bytes, err);
+    const struct guest_ram_config config = {.size_bytes = size_bytes};
+    return guest_ram_create_config(&config, ret_ram, err);
+}
+
+int guest_ram_create_config(const struct guest_ram_config *config,
+                            struct guest_ram **ret_ram, struct error *err)
+{
+    CHECK(!config->huge_pages || !config->mergeable);
+    int result = size_judge(config, err);
     if (result < 0) {
         return result;
-    }
-    CLEANUP(cleanup_fd) int fd = memfd_create("guest-ram", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, (off_t)size_bytes) < 0) {
-        result = -errno;
-        return error_set(err, result, "cannot make %" PRIu64 " MiB of guest memory: %s",
-                         size_bytes / MIB, err_text(result));
     }
     struct guest_ram *ram = calloc(1, sizeof(*ram));
     if (ram == NULL) {
         return error_set(err, -ENOMEM, "out of memory");
     }
-    void *mapping =
-        mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (mapping == MAP_FAILED) {
-        result = -errno;
+    enum ram_backing_kind kind = config->huge_pages  ? RAM_BACKING_HUGE
+                                 : config->mergeable ? RAM_BACKING_PRIVATE
+                                                     : RAM_BACKING_SHARED;
+    result = ram_backing_make(&ram->backing, kind, config->size_bytes, err);
+    if (result < 0) {
         free(ram);
-        return error_set(err, result, "cannot map %" PRIu64 " MiB of guest memory: %s",
-                         size_bytes / MIB, err_text(result));
+        return result;
     }
-    ram->mapping = mapping;
-    ram->size_bytes = size_bytes;
-    ram->fd = take_fd(&fd);
+    ram->size_bytes = config->size_bytes;
+    ram->is_reserved = config->huge_pages || config->preallocated;
     regions_lay_out(ram);
-    /* A core of the VMM is about the VMM; the guest's memory is the guest's own. */
-    (void)madvise(mapping, size_bytes, MADV_DONTDUMP);
+    if (config->preallocated) {
+        result = ram_backing_populate(&ram->backing, err);
+        if (result < 0) {
+            guest_ram_free(ram);
+            return result;
+        }
+    }
     *ret_ram = ram;
     return 0;
 }
@@ -128,8 +139,7 @@ void guest_ram_free(struct guest_ram *ram)
     if (ram == NULL) {
         return;
     }
-    (void)munmap(ram->mapping, ram->size_bytes); /* fails only for ranges never mapped */
-    cleanup_fd(&ram->fd);
+    ram_backing_done(&ram->backing);
     for (unsigned i = 0; i < GUEST_RAM_REGIONS_MAX; i++) {
         free((void *)ram->dirty[i]);
     }
@@ -261,28 +271,61 @@ void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index, uint64_
 int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint64_t from,
                         uint64_t *ret_start, uint64_t *ret_end)
 {
-    CHECK(region_index < ram->region_count);
-    const struct guest_ram_region *region = &ram->regions[region_index];
-    uint64_t first = (uint64_t)(region->host - ram->mapping);
-    uint64_t last = first + region->size_bytes;
+    const struct guest_ram_region *region = guest_ram_region(ram, region_index);
+    uint64_t first = (uint64_t)(region->host - ram->backing.mapping);
+    uint64_t start = 0;
+    uint64_t end = 0;
     if (from >= region->size_bytes) {
         return 0;
     }
-    /* The memfd knows what is backed, also what is swapped out. Nobody else uses its
-     * position. */
-    off_t data = lseek(ram->fd, (off_t)(first + from), SEEK_DATA);
-    if (data < 0) {
-        return errno == ENXIO ? 0 : -errno;
+    int result = ram_backing_populated(&ram->backing, first + from,
+                                       first + region->size_bytes, &start, &end);
+    if (result > 0) {
+        *ret_start = start - first;
+        *ret_end = end - first;
     }
-    if ((uint64_t)data >= last) {
-        return 0;
+    return result;
+}
+
+int guest_ram_fd(const struct guest_ram *ram)
+{
+    return ram->backing.fd;
+}
+
+bool guest_ram_is_reserved(const struct guest_ram *ram)
+{
+    return ram->is_reserved;
+}
+
+bool guest_ram_can_discard(const struct guest_ram *ram)
+{
+    return ram->backing.kind != RAM_BACKING_HUGE;
+}
+
+int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size)
+{
+    const struct guest_ram_region *region = region_find(ram, gpa, size);
+    if (region == NULL) {
+        return -EFAULT;
     }
-    off_t hole = lseek(ram->fd, data, SEEK_HOLE);
-    if (hole < 0) {
-        return -errno;
+    if (gpa % GUEST_PAGE_SIZE != 0 || size % GUEST_PAGE_SIZE != 0) {
+        return -EINVAL;
     }
-    uint64_t end = (uint64_t)hole < last ? (uint64_t)hole : last;
-    *ret_start = (uint64_t)data - first;
-    *ret_end = end - first;
-    return 1;
+    uint64_t offset =
+        (uint64_t)(region->host - ram->backing.mapping) + (gpa - region->gpa);
+    int result = ram_backing_discard(&ram->backing, offset, size);
+    /* After it: whoever sends the page finds it zero. */
+    guest_ram_mark_dirty(ram, gpa, size);
+    return result;
+}
+
+void guest_ram_zero(struct guest_ram *ram, uint64_t gpa, uint64_t size)
+{
+    uint8_t *host = guest_ram_pointer(ram, gpa, size);
+    CHECK(host != NULL && gpa % GUEST_PAGE_SIZE == 0 && size % GUEST_PAGE_SIZE == 0);
+    bool gives_back = guest_ram_can_discard(ram) && !ram->is_reserved;
+    if (!gives_back || guest_ram_discard(ram, gpa, size) < 0) {
+        memset(host, 0, size);
+        guest_ram_mark_dirty(ram, gpa, size);
+    }
 }

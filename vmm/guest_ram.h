@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guest's memory: one memfd, mapped once, laid out below and above the PCI hole. The
- * only way to it: every access is checked against the layout, and data is copied once and
- * then judged. After creation all functions may be called from any thread; there is no
- * lock, because the guest writes at any time anyway. Writes by devices mark pages dirty
- * for migration.
+ * The guest's memory: mapped once (vmm/ram_backing.h), laid out below and above the PCI
+ * hole. The only way to it: every access is checked against the layout, and data is
+ * copied once and then judged. After creation all functions may be called from any
+ * thread; there is no lock, because the guest writes at any time anyway. Writes by
+ * devices mark pages dirty for migration.
  */
 #ifndef DROVER_VMM_GUEST_RAM_H
 #define DROVER_VMM_GUEST_RAM_H
@@ -26,7 +26,17 @@ struct guest_ram_region {
     uint8_t *host;       /* where it is mapped here */
 };
 
+struct guest_ram_config {
+    uint64_t size_bytes;
+    bool huge_pages;   /* of 2 MiB, set aside by the host's administrator */
+    bool mergeable;    /* by KSM: then other processes can't be given it */
+    bool preallocated; /* all of it is there from the start */
+};
+
 /* -ENOMEM or DROVER_ELIMIT, with what to do in `err`. The caller frees. */
+int guest_ram_create_config(const struct guest_ram_config *config,
+                            struct guest_ram **ret_ram, struct error *err);
+/* With none of the options. */
 int guest_ram_create(uint64_t size_bytes, struct guest_ram **ret_ram, struct error *err);
 void guest_ram_free(struct guest_ram *ram);
 
@@ -38,6 +48,10 @@ const struct guest_ram_region *guest_ram_region(const struct guest_ram *ram,
 /* Copies; -EFAULT (and nothing copied) unless the whole range is memory. */
 int guest_ram_read(const struct guest_ram *ram, uint64_t gpa, void *data, size_t size);
 int guest_ram_write(struct guest_ram *ram, uint64_t gpa, const void *data, size_t size);
+
+/* The memfd, in which a region's bytes begin where region->host - region 0's host says;
+ * -1 when the memory is mergeable, and this process' own. Borrowed. */
+int guest_ram_fd(const struct guest_ram *ram);
 
 /*
  * A range for direct I/O (io_uring, readv): NULL unless all of it is memory in one
@@ -68,5 +82,18 @@ void guest_ram_fetch_dirty_range(struct guest_ram *ram, unsigned region_index,
  */
 int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint64_t from,
                         uint64_t *ret_start, uint64_t *ret_end);
+
+/*
+ * Gives whole pages back to the host: from then on they read as zero, count as dirty, and
+ * are outside of what guest_ram_populated() finds, until somebody writes to them. Any
+ * thread. -EFAULT unless all of it is memory in one region, -EINVAL unless whole pages.
+ * Huge pages stay and keep what they hold (guest_ram_can_discard() is false).
+ */
+int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size);
+bool guest_ram_can_discard(const struct guest_ram *ram);
+/* Huge pages or preallocated: what the guest merely does not use is not to be taken. */
+bool guest_ram_is_reserved(const struct guest_ram *ram);
+/* Whole pages within one region become zero, by giving them back where that is wanted. */
+void guest_ram_zero(struct guest_ram *ram, uint64_t gpa, uint64_t size);
 
 #endif

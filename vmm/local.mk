@@ -40,6 +40,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/pci_msix.c \
 	vmm/platform.h \
 	vmm/rate_limit.c vmm/rate_limit.h \
+	vmm/ram_backing.c vmm/ram_backing.h \
 	vmm/rtc.c \
 	vmm/serial.c vmm/serial.h \
 	vmm/serial_host.c vmm/serial_host.h \

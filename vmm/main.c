@@ -218,6 +218,9 @@ static int machine_create(struct program *program, struct error *err)
     const struct vm_config config = {
         .name = options->name,
         .memory_bytes = options->memory_bytes,
+        .huge_pages = options->huge_pages,
+        .mergeable = options->mergeable,
+        .preallocated = options->preallocated,
         .cpus = options->cpus,
         .cpu_affinity = &options->cpu_affinity,
         .kernel = options->kernel,

@@ -289,6 +289,14 @@ static int load(struct migration_guest *guest, const uint8_t *state, size_t size
     return rv;
 }
 
+static void clear(struct migration_guest *guest, unsigned index, uint64_t first_page,
+                  uint64_t page_count)
+{
+    struct guest_ram *ram = vm_ram(vm_of(guest));
+    guest_ram_zero(ram, guest_ram_region(ram, index)->gpa + first_page * GUEST_PAGE_SIZE,
+                   page_count * GUEST_PAGE_SIZE);
+}
+
 static int claim(struct migration_guest *guest, struct error *err)
 {
     struct vm *vm = vm_of(guest);
@@ -360,6 +368,7 @@ static const struct migration_guest_ops ops = {
     .go_on = go_on,
     .config_compare = config_compare,
     .load = load,
+    .clear = clear,
     .claim = claim,
     .start = start,
     .announce = announce,

@@ -26,6 +26,9 @@ const char options_help[] =
     "  --cpu-weight N         share of the host's processors, 1 to 10000 (others: 100)\n"
     "  --cpu-quota PERCENT    at most so much: 100 is one processor\n"
     "  --cpu-affinity LIST    the host's processors to run on, such as 0-3,5\n"
+    "  --huge-pages           memory of 2 MiB pages that the host has set aside\n"
+    "  --prealloc             all memory at once, at the start\n"
+    "  --mergeable            equal pages of several VMs are kept once (KSM)\n"
     "  --kernel FILE          a Linux bzImage, or an ELF file with a PVH entry\n"
     "  --initrd FILE\n"
     "  --cmdline TEXT         kernel arguments, such as \"console=ttyS0 root=/dev/vda\"\n"
@@ -93,6 +96,9 @@ static const struct option long_options[] = {
     {"cpu-weight", required_argument, NULL, OPTIONS_KEY_CPU_WEIGHT},
     {"cpu-quota", required_argument, NULL, OPTIONS_KEY_CPU_QUOTA},
     {"cpu-affinity", required_argument, NULL, OPTIONS_KEY_CPU_AFFINITY},
+    {"huge-pages", no_argument, NULL, OPTIONS_KEY_HUGE_PAGES},
+    {"mergeable", no_argument, NULL, OPTIONS_KEY_MERGEABLE},
+    {"prealloc", no_argument, NULL, OPTIONS_KEY_PREALLOC},
     {"disk", required_argument, NULL, KEY_DISK},
     {"net", required_argument, NULL, KEY_NET},
     {"serial", required_argument, NULL, KEY_SERIAL},

@@ -54,7 +54,13 @@ static int buses_create(struct vm *vm)
 /* The part of the making that needs no KVM. */
 static int parts_create(struct vm *vm, struct error *err)
 {
-    int result = guest_ram_create(vm->config.memory_bytes, &vm->ram, err);
+    const struct guest_ram_config ram = {
+        .size_bytes = vm->config.memory_bytes,
+        .huge_pages = vm->config.huge_pages,
+        .mergeable = vm->config.mergeable,
+        .preallocated = vm->config.preallocated,
+    };
+    int result = guest_ram_create_config(&ram, &vm->ram, err);
     if (result < 0) {
         return result;
     }

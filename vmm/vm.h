@@ -76,6 +76,7 @@ void vm_device_drained(struct vm *vm);
 struct vm_config {
     const char *name;
     uint64_t memory_bytes;
+    bool huge_pages, mergeable, preallocated; /* vmm/guest_ram.h */
     unsigned cpus;
     const struct options_cpu_set *cpu_affinity; /* NULL or empty: any; borrowed */
     const char *kernel;                         /* bzImage, or ELF with a PVH note */

@@ -29,6 +29,37 @@ def test_processors_that_are_not_there_are_refused(folder):
     refused(folder, "--cpu-affinity", "0,1000", kernel=guest("hello"), says="processor 1000 is not there")
 
 
+def rss_kib(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        return int(next(line for line in status if line.startswith("VmRSS")).split()[1])
+
+
+def test_preallocated_memory_is_there_from_the_start(folder):
+    with Vmm(folder, guest("timer"), "--prealloc", memory="256M") as vm:
+        assert rss_kib(vm.process.pid) >= 256 << 10
+
+
+def test_mergeable_memory_is_for_ksm_and_moves(folder):
+    """To a target whose memory is shared: what backs it is each host's own affair."""
+    with Vmm(folder, guest("timer"), "--mergeable", memory="64M") as vm:
+        vm.wait_text("tick 1")
+        with open(f"/proc/{vm.process.pid}/smaps", encoding="ascii") as smaps:
+            assert any(" mg" in line for line in smaps if line.startswith("VmFlags")), "not marked for KSM"
+        with Vmm(folder, guest("timer"), "--incoming", "tcp:127.0.0.1:0", name="two", memory="64M") as two:
+            vm.command("migrate", two.command("status")["incoming_uri"])
+            two.wait_text("tick")
+            assert rss_kib(two.process.pid) < 32 << 10, "memory that was never touched was sent"
+
+
+def test_contradictions_of_memory_are_refused(folder):
+    for words, says in ((["--mergeable", "--huge-pages"], "can't be merged"),
+                        (["--mergeable", "--prealloc"], "not set aside"),
+                        (["--cpu-quota", "101"], "more than --cpus 1")):
+        refused(folder, *words, kernel=guest("hello"), says=says)
+    refused(folder, "--huge-pages", kernel=guest("hello"), memory="63M", says="multiple of 2M")
+    refused(folder, "--huge-pages", kernel=guest("hello"), memory="16T", says="nr_hugepages")
+
+
 def test_a_share_of_processors_needs_cgroup_v2(folder):
     """Where the host has it, the VM gets it; else one line says so."""
     with open("/proc/mounts", encoding="utf-8") as mounts:

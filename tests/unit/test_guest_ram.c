@@ -117,6 +117,113 @@ static void test_a_fetch_of_a_range_leaves_the_rest(void **state)
     guest_ram_free(ram);
 }
 
+/* Pages that are there, by guest_ram_populated(). */
+static uint64_t pages_there(struct guest_ram *ram, unsigned region)
+{
+    uint64_t sum = 0;
+    for (uint64_t at = 0;;) {
+        uint64_t start = 0;
+        uint64_t end = 0;
+        int rv = guest_ram_populated(ram, region, at, &start, &end);
+        assert_true(rv >= 0);
+        if (rv == 0) {
+            return sum;
+        }
+        assert_true(start >= at && end > start);
+        sum += (end - start) / GUEST_PAGE_SIZE;
+        at = end;
+    }
+}
+
+static void give_back(const struct guest_ram_config *config)
+{
+    struct guest_ram *ram = NULL;
+    struct error err = {0};
+    assert_int_equal(guest_ram_create_config(config, &ram, &err), 0);
+    assert_int_equal(guest_ram_fd(ram) < 0, config->mergeable);
+    assert_true(guest_ram_can_discard(ram));
+    uint64_t before = pages_there(ram, 0);
+    assert_int_equal(before, config->preallocated ? config->size_bytes / 4096 : 0);
+    char page[GUEST_PAGE_SIZE];
+    char zero[GUEST_PAGE_SIZE] = {0};
+    memset(page, 'x', sizeof(page));
+    for (uint64_t gpa = 0; gpa < 4 * MIB; gpa += sizeof(page)) {
+        assert_int_equal(guest_ram_write(ram, gpa, page, sizeof(page)), 0);
+    }
+    assert_true(pages_there(ram, 0) >= 1024);
+    assert_int_equal(guest_ram_track_dirty(ram, true), 0);
+    assert_int_equal(guest_ram_discard(ram, 8192, 2 * MIB), 0);
+    assert_int_equal(pages_there(ram, 0), (before != 0 ? before : 1024) - 512);
+    uint64_t dirty[(16 * MIB) / GUEST_PAGE_SIZE / 64] = {0};
+    guest_ram_fetch_dirty(ram, 0, dirty);
+    assert_int_equal(dirty[0], ~UINT64_C(3));
+    assert_int_equal(dirty[8], 3);
+    assert_int_equal(guest_ram_read(ram, 4096, page, sizeof(page)), 0);
+    assert_int_equal(page[4095], 'x');
+    assert_int_equal(guest_ram_read(ram, 8192 + MIB, page, sizeof(page)), 0);
+    assert_memory_equal(page, zero, sizeof(page));
+
+    assert_int_equal(guest_ram_discard(ram, 1, 4096), -EINVAL);
+    assert_int_equal(guest_ram_discard(ram, 0, 100), -EINVAL);
+    assert_int_equal(guest_ram_discard(ram, 16 * MIB - 4096, 8192), -EFAULT);
+    guest_ram_zero(ram, 0, 4096);
+    assert_int_equal(guest_ram_read(ram, 0, page, sizeof(page)), 0);
+    assert_memory_equal(page, zero, sizeof(page));
+    guest_ram_free(ram);
+}
+
+static void test_pages_that_are_given_back_are_zero_dirty_and_not_there(void **state)
+{
+    (void)state;
+    give_back(&(struct guest_ram_config){.size_bytes = 16 * MIB});
+    give_back(&(struct guest_ram_config){.size_bytes = 16 * MIB, .mergeable = true});
+    give_back(&(struct guest_ram_config){.size_bytes = 16 * MIB, .preallocated = true});
+}
+
+static void test_memory_that_is_set_aside_is_not_taken(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = NULL;
+    struct error err = {0};
+    const struct guest_ram_config config = {.size_bytes = 200 * MIB,
+                                            .preallocated = true};
+    assert_int_equal(guest_ram_create_config(&config, &ram, &err), 0);
+    assert_true(guest_ram_is_reserved(ram));
+    assert_int_equal(pages_there(ram, 0), 200 * MIB / GUEST_PAGE_SIZE);
+    guest_ram_zero(ram, 0, MIB);
+    assert_int_equal(pages_there(ram, 0), 200 * MIB / GUEST_PAGE_SIZE);
+    guest_ram_free(ram);
+}
+
+static void test_huge_pages_are_there_or_are_told_to_be_too_few(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = NULL;
+    struct error err = {0};
+    struct guest_ram_config config = {.size_bytes = 3 * MIB, .huge_pages = true};
+    assert_int_equal(guest_ram_create_config(&config, &ram, &err), DROVER_EBADINPUT);
+    assert_non_null(strstr(err.text, "multiple of 2M"));
+    config.size_bytes = UINT64_C(1) << 46;
+    assert_int_equal(guest_ram_create_config(&config, &ram, &err), DROVER_ELIMIT);
+    assert_non_null(strstr(err.text, "nr_hugepages"));
+    config.size_bytes = 4 * MIB;
+    if (guest_ram_create_config(&config, &ram, &err) != 0) {
+        print_message("no huge pages are set aside here: %s\n", err.text);
+        skip();
+    }
+    assert_false(guest_ram_can_discard(ram));
+    assert_int_equal(pages_there(ram, 0), 0);
+    assert_int_equal(guest_ram_write(ram, 2 * MIB, "x", 1), 0);
+    assert_int_equal(pages_there(ram, 0), 512);
+    assert_int_equal(guest_ram_discard(ram, 2 * MIB, 2 * MIB), 0);
+    assert_int_equal(pages_there(ram, 0), 512);
+    guest_ram_zero(ram, 2 * MIB, 4096);
+    char seen = 'y';
+    assert_int_equal(guest_ram_read(ram, 2 * MIB, &seen, 1), 0);
+    assert_int_equal(seen, 0);
+    guest_ram_free(ram);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -126,6 +233,9 @@ int main(void)
         cmocka_unit_test(test_sizes_that_make_no_sense_are_refused),
         cmocka_unit_test(test_dirty_pages_come_out_once),
         cmocka_unit_test(test_a_fetch_of_a_range_leaves_the_rest),
+        cmocka_unit_test(test_pages_that_are_given_back_are_zero_dirty_and_not_there),
+        cmocka_unit_test(test_memory_that_is_set_aside_is_not_taken),
+        cmocka_unit_test(test_huge_pages_are_there_or_are_told_to_be_too_few),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
