@@ -18,7 +18,7 @@
 #include "vmm/layout.h"
 #include "vmm/platform.h"
 #include "vmm/state.h"
-#include "vmm/vm_internal.h"
+#include "vmm/vm.h"
 
 #define PORTS         12 /* event, control, timer */
 #define REG_STATUS    0
@@ -145,13 +145,6 @@ void acpi_power_button(struct acpi_power *power)
     unlock(power);
 }
 
-void vm_power_button(struct vm *vm)
-{
-    if (vm->power != NULL) {
-        acpi_power_button(vm->power);
-    }
-}
-
 static void power_reset(struct device *device)
 {
     struct acpi_power *power = (struct acpi_power *)device;
@@ -200,8 +193,8 @@ static int power_load(struct device *device, uint32_t version, const uint8_t *pa
 static void power_free(struct device *device)
 {
     struct acpi_power *power = (struct acpi_power *)device;
-    bus_remove(power->vm->port_bus, LAYOUT_PORT_ACPI_EVENT);
-    power->vm->power = NULL;
+    bus_remove(vm_port_bus(power->vm), LAYOUT_PORT_ACPI_EVENT);
+    vm_power_device_set(power->vm, NULL);
     (void)pthread_mutex_destroy(&power->lock); /* nobody uses it any more */
     free(power);
 }
@@ -227,14 +220,14 @@ int acpi_power_create(struct vm *vm, struct acpi_power **ret_power, struct error
     power->vm = vm;
     power->timer_base_ns = clock_now_ns();
     int result =
-        bus_add(vm->port_bus, LAYOUT_PORT_ACPI_EVENT, PORTS, &power_bus_ops, power);
+        bus_add(vm_port_bus(vm), LAYOUT_PORT_ACPI_EVENT, PORTS, &power_bus_ops, power);
     if (result < 0) {
         free(power);
         return error_set(err, result, "cannot add power management: %s",
                          err_text(result));
     }
     CHECK(pthread_mutex_init(&power->lock, NULL) == 0);
-    vm->power = power;
+    vm_power_device_set(vm, power);
     vm_device_add(vm, &power->device);
     *ret_power = power;
     return 0;

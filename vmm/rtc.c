@@ -41,6 +41,9 @@
 #define B_24_HOURS  0x02
 #define HOUR_PM     0x80
 #define D_VALID     0x80
+/* Years 0 to 9999, what two digits and a century can say. */
+#define SECONDS_MIN INT64_C(-62167219200)
+#define SECONDS_MAX INT64_C(253402300799)
 
 struct rtc {
     struct device device;
@@ -79,10 +82,13 @@ static void time_show(struct rtc *rtc)
     if ((rtc->memory[REG_B] & B_SET) != 0) {
         return;
     }
-    time_t seconds = (time_t)(clock_wall_ms() / MS_PER_S) + rtc->offset_s;
+    time_t seconds = 0;
     struct tm now = {0};
-    if (gmtime_r(&seconds, &now) == NULL) {
-        return; /* a year that no calendar has: what stands there stays */
+    if (__builtin_add_overflow((time_t)(clock_wall_ms() / MS_PER_S), rtc->offset_s,
+                               &seconds) ||
+        seconds < SECONDS_MIN || seconds > SECONDS_MAX ||
+        gmtime_r(&seconds, &now) == NULL) {
+        return; /* a year that its registers can't show: what stands there stays */
     }
     bool is_24 = (rtc->memory[REG_B] & B_24_HOURS) != 0;
     int hour = is_24 ? now.tm_hour : (now.tm_hour + 11) % 12 + 1;
@@ -95,7 +101,7 @@ static void time_show(struct rtc *rtc)
     rtc->memory[REG_WEEKDAY] = encode(rtc, now.tm_wday + 1);
     rtc->memory[REG_DAY] = encode(rtc, now.tm_mday);
     rtc->memory[REG_MONTH] = encode(rtc, now.tm_mon + 1);
-    rtc->memory[REG_YEAR] = encode(rtc, now.tm_year % 100);
+    rtc->memory[REG_YEAR] = encode(rtc, (now.tm_year + 1900) % 100);
     rtc->memory[REG_CENTURY] = encode(rtc, (now.tm_year + 1900) / 100);
 }
 

@@ -8,6 +8,9 @@
 int state_pack(const ProtobufCMessage *message, struct buffer *out)
 {
     size_t size = protobuf_c_message_get_packed_size(message);
+    if (size == 0) {
+        return 0; /* all fields have their defaults */
+    }
     int result = buffer_reserve(out, size);
     if (result < 0) {
         return result;

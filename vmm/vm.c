@@ -22,6 +22,7 @@
 #include "vmm/kvm.h"
 #include "vmm/options_cpu.h"
 #include "vmm/pci.h"
+#include "vmm/platform.h"
 #include "vmm/vm_internal.h"
 
 static void pci_msi(void *owner, uint64_t address, uint32_t data)
@@ -341,6 +342,18 @@ bool vm_failed(struct vm *vm)
     bool failed = vm->failed;
     vm_unlock(vm);
     return failed;
+}
+
+void vm_power_device_set(struct vm *vm, struct acpi_power *power)
+{
+    vm->power = power;
+}
+
+void vm_power_button(struct vm *vm)
+{
+    if (vm->power != NULL) {
+        acpi_power_button(vm->power);
+    }
 }
 
 bool vm_guest_powered_off(struct vm *vm)

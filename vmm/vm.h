@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 struct buffer;
+struct acpi_power;
 struct bus;
 struct device;
 struct error;
@@ -61,6 +62,8 @@ void vm_device_add(struct vm *vm, struct device *device);
  * thread has noticed it yet, or while io_stop is in force.
  */
 bool vm_io_allowed(struct vm *vm);
+/* Where vm_power_button() presses; NULL: nowhere. Before the guest runs, or after. */
+void vm_power_device_set(struct vm *vm, struct acpi_power *power);
 /* The guest asked for these; any thread. */
 void vm_request_reset(struct vm *vm);
 void vm_request_power_off(struct vm *vm, const char *reason);

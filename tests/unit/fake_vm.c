@@ -23,6 +23,11 @@ static void msi_send(void *owner, uint64_t address, uint32_t data)
     vm_msi_send(owner, address, data);
 }
 
+static void reset(void *owner)
+{
+    ((struct vm *)owner)->reset_count++;
+}
+
 struct vm *fake_vm_create(uint64_t memory_bytes)
 {
     struct vm *vm = calloc(1, sizeof(*vm));
@@ -42,6 +47,7 @@ struct vm *fake_vm_create(uint64_t memory_bytes)
     config.port_bus = vm->ports;
     config.memory_bus = vm->memory;
     config.msi_send = msi_send;
+    config.reset = reset;
     config.owner = vm;
     CHECK(pci_bus_create(&config, &vm->pci) == 0);
     return vm;

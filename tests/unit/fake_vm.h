@@ -31,6 +31,7 @@ struct vm {
     struct device *devices;
     bool io_allowed;
     unsigned drained_count; /* calls of vm_device_drained() */
+    unsigned reset_count;   /* by port 0xCF9 */
     unsigned msi_count;
     struct fake_msi
         msi[FAKE_VM_MSI_MAX]; /* the last ones, by msi_count modulo the size */
