@@ -5,12 +5,20 @@ vmm_libvmm_a_SOURCES = \
 	vmm/acpi.c vmm/acpi.h \
 	vmm/acpi_power.c \
 	vmm/affinity.c vmm/affinity.h \
+	vmm/ahci.c vmm/ahci.h vmm/ahci_internal.h \
+	vmm/ahci_command.c \
+	vmm/ahci_io.c \
+	vmm/ahci_port.c \
+	vmm/ahci_state.c \
 	vmm/aml.c vmm/aml.h \
+	vmm/atapi.c vmm/atapi.h vmm/atapi_internal.h \
+	vmm/atapi_disc.c \
 	vmm/boot.c vmm/boot.h vmm/boot_internal.h \
 	vmm/boot_bzimage.c \
 	vmm/boot_pvh.c \
 	vmm/bus.c vmm/bus.h \
 	vmm/cgroup.c vmm/cgroup.h \
+	vmm/cdrom_image.c vmm/cdrom_image.h \
 	vmm/control.c vmm/control.h \
 	vmm/control_client.c vmm/control_client.h \
 	vmm/control_json.c \
@@ -32,6 +40,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/migrate.c vmm/migrate.h \
 	vmm/migrate_guest.c vmm/migrate_guest.h \
 	vmm/options.c vmm/options.h \
+	vmm/options_cdrom.c vmm/options_cdrom.h \
 	vmm/options_cpu.c vmm/options_cpu.h \
 	vmm/options_net.c vmm/options_net.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* drover-vmm: one process, one VM. Puts the machine together in a fixed order, and takes
  * it apart in the other. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -18,6 +19,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "vmm/cgroup.h"
+#include "vmm/ahci.h"
 #include "vmm/control.h"
 #include "vmm/control_client.h"
 #include "vmm/event_loop.h"
@@ -135,6 +137,18 @@ static int disks_create(struct program *program, struct error *err)
     return 0;
 }
 
+static int cdroms_create(struct program *program, struct error *err)
+{
+    const struct options *options = &program->options;
+    struct ahci_config config = {.cdrom_count = options->cdrom_count};
+    static_assert(OPTIONS_CDROMS_MAX == AHCI_CDROMS_MAX, "a port for each drive");
+    for (unsigned i = 0; i < options->cdrom_count; i++) {
+        config.cdroms[i] = options->cdroms[i].path;
+        config.boot[i] = options->cdroms[i].boot;
+    }
+    return config.cdrom_count == 0 ? 0 : ahci_create(program->vm, &config, err);
+}
+
 static int nets_create(struct program *program, struct error *err)
 {
     const struct options *options = &program->options;
@@ -206,6 +220,7 @@ static int devices_create(struct program *program, struct error *err)
     }
     serial_host_attach(program->serial_host, serial_port_input, serial);
     result = platform_create(vm, err);
+    result = result < 0 ? result : cdroms_create(program, err);
     result = result < 0 ? result : disks_create(program, err);
     result = result < 0 ? result : nets_create(program, err);
     result = result < 0 ? result : virtio_rng_create(vm, err);

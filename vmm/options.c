@@ -33,6 +33,7 @@ const char options_help[] =
     "  --initrd FILE\n"
     "  --cmdline TEXT         kernel arguments, such as \"console=ttyS0 root=/dev/vda\"\n"
     "  --disk FILE[,ro][,direct]      raw image or block device: /dev/vda, /dev/vdb...\n"
+    "  --cdrom FILE[,boot=N]          ISO image in a CD-ROM drive; boot=1 is tried first\n"
     "  --net tap=NAME[,mac=MAC][,queues=N][,mtu=N][,bps=SIZE][,any-mac]\n"
     "                         an existing tap interface; queues: pairs, 1 to 16; bps: bytes a\n"
     "                         second, each way; any-mac: the guest may send from other\n"
@@ -100,6 +101,7 @@ static const struct option long_options[] = {
     {"mergeable", no_argument, NULL, OPTIONS_KEY_MERGEABLE},
     {"prealloc", no_argument, NULL, OPTIONS_KEY_PREALLOC},
     {"disk", required_argument, NULL, KEY_DISK},
+    {"cdrom", required_argument, NULL, OPTIONS_KEY_CDROM},
     {"net", required_argument, NULL, KEY_NET},
     {"serial", required_argument, NULL, KEY_SERIAL},
     {"console", required_argument, NULL, KEY_CONSOLE},
@@ -345,6 +347,8 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct err
         int result;
         if (key >= OPTIONS_KEY_CPU_FIRST && key <= OPTIONS_KEY_CPU_LAST) {
             result = options_cpu_option(key, optarg, ret_options, err);
+        } else if (key == OPTIONS_KEY_CDROM) {
+            result = options_cdrom_parse(optarg, ret_options, err);
         } else {
             result = key <= KEY_NET ? machine_option(key, optarg, ret_options, err)
                                     : control_option(key, optarg, ret_options, err);

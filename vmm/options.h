@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/limits.h"
+#include "vmm/options_cdrom.h"
 #include "vmm/options_cpu.h"
 #include "vmm/options_net.h"
 
@@ -50,6 +51,8 @@ struct options {
     uint64_t patience_ms; /* 0: the default */
     unsigned disk_count;
     struct options_disk disks[LIMIT_VM_DISKS];
+    unsigned cdrom_count;
+    struct options_cdrom cdroms[OPTIONS_CDROMS_MAX];
     unsigned net_count;
     struct options_net nets[LIMIT_VM_NICS];
 };
