@@ -3,26 +3,31 @@
 import os
 import time
 
-from . import image, initrd, kit, net, paths, qemu, sandbox
+from . import guest_disk, image, initrd, kit, net, paths, qemu, sandbox
 from .host import Host
 
-SHARED_DISK_BYTES = 1 << 30
+SHARED_DISK_BYTES = 2 << 30
 
 
-def run(function):
-    """sandbox.run(), once the image is there: making it needs the machine's own network."""
+def run(function, media=False):
+    """sandbox.run(), once the images are there: making them needs the machine's own network."""
     try:
         image.ensure()
+        if media:
+            guest_disk.ensure()
         return sandbox.run(function)
     except KeyboardInterrupt:
         return 130
 
 
 class Lab:
-    """with Lab(hosts=3) as lab: lab.hosts[0].run("uname -a")"""
+    """with Lab(hosts=3) as lab: lab.hosts[0].run("uname -a")
 
-    def __init__(self, hosts=3, cpus=2, memory_mib=1024, run_id=None):
+    With `media`, the hosts also see a whole Debian and its installer (guest_disk.py)."""
+
+    def __init__(self, hosts=3, cpus=2, memory_mib=1024, run_id=None, media=False):
         self.image_dir = image.ensure()
+        self.media_dir = guest_disk.ensure() if media else None
         self.run = paths.RunDir(run_id)
         self.initrd = os.path.join(self.run.disks, "initrd")
         self.kit = os.path.join(self.run.disks, "kit.ext4")
@@ -51,6 +56,11 @@ class Lab:
     def wipe_shared_disk(self, number):
         with open(self.shared_disk(number), "wb") as f:
             f.truncate(SHARED_DISK_BYTES)
+
+    def install_shared_disk(self, number):
+        """Puts the whole Debian on a shared disk."""
+        self.wipe_shared_disk(number)
+        guest_disk.copy_into(os.path.join(self.media_dir, "disk.raw"), self.shared_disk(number))
 
     def start(self):
         """All hosts on, and ready. Returns the seconds it took."""

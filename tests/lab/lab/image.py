@@ -16,9 +16,9 @@ import zlib
 from . import paths
 from .paths import LabError
 
-RECIPE = "3"  # grows whenever this file makes a different image of the same packages
+RECIPE = "4"  # grows whenever this file makes a different image of the same packages
 # Only what the lab's hosts need beside deploy/packages/host.
-EXTRA_PACKAGES = ["systemd-sysv", "busybox-static", "procps"]
+EXTRA_PACKAGES = ["systemd-sysv", "busybox-static", "procps", "socat"]
 VIRTIO_MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console"]
 BOOT_MODULES = {"host": [*VIRTIO_MODULES, "crc32c_generic", "ext4", "overlay"],
                 # `button` and `evdev`: the power button, as a key.
@@ -53,7 +53,7 @@ def _host_packages():
     return sorted(set(read_packages("host") + EXTRA_PACKAGES + sanitizers))
 
 
-def _sources():
+def sources():
     mirror = os.environ.get("DROVER_LAB_MIRROR", "http://deb.debian.org/debian")
     security = os.environ.get("DROVER_LAB_MIRROR_SECURITY", mirror + "-security")
     name = release()
@@ -64,16 +64,23 @@ def _sources():
     return lines
 
 
-def _key():
+def key_of(texts, files):
+    """A short hash of an image's inputs."""
     digest = hashlib.sha256()
-    for part in [RECIPE, release(), *_host_packages(), *_sources(), str(BOOT_MODULES)]:
+    for part in texts:
         digest.update(part.encode() + b"\n")
-    with open(os.path.join(paths.LAB_DIR, "image-kernel"), "rb") as f:
-        digest.update(f.read())
+    for path in files:
+        with open(path, "rb") as f:
+            digest.update(f.read())
     return digest.hexdigest()[:16]
 
 
-def _run(command, log):
+def _key():
+    return key_of([RECIPE, release(), *_host_packages(), *sources(), str(BOOT_MODULES)],
+                  [os.path.join(paths.LAB_DIR, "image-kernel")])
+
+
+def run(command, log):
     # The tools' processes end with ours, and their mounts with the mount namespace.
     prefix = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork",
               "--kill-child", "--mount-proc"]
@@ -86,18 +93,22 @@ def _run(command, log):
         raise LabError(f"{command[0]} failed: {' '.join(tail)} (whole log: {log})")
 
 
-def _bootstrap(root, log):
-    pin = ("Package: libraft*\\nPin: release n=bookworm-backports\\nPin-Priority: 990\\n")
-    hook = os.path.join(paths.LAB_DIR, "image-kernel")
-    command = ["mmdebstrap", "--variant=minbase", "--mode=root",
-               "--include=" + ",".join(_host_packages()),
-               f"--setup-hook=printf '{pin}' > \"$1/etc/apt/preferences.d/drover-libraft\"",
+def bootstrap(root, packages, options, log):
+    """A Debian of these packages in a folder, without documentation."""
+    command = ["mmdebstrap", "--variant=minbase", "--mode=root", "--include=" + ",".join(packages),
                "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
-               "--dpkgopt=path-exclude=/usr/share/locale/*",
-               f"--customize-hook={hook} \"$1\"", release(), root]
+               "--dpkgopt=path-exclude=/usr/share/locale/*", *options, release(), root]
     if os.path.exists(KEYRING):
         command.insert(1, f"--keyring={KEYRING}")
-    _run(command + _sources(), log)
+    run(command + sources(), log)
+
+
+def _bootstrap_host(root, log):
+    pin = ("Package: libraft*\\nPin: release n=bookworm-backports\\nPin-Priority: 990\\n")
+    hook = os.path.join(paths.LAB_DIR, "image-kernel")
+    bootstrap(root, _host_packages(),
+              [f"--setup-hook=printf '{pin}' > \"$1/etc/apt/preferences.d/drover-libraft\"",
+               f"--customize-hook={hook} \"$1\""], log)
 
 
 def _module_order(tree, wanted):
@@ -165,7 +176,7 @@ def _unpack_kernel(image, target):
 
 def _make(target, log):
     root = os.path.join(target, "root")
-    _bootstrap(root, log)
+    _bootstrap_host(root, log)
     with open(os.path.join(root, "boot", "version"), encoding="ascii") as f:
         version = f.read().strip()
     shutil.copy(os.path.join(root, "boot", f"vmlinuz-{version}"), os.path.join(target, "vmlinuz"))
@@ -179,35 +190,39 @@ def _make(target, log):
         for path in glob.glob(os.path.join(root, waste, "*")):
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
     # No journal: hosts mount it read-only.
-    _run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", root,
+    run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", root,
           os.path.join(target, "root.ext4"), "2G"], log)
     shutil.rmtree(root)
 
 
-def ensure(refresh=False):
-    """The folder of the image, made first if it isn't there. Safe beside other runs (one makes
+def cached(kind, what, key, make, refresh=False):
+    """The folder KIND-KEY of the cache; make(folder, log) fills it first if it isn't there. Safe beside other runs (one makes
     it, the rest wait) and when interrupted (it appears under its name when it is whole)."""
-    target = os.path.join(paths.cache_dir(), "image-" + _key())
+    target = os.path.join(paths.cache_dir(), f"{kind}-{key}")
     if os.path.isdir(target) and not refresh:
         return target
     if os.geteuid() != 0:
-        raise LabError("making the image needs root: run it with sudo")
-    guard = paths.lock_file(os.path.join(paths.cache_dir(), "image.lock"))
+        raise LabError(f"making {what} needs root: run it with sudo")
+    guard = paths.lock_file(os.path.join(paths.cache_dir(), f"{kind}.lock"))
     try:
         if os.path.isdir(target) and not refresh:
             return target
-        paths.note("making the hosts' image (once; it is kept in %s)" % paths.cache_dir())
-        for dead in glob.glob(os.path.join(paths.cache_dir(), "tmp-image*")):
-            shutil.rmtree(dead)
-        work = os.path.join(paths.cache_dir(), "tmp-image")
+        paths.note(f"making {what} (once; kept in {paths.cache_dir()})")
+        work = os.path.join(paths.cache_dir(), f"tmp-{kind}")
+        shutil.rmtree(work, ignore_errors=True)
         os.makedirs(work)
-        _make(work, os.path.join(paths.cache_dir(), "image.log"))
+        make(work, os.path.join(paths.cache_dir(), f"{kind}.log"))
         shutil.rmtree(target, ignore_errors=True)
         os.rename(work, target)
-        paths.note("image made: " + target)
+        paths.note("made: " + target)
         return target
     finally:
         os.close(guard)
+
+
+def ensure(refresh=False):
+    """The folder of the hosts' image, made first if it isn't there."""
+    return cached("image", "the hosts' image", _key(), _make, refresh)
 
 
 def compiled(source, *flags):

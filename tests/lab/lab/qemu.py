@@ -51,6 +51,9 @@ def command_line(host):
     for number in range(SHARED_DISKS):
         arguments += _disk(f"shared{number}", host.lab.shared_disk(number),
                            ",cache=none,aio=native,file.locking=off,discard=unmap")
+    if host.lab.media_dir:
+        for name, file in (("debian", "disk.raw"), ("media", "media.ext4")):
+            arguments += _disk(name, f"{host.lab.media_dir}/{file}", ",readonly=on,file.locking=off")
     return arguments + [
         "-netdev", f"tap,id=net0,ifname={host.port.tap},script=no,downscript=no",
         "-device", f"virtio-net-pci,netdev=net0,mac={host.mac}",
