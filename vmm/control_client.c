@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "proto/frame.h"
+#include "vmm/options.h"
 #include "vmm/state.h"
 #include "vmm/unix_socket.h"
 
@@ -42,6 +43,7 @@ static const char help[] =
     "  cancel                of a migration: the guest stays here\n"
     "  reclaim               after a handover that nobody confirmed: the other side "
     "never ran it\n"
+    "  balloon SIZE          memory that the guest shall have, such as 512M\n"
     "  snapshot DIR          (not supported yet)\n";
 
 struct client {
@@ -209,6 +211,7 @@ struct order {
     Drover__ControlRequest request;
     Drover__ControlMigrate migrate;
     Drover__ControlSnapshot snapshot;
+    Drover__ControlBalloon balloon;
 };
 
 static int number_parse(const char *option, const char *text, unsigned long most,
@@ -251,6 +254,20 @@ static int migrate_parse(int count, char **words, struct order *order, struct er
     }
     order->request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE;
     order->request.migrate = &order->migrate;
+    return 0;
+}
+
+static int balloon_parse(int count, char **words, struct order *order, struct error *err)
+{
+    uint64_t bytes = 0;
+    if (count != 1 || options_size_parse(words[0], &bytes) < 0) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "balloon needs the memory that the guest shall have, such as "
+                         "512M");
+    }
+    order->balloon.memory_bytes = bytes;
+    order->request.order_case = DROVER__CONTROL_REQUEST__ORDER_BALLOON;
+    order->request.balloon = &order->balloon;
     return 0;
 }
 
@@ -307,8 +324,12 @@ static int order_parse(int count, char **words, struct order *order, struct erro
     drover__control_request__init(&order->request);
     drover__control_migrate__init(&order->migrate);
     drover__control_snapshot__init(&order->snapshot);
+    drover__control_balloon__init(&order->balloon);
     if (strcmp(words[0], "migrate") == 0) {
         return migrate_parse(count - 1, words + 1, order, err);
+    }
+    if (strcmp(words[0], "balloon") == 0) {
+        return balloon_parse(count - 1, words + 1, order, err);
     }
     if (strcmp(words[0], "snapshot") == 0 && count == 1) {
         return error_set(err, DROVER_EBADINPUT, "snapshot needs a directory");

@@ -73,6 +73,32 @@ json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
         "error", migration->error);
 }
 
+static json_t *balloon_json(const Drover__VmBalloonStatus *balloon)
+{
+    json_t *object = json_pack("{s:b, s:I, s:I, s:I}", "driver", balloon->has_driver,
+                               "target_bytes", (json_int_t)balloon->target_bytes,
+                               "actual_bytes", (json_int_t)balloon->actual_bytes,
+                               "reported_bytes", (json_int_t)balloon->reported_bytes);
+    if (object == NULL || !balloon->has_stats) {
+        return object;
+    }
+    json_t *stats = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "age_ms",
+                              (json_int_t)balloon->stats_age_ms, "total_bytes",
+                              (json_int_t)balloon->total_bytes, "free_bytes",
+                              (json_int_t)balloon->free_bytes, "available_bytes",
+                              (json_int_t)balloon->available_bytes, "cache_bytes",
+                              (json_int_t)balloon->cache_bytes, "swap_in_bytes",
+                              (json_int_t)balloon->swap_in_bytes, "swap_out_bytes",
+                              (json_int_t)balloon->swap_out_bytes, "major_faults",
+                              (json_int_t)balloon->major_faults, "minor_faults",
+                              (json_int_t)balloon->minor_faults);
+    if (json_object_set_new(object, "stats", stats) < 0) {
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}
+
 json_t *control_json_status(const Drover__VmStatus *status)
 {
     json_t *object = json_pack(
@@ -84,6 +110,11 @@ json_t *control_json_status(const Drover__VmStatus *status)
         (json_int_t)status->lease_deadline_ns, "incoming_uri", status->incoming_uri,
         "uptime_ms", (json_int_t)status->uptime_ms, "guest_powered_off",
         status->guest_powered_off, "reason", status->reason, "version", status->version);
+    if (object != NULL && status->balloon != NULL &&
+        json_object_set_new(object, "balloon", balloon_json(status->balloon)) < 0) {
+        json_decref(object);
+        return NULL;
+    }
     bool moves =
         status->migration != NULL &&
         status->migration->state != DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE;

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "vmm/guest_ram.h"
 #include "vmm/migrate.h"
+#include "vmm/virtio/virtio_balloon.h"
 
 #define US_PER_MS 1000
 
@@ -78,6 +79,37 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->status.incoming_uri = status->incoming_uri;
 }
 
+static uint64_t stat(const struct virtio_balloon_status *balloon,
+                     enum virtio_balloon_stat which)
+{
+    return (balloon->stats_known >> which & 1) != 0 ? balloon->stats[which] : 0;
+}
+
+static void balloon_fill(struct vm *vm, struct control_status *status)
+{
+    struct virtio_balloon_status now = {0};
+    if (!virtio_balloon_status(vm, &now)) {
+        return;
+    }
+    Drover__VmBalloonStatus *balloon = &status->balloon;
+    drover__vm_balloon_status__init(balloon);
+    balloon->has_driver = now.has_driver;
+    balloon->target_bytes = now.target_bytes;
+    balloon->actual_bytes = now.actual_bytes;
+    balloon->reported_bytes = now.reported_bytes;
+    balloon->has_stats = now.stats_known != 0;
+    balloon->stats_age_ms = now.stats_known != 0 ? now.stats_age_ms : 0;
+    balloon->total_bytes = stat(&now, VIRTIO_BALLOON_TOTAL_BYTES);
+    balloon->free_bytes = stat(&now, VIRTIO_BALLOON_FREE_BYTES);
+    balloon->available_bytes = stat(&now, VIRTIO_BALLOON_AVAILABLE_BYTES);
+    balloon->cache_bytes = stat(&now, VIRTIO_BALLOON_CACHE_BYTES);
+    balloon->swap_in_bytes = stat(&now, VIRTIO_BALLOON_SWAP_IN_BYTES);
+    balloon->swap_out_bytes = stat(&now, VIRTIO_BALLOON_SWAP_OUT_BYTES);
+    balloon->major_faults = stat(&now, VIRTIO_BALLOON_MAJOR_FAULTS);
+    balloon->minor_faults = stat(&now, VIRTIO_BALLOON_MINOR_FAULTS);
+    status->status.balloon = balloon;
+}
+
 void control_status_fill(struct vm *vm, struct migrate *migrate,
                          struct control_status *ret_status)
 {
@@ -98,6 +130,7 @@ void control_status_fill(struct vm *vm, struct migrate *migrate,
     status->guest_powered_off = vm_guest_powered_off(vm);
     status->paused_wanted = (vm_holds(vm) & VM_HOLD_OPERATOR) != 0;
     status->uptime_ms = vm_uptime_ms(vm);
+    balloon_fill(vm, ret_status);
     migration_fill(migrate, ret_status);
 }
 
@@ -192,6 +225,8 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
         return migrate_cancel(migrate, err);
     case DROVER__CONTROL_REQUEST__ORDER_RECLAIM:
         return migrate_reclaim(migrate, err);
+    case DROVER__CONTROL_REQUEST__ORDER_BALLOON:
+        return virtio_balloon_order(vm, request->balloon->memory_bytes, err);
     case DROVER__CONTROL_REQUEST__ORDER_SNAPSHOT:
         (void)files; /* it will want them */
         return error_set(err, DROVER_EBADINPUT, "snapshots are not supported yet");

@@ -18,6 +18,7 @@ struct control_status {
     Drover__VmStatus status;
     Drover__VmMigrationStatus migration;
     Drover__MigrationFigures figures;
+    Drover__VmBalloonStatus balloon;
     char reason[256];
     char uri[TRANSPORT_URI_SIZE];
     char incoming_uri[TRANSPORT_URI_SIZE];
@@ -28,13 +29,12 @@ void control_status_fill(struct vm *vm, struct migrate *migrate,
                          struct control_status *ret_status);
 
 /*
- * Carries out an order; takes of `files`, which came with it, what it needs. Returns 0 or an error with one line; `*ret_wait` is set when the
- * answer is due only once the VM is quiet: then `quiet` was handed to vm_hold_set() and
- * will run.
+ * Carries out an order; takes of `files`, which came with it, what it needs. Returns 0 or
+ * an error with one line; `*ret_wait` is set when the answer is due only once the VM is
+ * quiet: then `quiet` was handed to vm_hold_set() and will run.
  */
 int control_order(struct vm *vm, struct migrate *migrate,
                   const Drover__ControlRequest *request, struct unix_files *files,
-                  vm_quiet_handler quiet, void *owner, bool *ret_wait,
-                  struct error *err);
+                  vm_quiet_handler quiet, void *owner, bool *ret_wait, struct error *err);
 
 #endif

@@ -28,6 +28,7 @@
 #include "vmm/platform.h"
 #include "vmm/serial.h"
 #include "vmm/serial_host.h"
+#include "vmm/virtio/virtio_balloon.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/virtio/virtio_console.h"
 #include "vmm/virtio/virtio_net.h"
@@ -224,7 +225,8 @@ static int devices_create(struct program *program, struct error *err)
     result = result < 0 ? result : disks_create(program, err);
     result = result < 0 ? result : nets_create(program, err);
     result = result < 0 ? result : virtio_rng_create(vm, err);
-    return result < 0 ? result : console_create(program, err);
+    result = result < 0 ? result : console_create(program, err);
+    return result < 0 ? result : virtio_balloon_create(vm, err);
 }
 
 static int machine_create(struct program *program, struct error *err)

@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "vmm/device.h"
 #include "vmm/guest_ram.h"
+#include "vmm/virtio/virtio_balloon.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/virtio/virtio_console.h"
 #include "vmm/virtio/virtio_net.h"
@@ -66,6 +67,7 @@ static void make(struct fuzz_vm *fuzz)
     if (tap_make()) {
         CHECK(virtio_net_create(fuzz->vm, &net, NULL) == 0);
     }
+    CHECK(virtio_balloon_create(fuzz->vm, NULL) == 0);
     for (struct device *device = vm_devices(fuzz->vm); device != NULL;
          device = device->next) {
         fuzz->devices[fuzz->count++] = device;

@@ -6,7 +6,7 @@
 
 #include "tests/unit/virtio_driver.h"
 
-#define FUZZ_DEVICES_MAX 5
+#define FUZZ_DEVICES_MAX 6
 
 struct fuzz_vm {
     struct vm *vm;
@@ -15,8 +15,8 @@ struct fuzz_vm {
     struct driver drivers[FUZZ_DEVICES_MAX];
 };
 
-/* As after power-on. The first call makes it: a disk, a read-only disk, rng, console, and
- * net where taps can be made. */
+/* As after power-on. The first call makes it: a disk, a read-only disk, rng, console,
+ * net where taps can be made, and a balloon. */
 struct fuzz_vm *fuzz_vm_fresh(void);
 /* Stops a device, waits until it is drained. */
 void fuzz_vm_quiet(struct fuzz_vm *fuzz, unsigned index);

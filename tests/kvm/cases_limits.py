@@ -77,3 +77,16 @@ def test_a_share_of_processors_needs_cgroup_v2(folder):
             assert file.read().strip() == "50000 100000"
         vm.command("quit")
         wait_until(lambda: not os.path.exists(place), 10, "the cgroup is gone")
+
+
+def test_balloon_orders_are_judged_and_told(folder):
+    with Vmm(folder, guest("timer"), memory="64M") as vm:
+        assert vm.command("status")["balloon"] == {"driver": False, "target_bytes": 64 << 20,
+                                                   "actual_bytes": 64 << 20, "reported_bytes": 0}
+        assert vm.command("balloon", "48M")["balloon"]["target_bytes"] == 48 << 20
+        for size, says in (("65M", "started with 64M"), ("8M", "from 16M"), ("much", "balloon needs")):
+            said = vm.command("balloon", size, fails=True)
+            assert says in said and said.count("\n") == 1, said
+        with Vmm(folder, guest("timer"), "--incoming", "tcp:127.0.0.1:0", name="two", memory="64M") as two:
+            vm.command("migrate", two.command("status")["incoming_uri"])
+            assert two.command("status")["balloon"]["target_bytes"] == 48 << 20

@@ -8,6 +8,7 @@
 #include "vmm/control_orders.h"
 #include "vmm/guest_ram.h"
 #include "vmm/migrate.h"
+#include "vmm/virtio/virtio_balloon.h"
 
 /* A VM that is only what it says of itself. */
 struct vm {
@@ -100,6 +101,22 @@ int vm_hold_set(struct vm *vm, enum vm_hold hold, vm_quiet_handler quiet, void *
 void vm_hold_clear(struct vm *vm, enum vm_hold hold)
 {
     fail_msg("no order is expected");
+}
+
+int virtio_balloon_order(struct vm *vm, uint64_t memory_bytes, struct error *err)
+{
+    (void)vm;
+    (void)memory_bytes;
+    (void)err;
+    fail_msg("not asked for");
+    return -1;
+}
+
+bool virtio_balloon_status(struct vm *vm, struct virtio_balloon_status *ret_status)
+{
+    (void)vm;
+    (void)ret_status;
+    return false;
 }
 
 int vm_lease_set(struct vm *vm, uint64_t deadline_ns)

@@ -10,6 +10,7 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/net_state.c \
 	vmm/virtio/net_tap.c vmm/virtio/net_tap.h \
 	vmm/virtio/virtio.c vmm/virtio/virtio.h \
+	vmm/virtio/virtio_balloon.c vmm/virtio/virtio_balloon.h \
 	vmm/virtio/virtio_block.c vmm/virtio/virtio_block.h \
 	vmm/virtio/virtio_console.c vmm/virtio/virtio_console.h \
 	vmm/virtio/virtio_net.c vmm/virtio/virtio_net.h \

@@ -29,6 +29,7 @@ enum virtio_type {
     VIRTIO_TYPE_BLOCK = 2,
     VIRTIO_TYPE_CONSOLE = 3,
     VIRTIO_TYPE_RNG = 4,
+    VIRTIO_TYPE_BALLOON = 5,
 };
 
 enum virtio_status {
@@ -60,6 +61,10 @@ struct virtio_ops {
      * all zeros. */
     void (*config_read)(struct virtio_device *virtio, unsigned offset, uint8_t *data,
                         unsigned size);
+    /* The driver writes to the configuration, anywhere in it. May be NULL: it has no
+     * effect. */
+    void (*config_write)(struct virtio_device *virtio, unsigned offset,
+                         const uint8_t *data, unsigned size);
     /* The driver is ready to go, or was when the state was saved. May be NULL. */
     void (*driver_ready)(struct virtio_device *virtio);
     /* True if no request is with the host's kernel. May be NULL: always. */

@@ -263,11 +263,12 @@ static void area_write(struct virtio_device *virtio, unsigned offset, const uint
         }
         return;
     }
-    if (offset - within != COMMON_OFFSET) {
-        return; /* no device of ours has writable configuration */
-    }
     pthread_mutex_lock(&virtio->lock);
-    common_write(virtio, within, value, size);
+    if (offset - within == COMMON_OFFSET) {
+        common_write(virtio, within, value, size);
+    } else if (offset - within == CONFIG_OFFSET && virtio->ops->config_write != NULL) {
+        virtio->ops->config_write(virtio, within, data, size);
+    }
     pthread_mutex_unlock(&virtio->lock);
 }
 
