@@ -163,6 +163,11 @@ const struct guest_ram_region *guest_ram_region(const struct guest_ram *ram,
     return &ram->regions[index];
 }
 
+uint64_t guest_ram_offset(const struct guest_ram *ram, unsigned index)
+{
+    return (uint64_t)(guest_ram_region(ram, index)->host - ram->backing.mapping);
+}
+
 static const struct guest_ram_region *region_find(const struct guest_ram *ram,
                                                   uint64_t gpa, size_t size)
 {

@@ -52,6 +52,8 @@ int guest_ram_write(struct guest_ram *ram, uint64_t gpa, const void *data, size_
 /* The memfd, in which a region's bytes begin where region->host - region 0's host says;
  * -1 when the memory is mergeable, and this process' own. Borrowed. */
 int guest_ram_fd(const struct guest_ram *ram);
+/* Where in it a region begins. */
+uint64_t guest_ram_offset(const struct guest_ram *ram, unsigned index);
 
 /*
  * A range for direct I/O (io_uring, readv): NULL unless all of it is memory in one

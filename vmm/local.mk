@@ -42,6 +42,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/options.c vmm/options.h \
 	vmm/options_cdrom.c vmm/options_cdrom.h \
 	vmm/options_cpu.c vmm/options_cpu.h \
+	vmm/options_disk.c vmm/options_disk.h \
 	vmm/options_net.c vmm/options_net.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
@@ -55,6 +56,12 @@ vmm_libvmm_a_SOURCES = \
 	vmm/serial_host.c vmm/serial_host.h \
 	vmm/state.c vmm/state.h \
 	vmm/unix_files.c vmm/unix_files.h \
+	vmm/storage.h \
+	vmm/storage_daemon.c vmm/storage_daemon.h \
+	vmm/storage_format.c \
+	vmm/storage_local.c vmm/storage_local.h \
+	vmm/storage_node.c vmm/storage_node.h \
+	vmm/storage_qmp.c vmm/storage_qmp.h \
 	vmm/unix_socket.c vmm/unix_socket.h \
 	vmm/vm.c vmm/vm.h vmm/vm_internal.h \
 	vmm/vm_hold.c \

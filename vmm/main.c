@@ -28,6 +28,7 @@
 #include "vmm/platform.h"
 #include "vmm/serial.h"
 #include "vmm/serial_host.h"
+#include "vmm/storage_local.h"
 #include "vmm/virtio/virtio_balloon.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/virtio/virtio_console.h"
@@ -44,6 +45,7 @@ struct program {
     struct log log;
     struct cgroup *cgroup; /* NULL: no limits are wanted */
     struct vm *vm;
+    struct storage_local *storage; /* NULL: no disk needs a daemon */
     struct serial_host *serial_host;
     struct serial_host *console_host;
     struct migrate *migrate;
@@ -119,18 +121,48 @@ static int signals_take(struct program *program)
 /* Whoever starts the VMM of a cluster hands it a locked file as descriptor 3. */
 #define INHERITED_LOCK_FD 3
 
+/* A daemon for a disk that is not raw. */
+static int storage_add(struct program *program, const struct options_disk *disk,
+                       int lock_fd, unsigned *ret_index, struct error *err)
+{
+    const struct storage_disk storage = {
+        .path = disk->path,
+        .format = disk->format,
+        .key = disk->key[0] != '\0' ? disk->key : NULL,
+        .read_only = disk->read_only,
+        .direct = disk->direct,
+        .lock_fd = lock_fd,
+    };
+    if (program->storage == NULL) {
+        program->storage = storage_local_create();
+    }
+    return program->storage == NULL
+               ? error_set(err, -ENOMEM, "no memory for disk %s", disk->path)
+               : storage_local_add(program->storage, &storage, ret_index, err);
+}
+
 static int disks_create(struct program *program, struct error *err)
 {
     const struct options *options = &program->options;
     for (unsigned i = 0; i < options->disk_count; i++) {
-        const struct virtio_block_config config = {
-            .path = options->disks[i].path,
-            .read_only = options->disks[i].read_only,
-            .direct = options->disks[i].direct,
+        const struct options_disk *disk = &options->disks[i];
+        struct virtio_block_config config = {
+            .path = disk->path,
+            .format = disk->format,
+            .read_only = disk->read_only,
+            .direct = disk->direct,
+            .serial = disk->serial[0] != '\0' ? disk->serial : NULL,
             .unlocked = options->incoming != NULL,
             .lock_fd = program->has_lock && options->vm_id != 0 ? INHERITED_LOCK_FD : 0,
         };
-        int result = virtio_block_create(program->vm, &config, err);
+        int result = 0;
+        if (storage_needs_daemon(disk->path, disk->format)) {
+            result =
+                storage_add(program, disk, config.lock_fd, &config.storage_index, err);
+            config.storage = &storage_local_ops;
+            config.storage_owner = program->storage;
+        }
+        result = result < 0 ? result : virtio_block_create(program->vm, &config, err);
         if (result < 0) {
             return result;
         }
@@ -339,6 +371,7 @@ static void program_done(struct program *program)
     serial_host_free(program->serial_host);
     serial_host_free(program->console_host);
     vm_free(program->vm);
+    storage_local_free(program->storage);
     cleanup_fd(&program->signal_fd);
     limits_drop(program);
 }

@@ -32,7 +32,12 @@ const char options_help[] =
     "  --kernel FILE          a Linux bzImage, or an ELF file with a PVH entry\n"
     "  --initrd FILE\n"
     "  --cmdline TEXT         kernel arguments, such as \"console=ttyS0 root=/dev/vda\"\n"
-    "  --disk FILE[,ro][,direct]      raw image or block device: /dev/vda, /dev/vdb...\n"
+    "  --disk FILE[,format=F][,ro][,direct][,serial=TEXT][,queues=N][,iops=N][,bps=SIZE]\n"
+    "       [,boot=N][,key=FILE]\n"
+    "                         an image or block device: /dev/vda, /dev/vdb...; F: raw, qcow2,\n"
+    "                         luks, vmdk, vdi, vhdx; also nbd://HOST:PORT/NAME and\n"
+    "                         nbd+unix:///NAME?socket=PATH; iops, bps: limits per second;\n"
+    "                         key: file with the passphrase of an encrypted image\n"
     "  --cdrom FILE[,boot=N]          ISO image in a CD-ROM drive; boot=1 is tried first\n"
     "  --net tap=NAME[,mac=MAC][,queues=N][,mtu=N][,bps=SIZE][,any-mac]\n"
     "                         an existing tap interface; queues: pairs, 1 to 16; bps: bytes a\n"
@@ -160,25 +165,9 @@ static int disk_parse(const char *text, struct options *options, struct error *e
         return error_set(err, DROVER_EBADINPUT, "more than %d disks: give fewer --disk",
                          LIMIT_VM_DISKS);
     }
-    struct options_disk *disk = &options->disks[options->disk_count];
-    size_t path_size = strcspn(text, ",");
-    if (path_size == 0 || path_size >= sizeof(disk->path)) {
-        return error_set(err, DROVER_EBADINPUT, "--disk %s: give FILE[,ro][,direct]",
-                         text);
-    }
-    memcpy(disk->path, text, path_size);
-    for (const char *flag = text + path_size; *flag != '\0';) {
-        flag++;
-        size_t size = strcspn(flag, ",");
-        if (size == 2 && memcmp(flag, "ro", 2) == 0) {
-            disk->read_only = true;
-        } else if (size == 6 && memcmp(flag, "direct", 6) == 0) {
-            disk->direct = true;
-        } else {
-            return error_set(err, DROVER_EBADINPUT,
-                             "--disk %s: only ro and direct may follow the file", text);
-        }
-        flag += size;
+    int result = options_disk_parse(text, &options->disks[options->disk_count], err);
+    if (result < 0) {
+        return result;
     }
     options->disk_count++;
     return 0;

@@ -9,15 +9,10 @@
 #include "base/limits.h"
 #include "vmm/options_cdrom.h"
 #include "vmm/options_cpu.h"
+#include "vmm/options_disk.h"
 #include "vmm/options_net.h"
 
 struct error;
-
-struct options_disk {
-    char path[LIMIT_PATH_SIZE];
-    bool read_only;
-    bool direct;
-};
 
 enum options_action {
     OPTIONS_ACTION_RUN,

@@ -88,7 +88,7 @@ static int file_make(struct ram_backing *backing)
     if (backing->kind == RAM_BACKING_PRIVATE) {
         return 0;
     }
-    unsigned flags = MFD_CLOEXEC;
+    unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
     if (backing->kind == RAM_BACKING_HUGE) {
         flags |= MFD_HUGETLB | MFD_HUGE_2MB;
     }
@@ -96,7 +96,12 @@ static int file_make(struct ram_backing *backing)
     if (backing->fd < 0) {
         return -errno;
     }
-    return ftruncate(backing->fd, (off_t)backing->size_bytes) < 0 ? -errno : 0;
+    /* Whoever it is shared with can't cut it off under us. */
+    return ftruncate(backing->fd, (off_t)backing->size_bytes) < 0 ||
+                   fcntl(backing->fd, F_ADD_SEALS,
+                         F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0
+               ? -errno
+               : 0;
 }
 
 static int memory_map(struct ram_backing *backing)

@@ -85,7 +85,7 @@ def test_options_that_make_no_sense(folder):
     refused(folder, "--firmware", "uefi", says="--kernel FILE")
     refused(folder, "--nonsense", kernel=guest("hello"), says="--nonsense")
     refused(folder, "--disk", "/nowhere.raw", kernel=guest("hello"), says="/nowhere.raw")
-    refused(folder, "--disk", "x,fast", kernel=guest("hello"), says="ro and direct")
+    refused(folder, "--disk", "x,fast", kernel=guest("hello"), says="what is \"fast\"")
     refused(folder, "--net", "bridge=x", kernel=guest("hello"), says="tap=NAME")
     refused(folder, "--ha", kernel=guest("hello"), says="--vm-id")
     refused(folder, "--serial", "tcp:1", kernel=guest("hello"), says="stdio, none, file:PATH")

@@ -204,3 +204,18 @@ void vm_device_drained(struct vm *vm)
 {
     vm->drained_count++;
 }
+
+uint64_t vm_lease_deadline_ns(const struct vm *vm)
+{
+    return vm->lease_deadline_ns;
+}
+
+void vm_request_reset(struct vm *vm)
+{
+    vm->reset_count++;
+}
+
+void vm_state_changed(struct vm *vm)
+{
+    (void)vm; /* nobody watches */
+}

@@ -156,8 +156,19 @@ static int measure(struct block_disk *disk, struct error *err)
     return size_judge(disk, err);
 }
 
-/* A file that other hosts reach too. */
-static bool is_networked(const char *path)
+enum storage_format block_disk_probe(const char *path)
+{
+    uint8_t data[STORAGE_PROBE_BYTES];
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    ssize_t size = fd < 0 ? -1 : pread(fd, data, sizeof(data), 0);
+
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    return size < 0 ? STORAGE_FORMAT_RAW : storage_format_probe(data, (unsigned)size);
+}
+
+bool block_disk_is_networked(const char *path)
 {
     struct statfs fs;
 
@@ -239,7 +250,7 @@ int block_disk_open(struct block_disk *disk, const char *path, bool read_only,
     if (ret < 0) {
         return ret;
     }
-    disk->networked = S_ISREG(st.st_mode) && is_networked(path);
+    disk->networked = S_ISREG(st.st_mode) && block_disk_is_networked(path);
     ret = fd_open(disk, direct, S_ISBLK(st.st_mode) || disk->networked, err);
     if (ret == 0) {
         ret = measure(disk, err);
@@ -251,6 +262,21 @@ int block_disk_open(struct block_disk *disk, const char *path, bool read_only,
         block_disk_close(disk);
     }
     return ret;
+}
+
+int block_disk_guard(struct block_disk *disk, const char *path, bool read_only,
+                     struct error *err)
+{
+    struct stat st;
+
+    *disk = (struct block_disk){.path = path,
+                                .fd = -1,
+                                .lock_fd = -1,
+                                .read_only = read_only,
+                                .direct = true,
+                                .networked = true};
+    return stat(path, &st) < 0 ? open_failed(disk, -errno, err)
+                               : lock_prepare(disk, &st, err);
 }
 
 void block_disk_close(struct block_disk *disk)

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vmm/storage.h"
+
 struct error;
 
 #define BLOCK_SECTOR_SIZE 512u
@@ -37,6 +39,16 @@ struct block_disk {
 /* `path` is borrowed. Takes no lock. After an error nothing is open. */
 int block_disk_open(struct block_disk *disk, const char *path, bool read_only,
                     bool direct, struct error *err);
+/*
+ * Only the lock of a file on a network file system, for who has it opened by another
+ * process: block_disk_lock(), block_disk_unlock() and block_disk_close() are for it.
+ */
+int block_disk_guard(struct block_disk *disk, const char *path, bool read_only,
+                     struct error *err);
+/* What its beginning looks like; RAW also when it can't be read. */
+enum storage_format block_disk_probe(const char *path);
+/* True for a file that other hosts reach too. */
+bool block_disk_is_networked(const char *path);
 void block_disk_close(struct block_disk *disk);
 /* DROVER_EINUSE after BLOCK_DISK_LOCK_MS of trying. What the host has cached of the disk
  * is forgotten. */

@@ -1,16 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The way of virtio-blk's requests from the queue through io_uring and back. What they
+/* The way of virtio-blk's requests from the queue to an engine and back. What they
  * say: block_request.c. */
 #include "vmm/virtio/block_io.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -19,143 +15,26 @@
 #include "vmm/event_loop.h"
 #include "vmm/vm.h"
 
-#define SUBMIT_TRIES_MAX                                                                 \
-    100 /* a millisecond each: the host's kernel is out of memory                        \
-         */
-
 /* ---- submitting ----------------------------------------------------------- */
-
-static bool vectors_aligned(const struct block_disk *disk, const struct iovec *vectors,
-                            int count)
-{
-    uintptr_t bits = 0;
-
-    for (int i = 0; i < count; i++) {
-        bits |= (uintptr_t)vectors[i].iov_base & (disk->memory_align - 1);
-        bits |= vectors[i].iov_len & (disk->offset_align - 1);
-    }
-    return bits == 0;
-}
-
-/* Direct I/O wants aligned memory; a guest need not have it. False: no buffer is free,
- * wait for one. */
-static bool bounce_take(struct virtio_block *block, struct block_request *request)
-{
-    uint64_t left = request->size - request->done;
-
-    if (request->bounce == NULL) {
-        if (block->bounce_free_count == 0) {
-            return false;
-        }
-        request->bounce = block->bounces[--block->bounce_free_count];
-    }
-    request->submitted_bytes =
-        left < BLOCK_BOUNCE_SIZE ? (size_t)left : BLOCK_BOUNCE_SIZE;
-    request->vectors[0] =
-        (struct iovec){.iov_base = request->bounce, .iov_len = request->submitted_bytes};
-    if (request->kind == BLOCK_WRITE) {
-        int ret = virtqueue_chain_read(block_ring(block), &request->chain,
-                                       BLOCK_HEADER_SIZE + request->done, request->bounce,
-                                       request->submitted_bytes);
-
-        CHECK(ret == 0); /* inside the chain by construction */
-    }
-    return true;
-}
-
-static bool transfer_prepare(struct virtio_block *block, struct block_request *request)
-{
-    bool is_write = request->kind == BLOCK_WRITE;
-    uint64_t offset = request->offset + request->done;
-    struct io_uring_sqe *sqe;
-    int count;
-
-    request->submitted_bytes = request->size - request->done;
-    if (request->submitted_bytes > BLOCK_SUBMIT_MAX) {
-        request->submitted_bytes = BLOCK_SUBMIT_MAX;
-    }
-    count = virtqueue_chain_vectors(block_ring(block), &request->chain, !is_write,
-                                    (is_write ? BLOCK_HEADER_SIZE : 0) + request->done,
-                                    request->submitted_bytes, request->vectors);
-    CHECK(count > 0);
-    if (block->disk.direct && !vectors_aligned(&block->disk, request->vectors, count)) {
-        if (!bounce_take(block, request)) {
-            return false;
-        }
-        count = 1;
-    }
-    sqe = io_uring_get_sqe(&block->ring);
-    CHECK(sqe != NULL); /* the ring is as long as the queue */
-    if (is_write) {
-        /* Without flush there is no other time at which the guest could learn that it is
-         * stable. */
-        bool through = !virtio_feature(&block->virtio, BLOCK_FEATURE_FLUSH);
-
-        io_uring_prep_writev2(sqe, block->disk.fd, request->vectors, (unsigned)count,
-                              offset, through ? RWF_DSYNC : 0);
-    } else {
-        io_uring_prep_readv(sqe, block->disk.fd, request->vectors, (unsigned)count,
-                            offset);
-    }
-    io_uring_sqe_set_data(sqe, request);
-    return true;
-}
-
-static bool request_prepare(struct virtio_block *block, struct block_request *request)
-{
-    struct io_uring_sqe *sqe;
-
-    if (request->kind == BLOCK_READ || request->kind == BLOCK_WRITE) {
-        return transfer_prepare(block, request);
-    }
-    sqe = io_uring_get_sqe(&block->ring);
-    CHECK(sqe != NULL);
-    if (request->kind == BLOCK_FLUSH) {
-        io_uring_prep_fsync(sqe, block->disk.fd, IORING_FSYNC_DATASYNC);
-    } else {
-        io_uring_prep_fallocate(sqe, block->disk.fd, request->fallocate_mode,
-                                request->offset, request->size);
-    }
-    io_uring_sqe_set_data(sqe, request);
-    return true;
-}
-
-static void ring_submit(struct virtio_block *block)
-{
-    for (unsigned tries = 0; io_uring_sq_ready(&block->ring) > 0; tries++) {
-        struct timespec pause = {.tv_nsec = (long)NS_PER_MS};
-
-        if (io_uring_submit(&block->ring) > 0) {
-            continue;
-        }
-        if (tries >= SUBMIT_TRIES_MAX) {
-            /* They count as submitted, so that nobody takes the disk for quiet. */
-            (void)event_loop_timer_set(block->virtio.retry_timer,
-                                       clock_now_ns() + VIRTIO_RETRY_MS * NS_PER_MS);
-            return;
-        }
-        (void)nanosleep(&pause, NULL);
-    }
-}
 
 static void submit(struct virtio_block *block)
 {
     struct block_request *request;
 
-    if (block->pending.first == NULL && io_uring_sq_ready(&block->ring) == 0) {
+    if (block->pending.first == NULL && !block->engine->unsent(block)) {
         return;
     }
-    if (!virtio_io_allowed(&block->virtio)) {
+    if (!virtio_io_allowed(&block->virtio) || !block->engine->ready(block)) {
         return;
     }
     while ((request = block_list_take(&block->pending)) != NULL) {
-        if (request_prepare(block, request)) {
+        if (block->engine->prepare(block, request)) {
             block->submitted_count++;
         } else {
             block_list_add(&block->waiting, request);
         }
     }
-    ring_submit(block);
+    block->engine->submit(block);
 }
 
 /* ---- completing ----------------------------------------------------------- */
@@ -181,10 +60,10 @@ static void log_once(struct virtio_block *block, const struct block_request *req
 }
 
 static void transfer_complete(struct virtio_block *block, struct block_request *request,
-                              int ret)
+                              int64_t ret)
 {
     if (ret > (int64_t)request->submitted_bytes || ret < 0 || ret == 0) {
-        log_once(block, request, ret < 0 ? ret : 0);
+        log_once(block, request, ret < 0 ? (int)ret : 0);
         block_request_end(block, request, BLOCK_STATUS_IOERR);
         return;
     }
@@ -210,6 +89,13 @@ static void range_complete(struct virtio_block *block, struct block_request *req
 {
     bool unsupported = ret == -EOPNOTSUPP || ret == -ENOSYS || ret == -EINVAL;
 
+    if (ret == 0) {
+        request->done += request->submitted_bytes;
+        if (request->done < request->size) {
+            block_list_add(&block->pending, request);
+            return;
+        }
+    }
     if (ret == 0 || (unsupported && request->kind == BLOCK_DISCARD)) {
         block_request_end(block, request, BLOCK_STATUS_OK);
     } else if (unsupported && request->kind == BLOCK_ZEROES) {
@@ -220,14 +106,16 @@ static void range_complete(struct virtio_block *block, struct block_request *req
     }
 }
 
-static void request_complete(struct virtio_block *block, struct block_request *request,
-                             int ret)
+void block_io_returned(struct virtio_block *block, struct block_request *request,
+                       int64_t ret)
 {
     bool is_transfer = request->kind == BLOCK_READ || request->kind == BLOCK_WRITE;
 
+    CHECK(block->submitted_count > 0);
+    block->submitted_count--;
     if (request->kind == BLOCK_READ) {
-        /* What has come of it, also if it failed half way, was written by the host's
-         * kernel. */
+        /* What has come of it, also if it failed half way, was written behind our back.
+         */
         virtqueue_chain_mark_dirty(block_ring(block), &request->chain, request->done,
                                    request->submitted_bytes);
     }
@@ -236,23 +124,12 @@ static void request_complete(struct virtio_block *block, struct block_request *r
     } else if (is_transfer) {
         transfer_complete(block, request, ret);
     } else {
-        range_complete(block, request, ret);
+        range_complete(block, request, (int)ret);
     }
 }
 
-void block_io_complete(struct virtio_block *block)
+void block_io_continue(struct virtio_block *block)
 {
-    struct io_uring_cqe *cqe;
-
-    while (io_uring_peek_cqe(&block->ring, &cqe) == 0) {
-        struct block_request *request = io_uring_cqe_get_data(cqe);
-        int ret = cqe->res;
-
-        io_uring_cqe_seen(&block->ring, cqe);
-        CHECK(block->submitted_count > 0);
-        block->submitted_count--;
-        request_complete(block, request, ret);
-    }
     submit(block);
     if (virtio_running(&block->virtio) || atomic_load(&block->virtio.stopped)) {
         virtio_queue_signal(&block->virtio, 0);
@@ -267,18 +144,29 @@ void block_io_complete(struct virtio_block *block)
 static void taken_begin(struct virtio_block *block)
 {
     for (unsigned i = 0; i < block->taken_count; i++) {
-        struct block_request *request = block_list_take(&block->free);
+        struct block_request *request = block_request_take(block);
 
-        CHECK(request != NULL); /* nothing else has begun yet */
+        if (request == NULL) {
+            /* Another engine than where it comes from: the rest has its turn later. */
+            block->taken_count -= i;
+            memmove(block->taken_heads, block->taken_heads + i,
+                    block->taken_count * sizeof(block->taken_heads[0]));
+            return;
+        }
         if (virtqueue_chain_load(block_ring(block), block->taken_heads[i],
                                  &request->chain) < 0) {
-            block_list_add(&block->free, request);
+            block_request_put(block, request);
             virtio_broken(&block->virtio, block_ring(block)->broken);
             break;
         }
         block_request_begin(block, request);
     }
     block->taken_count = 0;
+}
+
+static bool requests_left(const struct virtio_block *block)
+{
+    return block->free != NULL || block->request_begun < block->request_count;
 }
 
 /* True if the guest may have added more while notifications were being asked for. */
@@ -288,13 +176,17 @@ static bool queue_take(struct virtio_block *block)
 
     virtqueue_notify_disable(ring);
     for (;;) {
-        struct block_request *request = block->free.first;
+        struct block_request *request =
+            virtio_running(&block->virtio) ? block_request_take(block) : NULL;
         int ret;
 
-        if (request == NULL || !virtio_running(&block->virtio)) {
+        if (request == NULL) {
             break;
         }
         ret = virtqueue_pop(ring, &request->chain);
+        if (ret <= 0) {
+            block_request_put(block, request);
+        }
         if (ret < 0) {
             virtio_broken(&block->virtio, ring->broken);
             return false;
@@ -302,10 +194,10 @@ static bool queue_take(struct virtio_block *block)
         if (ret == 0) {
             break;
         }
-        block_request_begin(block, block_list_take(&block->free));
+        block_request_begin(block, request);
     }
     virtqueue_notify_enable(ring);
-    return block->free.first != NULL && virtio_running(&block->virtio) &&
+    return requests_left(block) && virtio_running(&block->virtio) &&
            virtqueue_pending(ring);
 }
 
@@ -329,11 +221,8 @@ void block_io_forget(struct virtio_block *block)
     CHECK(block->submitted_count == 0);
     while ((request = block_list_take(&block->pending)) != NULL ||
            (request = block_list_take(&block->waiting)) != NULL) {
-        if (request->bounce != NULL) {
-            block->bounces[block->bounce_free_count++] = request->bounce;
-            request->bounce = NULL;
-        }
-        block_list_add(&block->free, request);
+        block->engine->release(block, request);
+        block_request_put(block, request);
     }
     block->taken_count = 0;
 }
@@ -359,69 +248,21 @@ unsigned block_io_taken(const struct virtio_block *block,
 
 /* ---- making and releasing ------------------------------------------------- */
 
-/*
- * A killed process is gone before its requests are: a write that hangs in the host's
- * kernel may still reach the disk. The ring lives as long as they do, and holds this file
- * open, and so the lock by which others know that this VMM is gone.
- */
-static int lock_keep(struct virtio_block *block, int lock_fd, struct error *err)
+int block_io_init(struct virtio_block *block, unsigned request_count, struct error *err)
 {
-    int ret = lock_fd > 0 ? io_uring_register_files(&block->ring, &lock_fd, 1) : 0;
-
-    return ret < 0
-               ? error_set(err, ret, "the ring of disk %s can't keep the VM's lock: %s",
-                           block->disk.path, err_text(ret))
+    CHECK(request_count <= BLOCK_QUEUE_SIZE);
+    /* So large that it is untouched memory: only what is in use at once is ever paid. */
+    block->requests = calloc(request_count, sizeof(block->requests[0]));
+    block->request_count = request_count;
+    return block->requests == NULL
+               ? error_set(err, -ENOMEM, "no memory for disk %s", block->disk.path)
                : 0;
-}
-
-int block_io_init(struct virtio_block *block, int lock_fd, struct error *err)
-{
-    int ret = io_uring_queue_init(BLOCK_QUEUE_SIZE, &block->ring, 0);
-
-    if (ret < 0) {
-        return error_set(
-            err, ret,
-            "no io_uring for disk %s: %s (sysctl kernel.io_uring_disabled must be 0)",
-            block->disk.path, err_text(ret));
-    }
-    block->ring_ready = true;
-    ret = lock_keep(block, lock_fd, err);
-    if (ret < 0) {
-        return ret;
-    }
-    block->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (block->done_fd < 0 ||
-        io_uring_register_eventfd(&block->ring, block->done_fd) < 0) {
-        return error_set(err, -EMFILE,
-                         "no eventfd for disk %s: raise the limit of open files",
-                         block->disk.path);
-    }
-    block->requests = calloc(BLOCK_QUEUE_SIZE, sizeof(block->requests[0]));
-    if (block->disk.direct) {
-        block->bounce_memory = aligned_alloc(BLOCK_DISK_ALIGN_MAX,
-                                             (size_t)BLOCK_BOUNCES * BLOCK_BOUNCE_SIZE);
-    }
-    if (block->requests == NULL || (block->disk.direct && block->bounce_memory == NULL)) {
-        return error_set(err, -ENOMEM, "no memory for disk %s", block->disk.path);
-    }
-    for (unsigned i = 0; i < BLOCK_QUEUE_SIZE; i++) {
-        block_list_add(&block->free, &block->requests[i]);
-    }
-    for (unsigned i = 0; i < BLOCK_BOUNCES && block->disk.direct; i++) {
-        block->bounces[block->bounce_free_count++] =
-            block->bounce_memory + (size_t)i * BLOCK_BOUNCE_SIZE;
-    }
-    return 0;
 }
 
 void block_io_done(struct virtio_block *block)
 {
-    if (block->ring_ready) {
-        io_uring_queue_exit(&block->ring);
-    }
-    if (block->done_fd >= 0) {
-        (void)close(block->done_fd);
+    if (block->engine != NULL) {
+        block->engine->free(block);
     }
     free(block->requests);
-    free(block->bounce_memory);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared by virtio_block.c (the device), block_io.c and block_request.c only. The
- * device's lock guards all of it. */
+/* Shared by virtio_block.c (the device), block_io.c, block_request.c and the two engines,
+ * block_uring.c and block_vhost.c. The device's lock guards all of it. */
 #ifndef DROVER_VMM_VIRTIO_BLOCK_IO_H
 #define DROVER_VMM_VIRTIO_BLOCK_IO_H
 
@@ -11,7 +11,7 @@
 
 #define BLOCK_QUEUE_SIZE 256
 #define BLOCK_SEGMENTS_MAX                                                               \
-    254 /* data segments of one request: header and status take one each */
+    253 /* data segments of one request: header, range and status take one each */
 #define BLOCK_BOUNCES     4
 #define BLOCK_BOUNCE_SIZE (256u * 1024u)
 #define BLOCK_ID_SIZE     20
@@ -43,19 +43,21 @@ enum block_kind { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_ZER
  *   free -> pending -> submitted -> free (given back)
  *             ^  \        |
  *             |   `-> waiting for a bounce buffer
- *             `-----------'  (short, or larger than the bounce buffer: the rest)
+ *             `-----------'  (short, or larger than one piece: the rest; or the storage
+ *                             daemon has died, and another one gets it)
  */
 struct block_request {
     struct block_request *next; /* in the list of free, pending or waiting ones */
     enum block_kind kind;
-    bool unmap; /* of BLOCK_ZEROES */
+    bool unmap;    /* of BLOCK_ZEROES */
+    bool flushing; /* a write whose data is with the daemon, and not stable yet */
     unsigned retries;
     uint64_t offset; /* on the disk, bytes */
     uint64_t size;
     uint64_t done;
-    uint8_t *bounce; /* NULL: none */
+    uint64_t flush_mark; /* of BLOCK_FLUSH: the writes that it covers */
+    uint8_t *bounce;     /* NULL: none */
     size_t submitted_bytes;
-    int fallocate_mode;
     struct virtqueue_chain chain;
     struct iovec vectors[VIRTQUEUE_SEGMENTS_MAX];
 };
@@ -65,39 +67,75 @@ struct block_list {
     struct block_request *last;
 };
 
+struct virtio_block;
+
+/* Where requests go: the host's kernel, or a storage daemon. */
+struct block_engine {
+    /* Prepares the next piece of a request; false: something is not free that it needs,
+     * and it waits. */
+    bool (*prepare)(struct virtio_block *block, struct block_request *request);
+    /* Hands on all that was prepared, also what an earlier call could not. */
+    void (*submit)(struct virtio_block *block);
+    /* True if something was prepared that is not handed on yet. */
+    bool (*unsent)(const struct virtio_block *block);
+    /* True if it takes requests now. */
+    bool (*ready)(struct virtio_block *block);
+    /* The request gives up what it holds of the engine. */
+    void (*release)(struct virtio_block *block, struct block_request *request);
+    /* On the I/O loop, once. */
+    int (*attach)(struct virtio_block *block);
+    /* True if nothing that was handed on can reach the disk any more. Main thread. */
+    bool (*idle)(struct virtio_block *block);
+    void (*free)(struct virtio_block *block); /* half-built is fine */
+};
+
+struct block_uring {
+    struct io_uring ring;
+    bool ring_ready;
+    int done_fd; /* eventfd: the ring has completions */
+    struct event_source *done_source;
+    uint8_t *bounces[BLOCK_BOUNCES]; /* the free ones first */
+    unsigned bounce_free_count;
+    uint8_t *bounce_memory;
+};
+
 struct virtio_block {
     struct virtio_device virtio;
     struct block_disk disk;
     char *path;
     uint8_t serial[BLOCK_ID_SIZE];
-    struct io_uring ring;
-    bool ring_ready;
-    int done_fd; /* eventfd: the ring has completions */
-    struct event_source *done_source;
+    const struct block_engine *engine;
+    struct block_uring uring;
+    struct block_vhost *vhost; /* NULL: none */
     unsigned submitted_count;
     bool error_logged;
-    struct block_list free, pending, waiting;
-    uint8_t *bounces[BLOCK_BOUNCES]; /* the free ones first */
-    unsigned bounce_free_count;
-    uint8_t *bounce_memory;
+    struct block_list pending, waiting;
+    struct block_request *free; /* used last, taken first */
     struct block_request *requests;
+    unsigned request_count; /* that there may be */
+    unsigned request_begun; /* from here on none was ever touched */
     /* Taken before a migration, to be begun first. */
     uint16_t taken_heads[BLOCK_QUEUE_SIZE];
     unsigned taken_count;
 };
 
-int block_io_init(struct virtio_block *block, int lock_fd, struct error *err);
+int block_uring_init(struct virtio_block *block, int lock_fd, struct error *err);
+
+int block_io_init(struct virtio_block *block, unsigned request_count, struct error *err);
 void block_io_done(struct virtio_block *block);
 /* Takes what is in the ring, and submits. */
 void block_io_run(struct virtio_block *block);
-/* Completions are there. */
-void block_io_complete(struct virtio_block *block);
+/* Submits what is pending, and tells the guest what came back. */
+void block_io_continue(struct virtio_block *block);
 /* Drops requests that have not been submitted: the guest has reset the device. */
 void block_io_forget(struct virtio_block *block);
 /* Heads of the requests that have not been submitted, in `ret_heads`; returns their
  * number. */
 unsigned block_io_taken(const struct virtio_block *block,
                         uint16_t ret_heads[BLOCK_QUEUE_SIZE]);
+/* For engines: a piece is back, with its bytes or 0 (what is no transfer), or -errno. */
+void block_io_returned(struct virtio_block *block, struct block_request *request,
+                       int64_t ret);
 
 static inline struct virtqueue *block_ring(struct virtio_block *block)
 {
@@ -107,6 +145,9 @@ static inline struct virtqueue *block_ring(struct virtio_block *block)
 void block_list_add(struct block_list *list, struct block_request *request);
 /* The first, or NULL. */
 struct block_request *block_list_take(struct block_list *list);
+/* A free request, or NULL. */
+struct block_request *block_request_take(struct virtio_block *block);
+void block_request_put(struct virtio_block *block, struct block_request *request);
 /* Judges a request whose chain has been taken: ends it, or makes it pending. Takes
  * `request`, which is in no list. */
 void block_request_begin(struct virtio_block *block, struct block_request *request);

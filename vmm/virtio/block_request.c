@@ -2,7 +2,6 @@
 /* Requests of virtio-blk (virtio 1.2, 5.2.6): judged when they begin, answered when they
  * end. */
 #include <inttypes.h>
-#include <linux/falloc.h>
 #include <string.h>
 
 #include "base/check.h"
@@ -53,20 +52,23 @@ struct block_request *block_list_take(struct block_list *list)
     return request;
 }
 
-static void bounce_release(struct virtio_block *block, struct block_request *request)
+struct block_request *block_request_take(struct virtio_block *block)
 {
-    struct block_request *waiting;
+    struct block_request *request = block->free;
 
-    if (request->bounce == NULL) {
-        return;
+    if (request != NULL) {
+        block->free = request->next;
+        request->next = NULL;
+    } else if (block->request_begun < block->request_count) {
+        request = &block->requests[block->request_begun++];
     }
-    CHECK(block->bounce_free_count < BLOCK_BOUNCES);
-    block->bounces[block->bounce_free_count++] = request->bounce;
-    request->bounce = NULL;
-    waiting = block_list_take(&block->waiting);
-    if (waiting != NULL) {
-        block_list_add(&block->pending, waiting);
-    }
+    return request;
+}
+
+void block_request_put(struct virtio_block *block, struct block_request *request)
+{
+    request->next = block->free;
+    block->free = request;
 }
 
 /* ---- ending a request ----------------------------------------------------- */
@@ -82,7 +84,7 @@ void block_request_end(struct virtio_block *block, struct block_request *request
     uint64_t written = request->kind == BLOCK_READ ? request->done : 0;
     uint8_t byte = (uint8_t)status;
 
-    bounce_release(block, request);
+    block->engine->release(block, request);
     if (!block->virtio.resetting && !(block->virtio.status & VIRTIO_STATUS_NEEDS_RESET)) {
         int ret = virtqueue_chain_write(ring, chain, data_bytes, &byte, 1);
 
@@ -92,7 +94,7 @@ void block_request_end(struct virtio_block *block, struct block_request *request
         }
         virtqueue_push(ring, chain->head, (uint32_t)written);
     }
-    block_list_add(&block->free, request);
+    block_request_put(block, request);
 }
 
 /* ---- beginning a request -------------------------------------------------- */
@@ -143,9 +145,7 @@ static void range_begin(struct virtio_block *block, struct block_request *reques
         return;
     }
     request->kind = discard ? BLOCK_DISCARD : BLOCK_ZEROES;
-    request->fallocate_mode = discard || (flags & RANGE_UNMAP)
-                                  ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-                                  : FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+    request->unmap = (flags & RANGE_UNMAP) != 0;
     request->size =
         count <= BLOCK_RANGE_SECTORS ? (uint64_t)count * BLOCK_SECTOR_SIZE : UINT64_MAX;
     transfer_begin(block, request, sector);
@@ -173,11 +173,12 @@ void block_request_begin(struct virtio_block *block, struct block_request *reque
     request->kind = BLOCK_READ;
     request->done = request->size = request->offset = 0;
     request->retries = 0;
+    request->flushing = false;
     request->bounce = NULL;
     if (chain->writable_bytes < 1 ||
         virtqueue_chain_read(block_ring(block), chain, 0, header, HEADER_SIZE) < 0) {
         virtio_broken(&block->virtio, "a request has no header or no status byte");
-        block_list_add(&block->free, request);
+        block_request_put(block, request);
         return;
     }
     memcpy(&type, header, 4);

@@ -6,9 +6,14 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/block_request.c \
 	vmm/virtio/net_control.c \
 	vmm/virtio/net_filter.c vmm/virtio/net_filter.h \
+	vmm/virtio/block_uring.c \
+	vmm/virtio/block_vhost.c vmm/virtio/block_vhost.h \
+	vmm/virtio/block_vhost_worker.c \
 	vmm/virtio/net_io.c vmm/virtio/net_io.h \
 	vmm/virtio/net_state.c \
 	vmm/virtio/net_tap.c vmm/virtio/net_tap.h \
+	vmm/virtio/vhost_ring.c vmm/virtio/vhost_ring.h \
+	vmm/virtio/vhost_user.c vmm/virtio/vhost_user.h \
 	vmm/virtio/virtio.c vmm/virtio/virtio.h \
 	vmm/virtio/virtio_balloon.c vmm/virtio/virtio_balloon.h \
 	vmm/virtio/virtio_block.c vmm/virtio/virtio_block.h \

@@ -77,6 +77,12 @@ static void attach(void *owner)
 
 /* ---- making and releasing ------------------------------------------------- */
 
+void virtio_prepare(struct virtio_device *virtio, struct vm *vm)
+{
+    virtio->vm = vm;
+    pthread_mutex_init(&virtio->lock, NULL);
+}
+
 int virtio_init(struct virtio_device *virtio, struct vm *vm, uint64_t features,
                 struct error *err)
 {
@@ -92,11 +98,12 @@ int virtio_init(struct virtio_device *virtio, struct vm *vm, uint64_t features,
     if (virtio->queues == NULL) {
         return error_set(err, -ENOMEM, "no memory for %s", virtio->device.ops->name);
     }
-    virtio->vm = vm;
+    if (virtio->vm == NULL) {
+        virtio_prepare(virtio, vm);
+    }
     virtio->features = features | VIRTIO_FEATURE_VERSION_1 | VIRTIO_FEATURE_INDIRECT |
                        VIRTIO_FEATURE_EVENT_IDX;
     virtio->config_vector = VIRTIO_NO_VECTOR;
-    pthread_mutex_init(&virtio->lock, NULL);
     for (unsigned i = 0; i < virtio->queue_count; i++) {
         virtio->queues[i].kick_fd = -1;
     }
@@ -133,7 +140,7 @@ void virtio_done(struct virtio_device *virtio)
     }
     virtio_pci_done(virtio);
     event_loop_remove(virtio->retry_timer);
-    for (unsigned i = 0; i < virtio->queue_count; i++) {
+    for (unsigned i = 0; virtio->queues != NULL && i < virtio->queue_count; i++) {
         event_loop_remove(virtio->queues[i].source);
         if (virtio->queues[i].kick_fd >= 0) {
             (void)close(virtio->queues[i].kick_fd);

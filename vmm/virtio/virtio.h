@@ -107,6 +107,8 @@ struct virtio_device {
     struct virtio_queue *queues;
 };
 
+/* The first part of virtio_init(), for a device that needs `vm` and `lock` before. */
+void virtio_prepare(struct virtio_device *virtio, struct vm *vm);
 /*
  * Sets up a zeroed struct whose ops, device.ops and device.instance are filled in, puts
  * its function on the PCI bus and adds it to the VM, which from then on frees it. A

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "vmm/event_loop.h"
 #include "vmm/virtio/block_io.h"
+#include "vmm/virtio/block_vhost.h"
 #include "vmm/virtio/virtio_state.h"
 #include "vmm/vm.h"
 
@@ -76,7 +77,9 @@ static void queue_run(struct virtio_device *virtio, unsigned queue_index)
 
 static bool idle(struct virtio_device *virtio)
 {
-    return from_virtio(virtio)->submitted_count == 0;
+    struct virtio_block *block = from_virtio(virtio);
+
+    return block->engine->idle(block);
 }
 
 static void forget(struct virtio_device *virtio)
@@ -84,25 +87,11 @@ static void forget(struct virtio_device *virtio)
     block_io_forget(from_virtio(virtio));
 }
 
-static void completed(void *owner, uint32_t epoll_events)
-{
-    struct virtio_block *block = owner;
-    uint64_t count;
-
-    (void)epoll_events;
-    (void)!read(block->done_fd, &count,
-                sizeof(count)); /* empty is fine: then it was spurious */
-    pthread_mutex_lock(&block->virtio.lock);
-    block_io_complete(block);
-    pthread_mutex_unlock(&block->virtio.lock);
-}
-
 static int attach(struct virtio_device *virtio)
 {
     struct virtio_block *block = from_virtio(virtio);
 
-    return event_loop_add(vm_io_loop(virtio->vm), block->done_fd, EPOLLIN, completed,
-                          block, &block->done_source);
+    return block->engine->attach(block);
 }
 
 static const struct virtio_ops virtio_block_ops = {
@@ -144,7 +133,14 @@ static int disk_judge(const struct virtio_block *block,
 {
     const struct block_disk *disk = &block->disk;
 
-    if (message->capacity_sectors != disk->size_bytes / BLOCK_SECTOR_SIZE) {
+    /* A daemon's disk is not open yet: the one that will be is compared then. */
+    bool open = block->vhost == NULL || disk->size_bytes != 0;
+
+    if (message->capacity_sectors == 0 ||
+        message->capacity_sectors > INT64_MAX / BLOCK_SECTOR_SIZE) {
+        return virtio_state_malformed(&block->virtio, err, "its size makes no sense");
+    }
+    if (open && message->capacity_sectors != disk->size_bytes / BLOCK_SECTOR_SIZE) {
         return error_set(err, DROVER_EBADINPUT,
                          "disk %s has %" PRIu64 " sectors here, %" PRIu64
                          " where the guest comes from: is it the same disk?",
@@ -193,6 +189,7 @@ static int message_load(struct virtio_device *virtio, const ProtobufCMessage *ba
         return ret;
     }
     block_io_forget(block);
+    block->disk.size_bytes = message->capacity_sectors * BLOCK_SECTOR_SIZE;
     for (size_t i = 0; i < message->n_taken_heads; i++) {
         block->taken_heads[i] = (uint16_t)message->taken_heads[i];
     }
@@ -218,9 +215,8 @@ static void block_free(struct device *device)
 {
     struct virtio_block *block = from_device(device);
 
-    event_loop_remove(block->done_source);
-    virtio_done(&block->virtio);
     block_io_done(block);
+    virtio_done(&block->virtio);
     block_disk_close(&block->disk);
     free(block->path);
     free(block);
@@ -261,20 +257,65 @@ static uint32_t next_instance(struct vm *vm)
     return count;
 }
 
+/* A disk that begins like an image of another format is most likely one. */
+static int raw_judge(const struct virtio_block *block, struct error *err)
+{
+    enum storage_format format = block_disk_probe(block->path);
+
+    if (format == STORAGE_FORMAT_RAW) {
+        return 0;
+    }
+    return error_set(err, DROVER_EBADINPUT,
+                     "disk %s is a %s image: add ,format=%s (or ,format=raw if the guest "
+                     "itself wrote that)",
+                     block->path, storage_format_name(format),
+                     storage_format_name(format));
+}
+
+static int raw_start(struct virtio_block *block, const struct virtio_block_config *config,
+                     struct error *err)
+{
+    int ret = config->format == STORAGE_FORMAT_NONE ? raw_judge(block, err) : 0;
+
+    ret = ret < 0 ? ret
+                  : block_disk_open(&block->disk, block->path, config->read_only,
+                                    config->direct, err);
+    if (ret == 0 && !config->unlocked) {
+        ret = block_disk_lock(&block->disk, err);
+    }
+    ret = ret < 0 ? ret : block_uring_init(block, config->lock_fd, err);
+    return ret < 0 ? ret : block_io_init(block, BLOCK_QUEUE_SIZE, err);
+}
+
+static int daemon_start(struct virtio_block *block,
+                        const struct virtio_block_config *config, struct error *err)
+{
+    const struct block_vhost_config vhost = {
+        .ops = config->storage,
+        .owner = config->storage_owner,
+        .index = config->storage_index,
+        .caches = storage_format_caches(config->format),
+        .later = config->unlocked,
+    };
+    int ret = block_io_init(block, VHOST_RING_SIZE, err);
+
+    block->disk.path = block->path;
+    block->disk.read_only = config->read_only;
+    block->disk.offset_align = BLOCK_SECTOR_SIZE;
+    block->disk.memory_align = 1;
+    return ret < 0 ? ret : block_vhost_init(block, &vhost, err);
+}
+
 static int block_start(struct virtio_block *block, struct vm *vm,
                        const struct virtio_block_config *config, struct error *err)
 {
     uint64_t features =
         BLOCK_FEATURE_SEG_MAX | BLOCK_FEATURE_BLK_SIZE | BLOCK_FEATURE_FLUSH;
-    int ret = block_disk_open(&block->disk, block->path, config->read_only,
-                              config->direct, err);
+    int ret;
 
-    if (ret == 0 && !config->unlocked) {
-        ret = block_disk_lock(&block->disk, err);
-    }
-    if (ret == 0) {
-        ret = block_io_init(block, config->lock_fd, err);
-    }
+    virtio_prepare(&block->virtio, vm);
+    ret = config->storage != NULL ? daemon_start(block, config, err)
+                                  : raw_start(block, config, err);
     if (ret < 0) {
         return ret;
     }
@@ -293,7 +334,7 @@ int virtio_block_create(struct vm *vm, const struct virtio_block_config *config,
     if (block == NULL) {
         return error_set(err, -ENOMEM, "no memory for disk %s", config->path);
     }
-    block->disk.fd = block->disk.lock_fd = block->done_fd = -1;
+    block->disk.fd = block->disk.lock_fd = block->uring.done_fd = -1;
     block->virtio.ops = &virtio_block_ops;
     block->virtio.device.ops = &block_device_ops;
     block->virtio.device.instance = next_instance(vm);
@@ -309,11 +350,23 @@ int virtio_block_create(struct vm *vm, const struct virtio_block_config *config,
 
 /* ---- locks ---------------------------------------------------------------- */
 
+static int one_unlock(struct virtio_block *block, struct error *err)
+{
+    return block->vhost != NULL ? block_vhost_release(block, err)
+                                : block_disk_unlock(&block->disk, err);
+}
+
+static int one_lock(struct virtio_block *block, struct error *err)
+{
+    return block->vhost != NULL ? block_vhost_claim(block, err)
+                                : block_disk_lock(&block->disk, err);
+}
+
 int virtio_block_unlock(struct device *devices, struct error *err)
 {
     for (struct device *device = devices; device != NULL; device = device->next) {
         if (device->ops == &block_device_ops) {
-            int ret = block_disk_unlock(&from_device(device)->disk, err);
+            int ret = one_unlock(from_device(device), err);
 
             if (ret < 0) {
                 (void)virtio_block_lock(
@@ -329,7 +382,7 @@ int virtio_block_lock(struct device *devices, struct error *err)
 {
     for (struct device *device = devices; device != NULL; device = device->next) {
         if (device->ops == &block_device_ops) {
-            int ret = block_disk_lock(&from_device(device)->disk, err);
+            int ret = one_lock(from_device(device), err);
 
             if (ret < 0) {
                 /* What was locked here was not written since: there is nothing to make

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * virtio-blk on a raw file or block device, through io_uring on the VM's I/O loop. A
+ * virtio-blk: on a raw file or block device through io_uring on the VM's I/O loop, on
+ * anything else through a storage daemon (vmm/storage.h). A
  * write is acknowledged once the host has it; a flush is acknowledged once all that was
  * acknowledged before is on stable storage. A disk is locked against other VMMs of this
  * host: for itself when it may be written, shared when not.
@@ -10,12 +11,18 @@
 
 #include <stdbool.h>
 
+#include "vmm/storage.h"
+
 struct device;
 struct error;
 struct vm;
 
 struct virtio_block_config {
-    const char *path;
+    const char *path; /* borrowed for the device's life */
+    enum storage_format format;
+    const struct storage_ops *storage; /* NULL: a raw disk, served in this process */
+    void *storage_owner;
+    unsigned storage_index;
     bool read_only;
     bool direct; /* O_DIRECT; block devices and files on network file systems always have
                     it */

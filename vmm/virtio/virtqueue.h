@@ -24,6 +24,12 @@ struct virtqueue_segment {
     uint32_t size;
 };
 
+/* Bytes of a part of a request. */
+struct virtqueue_range {
+    uint64_t offset;
+    uint64_t size;
+};
+
 /* One request: what the device may read comes first, then what it may write. All ranges
  * are guest memory. */
 struct virtqueue_chain {
@@ -107,6 +113,14 @@ int virtqueue_chain_vectors(const struct virtqueue *queue,
                             const struct virtqueue_chain *chain, bool writable,
                             uint64_t offset, uint64_t size,
                             struct iovec ret_vectors[VIRTQUEUE_SEGMENTS_MAX]);
+/*
+ * The same in guest addresses: at most `most` segments, fewer than `size` bytes then, whose
+ * number is in `ret_bytes`. The part is long enough.
+ */
+unsigned virtqueue_chain_segments(const struct virtqueue_chain *chain, bool writable,
+                                  struct virtqueue_range range, unsigned most,
+                                  struct virtqueue_segment *ret_segments,
+                                  size_t *ret_bytes);
 /* After direct I/O into `size` bytes at `offset` of the writable part; what lies beyond
  * it is ignored. */
 void virtqueue_chain_mark_dirty(const struct virtqueue *queue,

@@ -60,6 +60,37 @@ int virtqueue_chain_vectors(const struct virtqueue *queue,
     return count;
 }
 
+unsigned virtqueue_chain_segments(const struct virtqueue_chain *chain, bool writable,
+                                  struct virtqueue_range range, unsigned most,
+                                  struct virtqueue_segment *ret_segments,
+                                  size_t *ret_bytes)
+{
+    struct part part = chain_part(chain, writable);
+    uint64_t offset = range.offset, left = range.size;
+    unsigned count = 0;
+
+    CHECK(offset <= part.bytes && left <= part.bytes - offset);
+    for (unsigned i = 0; i < part.count && left > 0 && count < most; i++) {
+        const struct virtqueue_segment *segment = &part.segments[i];
+        uint64_t piece;
+
+        if (offset >= segment->size) {
+            offset -= segment->size;
+            continue;
+        }
+        piece = segment->size - offset;
+        if (piece > left) {
+            piece = left;
+        }
+        ret_segments[count++] = (struct virtqueue_segment){
+            .gpa = segment->gpa + offset, .size = (uint32_t)piece};
+        left -= piece;
+        offset = 0;
+    }
+    *ret_bytes = range.size - left;
+    return count;
+}
+
 int virtqueue_chain_read(const struct virtqueue *queue,
                          const struct virtqueue_chain *chain, uint64_t offset, void *data,
                          size_t size)
