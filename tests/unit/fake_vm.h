@@ -31,7 +31,6 @@ struct vm {
     struct device *devices;
     bool io_allowed;
     uint64_t lease_deadline_ns; /* with config.ha */
-    unsigned reset_count;   /* calls of vm_request_reset() */
     unsigned drained_count; /* calls of vm_device_drained() */
     unsigned reset_count;   /* by port 0xCF9 */
     unsigned msi_count;
