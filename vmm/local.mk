@@ -44,6 +44,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/options_cpu.c vmm/options_cpu.h \
 	vmm/options_disk.c vmm/options_disk.h \
 	vmm/options_net.c vmm/options_net.h \
+	vmm/options_vsock.c vmm/options_vsock.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
 	vmm/pci_msi.c \

@@ -34,6 +34,8 @@
 #include "vmm/virtio/virtio_console.h"
 #include "vmm/virtio/virtio_net.h"
 #include "vmm/virtio/virtio_rng.h"
+#include "vmm/virtio/virtio_vsock.h"
+#include "vmm/virtio/vsock_host.h"
 #include "vmm/vm.h"
 
 #define EXIT_USAGE 2
@@ -232,6 +234,17 @@ static int console_create(struct program *program, struct error *err)
     return result;
 }
 
+static int vsock_create(struct program *program, struct error *err)
+{
+    const struct options_vsock *vsock = &program->options.vsock;
+    struct virtio_vsock_config config = {.cid = vsock->cid};
+    if (vsock->cid == 0) {
+        return 0;
+    }
+    int result = vsock_host_open(vsock->path, &config, err);
+    return result < 0 ? result : virtio_vsock_create(program->vm, &config, err);
+}
+
 /* The order is part of the contract of save and load. */
 static int devices_create(struct program *program, struct error *err)
 {
@@ -258,7 +271,8 @@ static int devices_create(struct program *program, struct error *err)
     result = result < 0 ? result : nets_create(program, err);
     result = result < 0 ? result : virtio_rng_create(vm, err);
     result = result < 0 ? result : console_create(program, err);
-    return result < 0 ? result : virtio_balloon_create(vm, err);
+    result = result < 0 ? result : virtio_balloon_create(vm, err);
+    return result < 0 ? result : vsock_create(program, err);
 }
 
 static int machine_create(struct program *program, struct error *err)

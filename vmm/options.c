@@ -43,6 +43,9 @@ const char options_help[] =
     "                         an existing tap interface; queues: pairs, 1 to 16; bps: bytes a\n"
     "                         second, each way; any-mac: the guest may send from other\n"
     "                         addresses than its own\n"
+    "  --vsock cid=N,unix=PATH        streams between guest and host: programs here connect\n"
+    "                         to PATH and write \"CONNECT PORT\"; what the guest connects to\n"
+    "                         on its host's port P is PATH_P\n"
     "  --serial stdio|none|file:PATH|unix:PATH    (default stdio; there, Ctrl-A x ends "
     "the VM)\n"
     "  --console none|file:PATH|unix:PATH         hvc0 of the guest (default none)\n"
@@ -77,6 +80,7 @@ enum option_key {
     KEY_CMDLINE,
     KEY_FIRMWARE,
     KEY_DISK,
+    KEY_VSOCK,
     KEY_NET,
     KEY_SERIAL,
     KEY_CONSOLE,
@@ -108,6 +112,7 @@ static const struct option long_options[] = {
     {"disk", required_argument, NULL, KEY_DISK},
     {"cdrom", required_argument, NULL, OPTIONS_KEY_CDROM},
     {"net", required_argument, NULL, KEY_NET},
+    {"vsock", required_argument, NULL, KEY_VSOCK},
     {"serial", required_argument, NULL, KEY_SERIAL},
     {"console", required_argument, NULL, KEY_CONSOLE},
     {"control", required_argument, NULL, KEY_CONTROL},
@@ -236,6 +241,8 @@ static int machine_option(int key, const char *text, struct options *options,
         return disk_parse(text, options, err);
     case KEY_NET:
         return net_parse(text, options, err);
+    case KEY_VSOCK:
+        return options_vsock_parse(text, &options->vsock, err);
     default:
         return error_set(
             err, DROVER_EBADINPUT,

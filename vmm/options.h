@@ -11,6 +11,7 @@
 #include "vmm/options_cpu.h"
 #include "vmm/options_disk.h"
 #include "vmm/options_net.h"
+#include "vmm/options_vsock.h"
 
 struct error;
 
@@ -50,6 +51,7 @@ struct options {
     struct options_cdrom cdroms[OPTIONS_CDROMS_MAX];
     unsigned net_count;
     struct options_net nets[LIMIT_VM_NICS];
+    struct options_vsock vsock; /* cid 0: none */
 };
 
 /* DROVER_EBADINPUT with one line. */

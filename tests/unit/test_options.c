@@ -94,6 +94,25 @@ static void test_options_of_a_nic(void **state)
     assert_true(options.nets[0].any_mac);
 }
 
+static void test_options_of_vsock(void **state)
+{
+    (void)state;
+    struct options options;
+    struct error err = {0};
+    assert_int_equal(parse(LEAST "--vsock unix=/run/v,cid=4294967294", &options, &err),
+                     0);
+    assert_int_equal(options.vsock.cid, 4294967294u);
+    assert_string_equal(options.vsock.path, "/run/v");
+    assert_refused(LEAST "--vsock cid=3", "unix=PATH");
+    assert_refused(LEAST "--vsock unix=/run/v", "cid=N");
+    assert_refused(LEAST "--vsock cid=2,unix=/run/v", "3 to 4294967294");
+    assert_refused(LEAST "--vsock cid=4294967295,unix=/run/v", "3 to 4294967294");
+    assert_refused(LEAST "--vsock cid=3x,unix=/run/v", "3 to 4294967294");
+    assert_refused(LEAST "--vsock cid=3,unix=/a-very-very-long-path-of-more-than-ninety-six-characters-"
+                         "which-leaves-no-room-for-a-port-at-its-end-0123456789",
+                   "shorter");
+}
+
 static void test_what_is_missing_is_named(void **state)
 {
     (void)state;
@@ -207,6 +226,7 @@ int main(void)
         cmocka_unit_test(test_the_least_that_is_needed),
         cmocka_unit_test(test_all_options),
         cmocka_unit_test(test_options_of_a_nic),
+        cmocka_unit_test(test_options_of_vsock),
         cmocka_unit_test(test_what_is_missing_is_named),
         cmocka_unit_test(test_nonsense_is_refused),
         cmocka_unit_test(test_help_and_version_need_nothing_else),

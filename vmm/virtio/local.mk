@@ -22,5 +22,11 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/virtio_pci.c vmm/virtio/virtio_pci.h \
 	vmm/virtio/virtio_rng.c vmm/virtio/virtio_rng.h \
 	vmm/virtio/virtio_state.c vmm/virtio/virtio_state.h \
+	vmm/virtio/virtio_vsock.c vmm/virtio/virtio_vsock.h \
+	vmm/virtio/vsock_connection.c \
+	vmm/virtio/vsock_host.c vmm/virtio/vsock_host.h \
+	vmm/virtio/vsock_io.c vmm/virtio/vsock_io.h \
+	vmm/virtio/vsock_packet.c vmm/virtio/vsock_packet.h \
+	vmm/virtio/vsock_socket.c \
 	vmm/virtio/virtqueue.c vmm/virtio/virtqueue.h \
 	vmm/virtio/virtqueue_chain.c

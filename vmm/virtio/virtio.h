@@ -30,6 +30,7 @@ enum virtio_type {
     VIRTIO_TYPE_CONSOLE = 3,
     VIRTIO_TYPE_RNG = 4,
     VIRTIO_TYPE_BALLOON = 5,
+    VIRTIO_TYPE_VSOCK = 19,
 };
 
 enum virtio_status {
