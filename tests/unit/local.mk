@@ -149,6 +149,18 @@ tests_unit_test_virtio_net_orders_SOURCES = tests/unit/test_virtio_net_orders.c 
 	tests/unit/net_fixture.h $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_net_orders_LDADD = $(VIRTIO_TEST_LIBS)
 
+# ---- vmm: CD-ROM ----
+check_PROGRAMS += tests/unit/test_ahci
+tests_unit_test_ahci_SOURCES = tests/unit/test_ahci.c tests/unit/ahci_driver.c \
+	tests/unit/ahci_driver.h tests/unit/fake_vm.c tests/unit/fake_vm.h tests/unit/unit.h
+tests_unit_test_ahci_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_atapi
+tests_unit_test_atapi_SOURCES = tests/unit/test_atapi.c tests/unit/unit.h
+tests_unit_test_atapi_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_cdrom_image
+tests_unit_test_cdrom_image_SOURCES = tests/unit/test_cdrom_image.c tests/unit/unit.h
+tests_unit_test_cdrom_image_LDADD = $(VIRTIO_TEST_LIBS)
+
 # ---- vmm ----
 VMM_TEST_LIBS = vmm/libvmm.a proto/libproto.a base/libbase.a $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) \
 	$(UNIT_LIBS)
