@@ -126,6 +126,26 @@ static void print_nic(const json_t *nic)
     (void)printf("\n");
 }
 
+static void print_guest_memory(const json_t *vm)
+{
+    char size[CLI_SIZE_SIZE];
+    const json_t *seen = json_object_get(vm, "guest_memory");
+    const char *wanted = cli_text(vm, "memory_wanted");
+    if (strcmp(wanted, cli_text(json_object_get(vm, "spec"), "memory")) != 0) {
+        (void)printf("balloon   %s wanted", wanted);
+        if (json_is_object(seen)) {
+            (void)printf(", %s now", cli_size(cli_number(seen, "actual_bytes"), size));
+        }
+        (void)printf("\n");
+    }
+    if (cli_number(seen, "total_bytes") != 0) {
+        (void)printf("in guest  %s free", cli_size(cli_number(seen, "free_bytes"), size));
+        (void)printf(", %s available",
+                     cli_size(cli_number(seen, "available_bytes"), size));
+        (void)printf(" of %s\n", cli_size(cli_number(seen, "total_bytes"), size));
+    }
+}
+
 static void print_spec(const json_t *spec)
 {
     size_t index;
@@ -194,6 +214,7 @@ int cli_vm_show_answer(struct cli *cli, const json_t *vm)
     (void)printf("host      %s, epoch %" PRIu64 "\n", cli_text(vm, "host"),
                  cli_number(vm, "epoch"));
     print_spec(json_object_get(vm, "spec"));
+    print_guest_memory(vm);
     const json_t *migration = json_object_get(vm, "migration");
     if (json_is_object(migration)) {
         (void)printf("migration %s -> %s, %s, %" PRIu64 " %%\n",
@@ -438,6 +459,26 @@ static int run_console(struct cli *cli, int argc, char **argv)
                                                         : cli_fail("%s", err.text);
 }
 
+static int run_balloon(struct cli *cli, int argc, char **argv)
+{
+    static const char verb[] = "vm balloon";
+    if (argc != 3 || !id_name_valid(argv[1])) {
+        return cli_usage(verb, "give the name of one VM and a size (512M), or `all`");
+    }
+    bool all = strcmp(argv[2], "all") == 0;
+    json_t *body = json_pack("{s:s}", "memory", all ? "" : argv[2]);
+    if (body == NULL) {
+        return cli_usage(verb, "the size is no UTF-8 text");
+    }
+    json_t *vm = NULL;
+    int status = cli_call(cli, "POST", body, &vm, "/vms/%s/balloon", argv[1]);
+    if (status == CLI_OK) {
+        status = cli_vm_show_answer(cli, vm);
+    }
+    json_decref(vm);
+    return status;
+}
+
 static int run_cancel(struct cli *cli, int argc, char **argv)
 {
     return simple(cli, argc, argv, "vm cancel", "POST", "/cancel",
@@ -481,6 +522,15 @@ static const struct cli_command commands[] = {
      "\n"
      "Shows progress on a terminal. Ctrl-C cancels the move: the VM runs on where it "
      "was.\n"},
+    {"balloon", run_balloon, "takes memory from a running guest, or gives it back",
+     "usage: drover vm balloon VM SIZE|all\n"
+     "\n"
+     "  SIZE   memory that the guest shall have (512M), at most what it is described "
+     "with\n"
+     "\n"
+     "The guest gives memory back as it can (it needs the virtio_balloon driver; `drover "
+     "vm show VM` tells what it has),\n"
+     "and keeps what it needs when it runs short.\n"},
     {"cancel", run_cancel, "cancels a migration that is under way",
      "usage: drover vm cancel VM\n"},
     {"console", run_console, "the VM's serial port on this terminal",

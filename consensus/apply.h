@@ -25,6 +25,7 @@ int apply_host_drain(struct apply_step *step, const Drover__HostDrain *order);
 int apply_vm_create(struct apply_step *step, const Drover__VmCreate *order);
 int apply_vm_update(struct apply_step *step, const Drover__VmUpdate *order);
 int apply_vm_set_wanted(struct apply_step *step, const Drover__VmSetWanted *order);
+int apply_vm_set_balloon(struct apply_step *step, const Drover__VmSetBalloon *order);
 int apply_vm_delete(struct apply_step *step, const Drover__VmDelete *order);
 int apply_vm_assign(struct apply_step *step, const Drover__VmAssign *order);
 int apply_vm_started(struct apply_step *step, const Drover__VmStarted *order);

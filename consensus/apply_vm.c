@@ -13,6 +13,10 @@
 #include "consensus/apply.h"
 #include "consensus/apply_step.h"
 
+/* With less no guest gets far. */
+#define BALLOON_BYTES_MIN  (UINT64_C(16) << 20)
+#define BALLOON_BYTES_STEP UINT64_C(4096)
+
 static const char *wanted_name(Drover__VmWanted wanted)
 {
     switch (wanted) {
@@ -170,6 +174,9 @@ int apply_vm_update(struct apply_step *step, const Drover__VmUpdate *order)
     if (spec == NULL) {
         return -ENOMEM;
     }
+    if (vm->balloon_bytes >= spec->memory_bytes) {
+        vm->balloon_bytes = 0;
+    }
     rv = keep_filled_in(step, vm->spec, spec);
     drover__vm_spec__free_unpacked(vm->spec, NULL);
     vm->spec = spec;
@@ -181,6 +188,36 @@ int apply_vm_update(struct apply_step *step, const Drover__VmUpdate *order)
     record_clear_string(&vm->last_error);
     step_event(step, "vm.changed", subject_of(vm), "VM '%s' has another description now",
                spec->name);
+    return 0;
+}
+
+int apply_vm_set_balloon(struct apply_step *step, const Drover__VmSetBalloon *order)
+{
+    const Drover__VmRecord *before = step_vm(step, order->vm_id);
+    if (before == NULL) {
+        return refuse_unknown_vm(step, order->vm_id);
+    }
+    uint64_t all = before->spec->memory_bytes;
+    uint64_t bytes = order->memory_bytes == all ? 0 : order->memory_bytes;
+    if (bytes > all || (bytes != 0 && bytes < BALLOON_BYTES_MIN) ||
+        bytes % BALLOON_BYTES_STEP != 0) {
+        return step_refuse(
+            step, DROVER_EBADINPUT,
+            "VM '%s' has %llu MiB of memory: leave it 16 MiB up to that, in "
+            "whole pages of 4 KiB",
+            before->spec->name, (unsigned long long)(all >> 20));
+    }
+    if (bytes == before->balloon_bytes) {
+        return 0;
+    }
+    Drover__VmRecord *vm = step_edit_vm(step, order->vm_id);
+    if (vm == NULL) {
+        return -ENOMEM;
+    }
+    vm->balloon_bytes = bytes;
+    step_event(step, "vm.balloon", subject_of(vm),
+               "VM '%s' shall have %llu MiB of memory", vm->spec->name,
+               (unsigned long long)((bytes != 0 ? bytes : all) >> 20));
     return 0;
 }
 

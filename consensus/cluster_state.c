@@ -113,6 +113,8 @@ static int dispatch(struct apply_step *step, const Drover__Command *command)
         return apply_vm_started(step, command->vm_started);
     case DROVER__COMMAND__WHAT_VM_STOPPED:
         return apply_vm_stopped(step, command->vm_stopped);
+    case DROVER__COMMAND__WHAT_VM_SET_BALLOON:
+        return apply_vm_set_balloon(step, command->vm_set_balloon);
     case DROVER__COMMAND__WHAT_VM_UPDATE:
         return apply_vm_update(step, command->vm_update);
     case DROVER__COMMAND__WHAT_VM_PROBLEM:

@@ -123,6 +123,7 @@ void api_vm_delete(struct api_call *call);
 void api_vm_wanted(struct api_call *call);
 void api_vm_migrate(struct api_call *call);
 void api_vm_cancel(struct api_call *call);
+void api_vm_balloon(struct api_call *call);
 void api_vm_console(struct api_call *call);
 void api_event_list(struct api_call *call);
 

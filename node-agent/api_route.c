@@ -33,6 +33,7 @@ static const struct api_route routes[] = {
     {"POST", "vms/@/resume", 0, api_vm_wanted},
     {"POST", "vms/@/migrate", 0, api_vm_migrate},
     {"POST", "vms/@/cancel", 0, api_vm_cancel},
+    {"POST", "vms/@/balloon", 0, api_vm_balloon},
     {"GET", "vms/@/console", API_ROUTE_LOCAL, api_vm_console},
     {"GET", "events", API_ROUTE_LOCAL, api_event_list},
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* /vms/{name}/...: start, stop, kill, pause, resume, migrate, cancel. */
+/* /vms/{name}/...: start, stop, kill, pause, resume, migrate, cancel, balloon. */
 #include <string.h>
 
 #include "consensus/cluster_state.h"
@@ -210,6 +210,32 @@ void api_vm_cancel(struct api_call *call)
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_CANCEL;
     command.migration_cancel = &cancel;
     api_propose(call, &command, answer_202);
+}
+
+/* ---- balloon
+ * --------------------------------------------------------------------------------- */
+
+void api_vm_balloon(struct api_call *call)
+{
+    struct error err = {0};
+    struct json_reader reader;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    Drover__VmSetBalloon order = DROVER__VM_SET_BALLOON__INIT;
+    json_reader_init(&reader, call->body, "", &err);
+    json_reader_require(&reader, "memory");
+    order.memory_bytes = json_reader_size(&reader, "memory", true); /* "": all */
+    if (json_reader_end(&reader) != 0) {
+        api_fail_err(call, &err);
+        return;
+    }
+    const Drover__VmRecord *vm = named(call);
+    if (vm == NULL) {
+        return;
+    }
+    order.vm_id = vm->vm_id;
+    command.what_case = DROVER__COMMAND__WHAT_VM_SET_BALLOON;
+    command.vm_set_balloon = &order;
+    api_propose(call, &command, answer_200);
 }
 
 /* ---- console

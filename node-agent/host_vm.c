@@ -234,6 +234,25 @@ static void stop_softly(struct host_core *core, struct host_vm *vm, struct host_
     }
 }
 
+/* How much memory the guest shall have, against what its VMM was told last. */
+static void order_balloon(struct host_core *core, struct host_vm *vm,
+                          struct host_vmm *vmm, const Drover__VmRecord *record,
+                          uint64_t now_ms)
+{
+    const Drover__VmBalloonStatus *balloon = vmm->status->balloon;
+    uint64_t wanted =
+        record->balloon_bytes != 0 ? record->balloon_bytes : record->spec->memory_bytes;
+    if (balloon == NULL || balloon->target_bytes == wanted) {
+        return;
+    }
+    Drover__ControlBalloon order = DROVER__CONTROL_BALLOON__INIT;
+    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
+    order.memory_bytes = wanted;
+    request.order_case = DROVER__CONTROL_REQUEST__ORDER_BALLOON;
+    request.balloon = &order;
+    host_order(core, vm, vmm, HOST_ORDER_BALLOON, &request, now_ms);
+}
+
 /* A VMM that has the guest, against what is wanted of it. */
 static void steer(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
                   const Drover__VmRecord *record, uint64_t now_ms)
@@ -258,6 +277,7 @@ static void steer(struct host_core *core, struct host_vm *vm, struct host_vmm *v
         if (!!vmm->status->paused_wanted != pause) {
             order_pause(core, vm, vmm, pause, now_ms);
         }
+        order_balloon(core, vm, vmm, record, now_ms);
         break;
     }
     default:

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "consensus/cluster_state.h"
 #include "consensus/placement.h"
+#include "node-agent/json_reader.h"
 #include "node-agent/json_view.h"
 
 static const char *wanted_text(Drover__VmWanted wanted)
@@ -197,6 +198,29 @@ static json_t *json_figures(const Drover__MigrationFigures *figures)
         "pages_zero", (json_int_t)figures->pages_zero, "rounds", (int)figures->rounds);
 }
 
+/* What the guest has of its memory, and what it says of it; null: not known. */
+static json_t *json_guest_memory(const Drover__VmStatus *status)
+{
+    const Drover__VmBalloonStatus *balloon = status != NULL ? status->balloon : NULL;
+    if (balloon == NULL || !balloon->has_driver) {
+        return json_null();
+    }
+    json_t *object =
+        json_pack("{s:I, s:I}", "actual_bytes", (json_int_t)balloon->actual_bytes,
+                  "reported_bytes", (json_int_t)balloon->reported_bytes);
+    if (object != NULL && balloon->has_stats) {
+        json_t *told = json_pack("{s:I, s:I, s:I, s:I, s:I}", "stats_age_ms",
+                                 (json_int_t)balloon->stats_age_ms, "total_bytes",
+                                 (json_int_t)balloon->total_bytes, "free_bytes",
+                                 (json_int_t)balloon->free_bytes, "available_bytes",
+                                 (json_int_t)balloon->available_bytes, "cache_bytes",
+                                 (json_int_t)balloon->cache_bytes);
+        (void)json_object_update(object, told);
+        json_decref(told);
+    }
+    return object;
+}
+
 json_t *json_vm(const Drover__VmRecord *vm, const struct cluster_state *state,
                 const struct json_vm_seen *seen)
 {
@@ -206,12 +230,17 @@ json_t *json_vm(const Drover__VmRecord *vm, const struct cluster_state *state,
         seen->leads && seen->status != NULL && seen->status->epoch == vm->epoch;
     json_t *since =
         current ? json_integer((json_int_t)seen->status->uptime_ms) : json_null();
-    return json_pack("{s:s, s:I, s:s, s:o, s:s, s:s?, s:I, s:o, s:o, s:o, s:o, s:I, s:b}",
-                     "name", vm->spec->name, "id", (json_int_t)vm->vm_id, "state", text,
-                     "reason", json_text(reason), "wanted", wanted_text(vm->wanted),
-                     "host", json_host_name(state, vm->owner_host_id), "epoch",
-                     (json_int_t)vm->epoch, "since_ms", since, "spec",
-                     json_vm_spec(vm->spec), "migration", json_migration(vm, state, seen),
-                     "last_migration", json_figures(vm->last_migration), "proof_index",
-                     (json_int_t)vm->proof_index, "stale", !seen->leads);
+    char balloon[JSON_SIZE_TEXT_SIZE];
+    json_size_text(vm->balloon_bytes != 0 ? vm->balloon_bytes : vm->spec->memory_bytes,
+                   balloon);
+    return json_pack(
+        "{s:s, s:I, s:s, s:o, s:s, s:s?, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:I, s:b}",
+        "name", vm->spec->name, "id", (json_int_t)vm->vm_id, "state", text, "reason",
+        json_text(reason), "wanted", wanted_text(vm->wanted), "host",
+        json_host_name(state, vm->owner_host_id), "epoch", (json_int_t)vm->epoch,
+        "since_ms", since, "spec", json_vm_spec(vm->spec), "memory_wanted", balloon,
+        "guest_memory", json_guest_memory(current ? seen->status : NULL), "migration",
+        json_migration(vm, state, seen), "last_migration",
+        json_figures(vm->last_migration), "proof_index", (json_int_t)vm->proof_index,
+        "stale", !seen->leads);
 }

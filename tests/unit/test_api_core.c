@@ -72,6 +72,13 @@ static void test_a_vm_is_created_once_stopped_and_deleted(void **state)
     vm = ask(f, "PUT", "/vms/web1", "{\"memory\":\"2G\",\"kernel\":\"/k\"}", 200);
     assert_string_equal(text_of(json_object_get(vm, "spec"), "memory"), "2G");
     (void)ask(f, "PUT", "/vms/web1", "{\"memory\":\"2G\"}", 400);
+    vm = ask(f, "POST", "/vms/web1/balloon", "{\"memory\":\"1G\"}", 200);
+    assert_string_equal(text_of(vm, "memory_wanted"), "1G");
+    (void)ask(f, "POST", "/vms/web1/balloon", "{\"memory\":\"3G\"}", 400);
+    (void)ask(f, "POST", "/vms/web1/balloon", "{}", 400);
+    (void)ask(f, "POST", "/vms/web9/balloon", "{\"memory\":\"1G\"}", 404);
+    vm = ask(f, "POST", "/vms/web1/balloon", "{\"memory\":\"\"}", 200);
+    assert_string_equal(text_of(vm, "memory_wanted"), "2G");
     assert_string_equal(text_of(ask(f, "POST", "/vms/web1/stop", NULL, 200), "wanted"),
                         "stopped");
     (void)ask(f, "POST", "/vms/web1/pause", NULL, 409);

@@ -384,6 +384,41 @@ static void test_a_vm_with_an_owner_keeps_its_description(void **state)
     assert_int_equal(cluster_state_vm(world->state, vm_id)->spec->cpus, 2);
 }
 
+static int set_balloon(struct world *world, uint64_t vm_id, uint64_t bytes)
+{
+    Drover__VmSetBalloon order = DROVER__VM_SET_BALLOON__INIT;
+    order.vm_id = vm_id;
+    order.memory_bytes = bytes;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_VM_SET_BALLOON;
+    command.vm_set_balloon = &order;
+    return world_apply(world, &command);
+}
+
+static void test_the_balloon_leaves_at_most_what_is_described(void **state)
+{
+    struct world *world = *state;
+    world_hosts(world, 1);
+    struct spec_case c;
+    good_spec(&c); /* 64 MiB */
+    assert_done(create_spec(world, &c.spec));
+    uint64_t vm_id = cluster_state_vm_by_name(world->state, "web")->vm_id;
+    assert_done(set_balloon(world, vm_id, 32 * MIB));
+    assert_int_equal(cluster_state_vm(world->state, vm_id)->balloon_bytes, 32 * MIB);
+    assert_refused(set_balloon(world, vm_id, 65 * MIB), DROVER_EBADINPUT);
+    assert_refused(set_balloon(world, vm_id, 8 * MIB), DROVER_EBADINPUT);
+    assert_refused(set_balloon(world, vm_id, 32 * MIB + 1), DROVER_EBADINPUT);
+    assert_refused(set_balloon(world, 77, 32 * MIB), DROVER_ENOTFOUND);
+    assert_int_equal(cluster_state_vm(world->state, vm_id)->balloon_bytes, 32 * MIB);
+    assert_int_equal(world_event_count(world, "vm.balloon"), 1);
+    assert_done(set_balloon(world, vm_id, 64 * MIB)); /* all */
+    assert_int_equal(cluster_state_vm(world->state, vm_id)->balloon_bytes, 0);
+    assert_done(set_balloon(world, vm_id, 48 * MIB));
+    c.spec.memory_bytes = 32 * MIB; /* less than the balloon leaves */
+    assert_done(update_spec(world, vm_id, &c.spec));
+    assert_int_equal(cluster_state_vm(world->state, vm_id)->balloon_bytes, 0);
+}
+
 static void test_uefi_variables_go_beside_the_disk(void **state)
 {
     struct world *world = *state;
@@ -465,6 +500,7 @@ int main(void)
         ON_WORLD(test_bad_descriptions_are_refused),
         ON_WORLD(test_a_stopped_vm_gets_another_description),
         ON_WORLD(test_a_vm_with_an_owner_keeps_its_description),
+        ON_WORLD(test_the_balloon_leaves_at_most_what_is_described),
         ON_WORLD(test_uefi_variables_go_beside_the_disk),
         ON_WORLD(test_readonly_disks_are_shared),
         ON_WORLD(test_too_many_disks_or_nics_are_refused),

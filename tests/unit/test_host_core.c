@@ -392,6 +392,40 @@ static void test_stop_that_is_taken_back_does_not_lose_the_start(void **state)
     assert_int_equal(f->starts, 2); /* the button was ours: no wish of the guest's */
 }
 
+static void says_balloon(struct fixture *f, uint64_t vm_id, uint64_t target_bytes)
+{
+    Drover__VmStatus status = DROVER__VM_STATUS__INIT;
+    Drover__VmBalloonStatus balloon = DROVER__VM_BALLOON_STATUS__INIT;
+    status.vm_id = vm_id;
+    status.epoch = 1;
+    status.run_state = DROVER__VM_RUN_STATE__VM_RUN_RUNNING;
+    status.balloon = &balloon;
+    balloon.target_bytes = target_bytes;
+    host_core_vmm_status(f->core, &status, f->now_ms);
+    tick(f);
+}
+
+static void test_balloon_is_ordered_until_the_vmm_has_it(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    uint64_t all = cluster_state_vm(f->cluster.state, vm)->spec->memory_bytes;
+    small_cluster_assign(&f->cluster, vm, SELF);
+    settle(f);
+    says_balloon(f, vm, all);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_BALLOON, 0);
+    says_balloon(f, vm, all / 2); /* an order by hand, or an older wish */
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_BALLOON, 1);
+    says_balloon(f, vm, all / 2);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_BALLOON, 1); /* not at once again */
+    says_balloon(f, vm, all);
+    f->now_ms += 5000;
+    tick(f);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_BALLOON, 1);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING); /* a VMM without a balloon */
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_BALLOON, 1);
+}
+
 static void test_guest_that_powers_off_by_itself_stays_off(void **state)
 {
     struct fixture *f = *state;
@@ -629,6 +663,7 @@ int main(void)
         TEST(test_epoch_that_was_given_up_is_never_started_again),
         TEST(test_crashed_vm_starts_again_here_after_a_delay),
         TEST(test_stop_that_is_taken_back_does_not_lose_the_start),
+        TEST(test_balloon_is_ordered_until_the_vmm_has_it),
         TEST(test_guest_that_powers_off_by_itself_stays_off),
         TEST(test_source_orders_once_and_states_a_failure_before_the_go),
         TEST(test_source_that_handed_over_waits_for_the_target),
