@@ -202,9 +202,17 @@ static int greet(struct migration_source *source)
 static int open_streams(struct migration_source *source)
 {
     const struct migration_source_config *config = &source->config;
-    int rv = config->transport->connect(source->address, source->cancel_fd,
+    int rv = 0;
+    if (config->link_fd > 0) {
+        rv = transport_tcp_adopt(config->link_fd, source->address, source->cancel_fd,
+                                 config->times.connect_ms, config->times.idle_ms,
+                                 &source->link, &source->err);
+        source->config.link_fd = 0;
+    } else {
+        rv = config->transport->connect(source->address, source->cancel_fd,
                                         config->times.connect_ms, config->times.idle_ms,
                                         &source->link, &source->err);
+    }
     if (rv != 0) {
         return rv;
     }
@@ -277,6 +285,9 @@ static void go_on(struct migration_source *source)
 static void *source_main(void *owner)
 {
     struct migration_source *source = owner;
+    if (source->config.begun != NULL) {
+        source->config.begun(source->config.owner);
+    }
     int rv = move(source);
     CHECK(rv <= 0 && (rv == 0) == (source->err.code == 0));
     enum migration_state end;
@@ -395,5 +406,8 @@ void migration_source_free(struct migration_source *source)
     pages_done(&source->pages);
     status_board_done(&source->board);
     (void)close(source->cancel_fd); /* an eventfd */
+    if (source->config.link_fd > 0) {
+        (void)close(source->config.link_fd); /* never started */
+    }
     free(source);
 }

@@ -25,8 +25,13 @@ struct migration_source_config {
     struct migration_times times;
     /* On the engine's thread, after each change of state. May be NULL. */
     void (*changed)(void *owner);
+    /* First thing on the engine's thread. May be NULL. */
+    void (*begun)(void *owner);
     void *owner;
     const struct transport_ops *transport; /* NULL: the one that `uri` names */
+    /* A TCP socket that is connected or connecting to it; start() or free() takes it. 0:
+     * none, the engine connects. */
+    int link_fd;
 };
 
 /* -ENOMEM, or DROVER_EBADINPUT with what is wrong with the URI. */

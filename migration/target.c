@@ -344,6 +344,9 @@ static void linger(struct migration_target *target)
 static void *target_main(void *owner)
 {
     struct migration_target *target = owner;
+    if (target->config.begun != NULL) {
+        target->config.begun(target->config.owner);
+    }
     struct wire_go go;
     uint64_t received_ns = 0;
     int rv = arrive(target, &go, &received_ns);

@@ -24,6 +24,8 @@ struct migration_target_config {
     struct migration_times times;
     /* On the engine's thread, after each change of state. May be NULL. */
     void (*changed)(void *owner);
+    /* First thing on the engine's thread. May be NULL. */
+    void (*begun)(void *owner);
     void *owner;
     const struct transport_ops *transport; /* NULL: the one that `uri` names */
 };

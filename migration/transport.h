@@ -66,6 +66,11 @@ struct transport_ops {
 };
 
 const struct transport_ops *transport_tcp(void);
+/* A socket that somebody else has connected, or begun to connect, to `address`. Takes
+ * `fd`. As connect() else. */
+int transport_tcp_adopt(int fd, const char *address, int cancel_fd, uint32_t wait_ms,
+                        uint32_t idle_ms, struct transport_link **ret_link,
+                        struct error *err);
 
 /* The kind that `uri` names, and its address part (inside `uri`); DROVER_EBADINPUT with
  * what is allowed. */

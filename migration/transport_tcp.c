@@ -19,7 +19,8 @@
 #include "base/err.h"
 #include "migration/transport.h"
 
-#define BACKLOG 4
+#define BACKLOG   4
+#define HOST_SIZE 128
 
 struct tcp_link {
     struct transport_link link;
@@ -30,7 +31,7 @@ struct tcp_link {
 struct tcp_listener {
     struct transport_listener listener;
     int fd;
-    char host[128];
+    char host[HOST_SIZE];
 };
 
 /* Waits for `events`: 0, DROVER_ETIMEDOUT2, DROVER_ECANCELLED or -errno. */
@@ -215,26 +216,51 @@ static int resolve(const char *address, bool passive, char ret_host[128],
     return 0;
 }
 
+static int connect_end(int fd, int cancel_fd, uint32_t wait_ms)
+{
+    int rv = wait_for(fd, POLLOUT, cancel_fd, wait_ms);
+    if (rv != 0) {
+        return rv;
+    }
+    int error = 0;
+    socklen_t size = sizeof(error);
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0 || error != 0) {
+        return error != 0 ? -error : -errno;
+    }
+    return 0;
+}
+
 /* Takes `fd` on success. */
 static int connect_one(int fd, const struct addrinfo *info, int cancel_fd,
                        uint32_t wait_ms, uint32_t idle_ms,
                        struct transport_link **ret_link)
 {
     if (connect(fd, info->ai_addr, info->ai_addrlen) != 0) {
-        if (errno != EINPROGRESS) {
-            return -errno;
-        }
-        int rv = wait_for(fd, POLLOUT, cancel_fd, wait_ms);
+        int rv = errno != EINPROGRESS ? -errno : connect_end(fd, cancel_fd, wait_ms);
         if (rv != 0) {
             return rv;
         }
-        int error = 0;
-        socklen_t size = sizeof(error);
-        if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0 || error != 0) {
-            return error != 0 ? -error : -errno;
-        }
     }
     return link_create(fd, cancel_fd, idle_ms, ret_link);
+}
+
+static int connect_failed(const char *address, int rv, struct error *err)
+{
+    return error_set(err, rv, "can't connect to tcp:%s: %s; is the target waiting there?",
+                     address, err_text(rv));
+}
+
+int transport_tcp_adopt(int fd, const char *address, int cancel_fd, uint32_t wait_ms,
+                        uint32_t idle_ms, struct transport_link **ret_link,
+                        struct error *err)
+{
+    int rv = connect_end(fd, cancel_fd, wait_ms);
+    rv = rv != 0 ? rv : link_create(fd, cancel_fd, idle_ms, ret_link);
+    if (rv != 0) {
+        (void)close(fd); /* nobody is left to tell */
+        return connect_failed(address, rv, err);
+    }
+    return 0;
 }
 
 static int tcp_connect(const char *address, int cancel_fd, uint32_t wait_ms,
@@ -261,9 +287,7 @@ static int tcp_connect(const char *address, int cancel_fd, uint32_t wait_ms,
     }
     freeaddrinfo(infos);
     if (rv != 0) {
-        return error_set(err, rv,
-                         "can't connect to tcp:%s: %s; is the target waiting there?",
-                         address, err_text(rv));
+        return connect_failed(address, rv, err);
     }
     return 0;
 }
@@ -301,13 +325,18 @@ static void listener_uri(struct transport_listener *base,
     struct sockaddr_storage address = {0};
     socklen_t size = sizeof(address);
     char port[16] = "0";
-    if (getsockname(listener->fd, (struct sockaddr *)&address, &size) == 0) {
-        (void)getnameinfo((struct sockaddr *)&address, size, NULL, 0, port, sizeof(port),
-                          NI_NUMERICSERV); /* "0" says that it is not known */
+    char number[HOST_SIZE] = "";
+    const char *host = listener->host;
+    /* A number needs no resolving there; one that stands for all addresses is none. */
+    if (getsockname(listener->fd, (struct sockaddr *)&address, &size) == 0 &&
+        getnameinfo((struct sockaddr *)&address, size, number, sizeof(number), port,
+                    sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) == 0 &&
+        strcmp(number, "0.0.0.0") != 0 && strcmp(number, "::") != 0) {
+        host = number;
     }
-    bool v6 = strchr(listener->host, ':') != NULL;
-    (void)snprintf(ret_uri, TRANSPORT_URI_SIZE, v6 ? "tcp:[%s]:%s" : "tcp:%s:%s",
-                   listener->host, port); /* host and port fit */
+    bool v6 = strchr(host, ':') != NULL;
+    (void)snprintf(ret_uri, TRANSPORT_URI_SIZE, v6 ? "tcp:[%s]:%s" : "tcp:%s:%s", host,
+                   port); /* host and port fit */
 }
 
 static void listener_close(struct transport_listener *base)

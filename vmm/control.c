@@ -17,10 +17,11 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "proto/frame.h"
+#include "proto/unix_files.h"
+#include "vmm/broker.h"
 #include "vmm/control_orders.h"
 #include "vmm/event_loop.h"
 #include "vmm/state.h"
-#include "vmm/unix_files.h"
 #include "vmm/unix_socket.h"
 
 #define READ_SIZE 16384
@@ -38,13 +39,12 @@ struct control_client {
     uint64_t request_id; /* of the one that waits */
     struct buffer in;
     struct buffer out;
-    struct unix_files files; /* that came with the order that is being read */
+    struct unix_files files; /* that came with orders that are not carried out yet */
 };
 
 struct control {
     struct vm *vm;
     struct migrate *migrate;
-    const char *path;
     int listen_fd;
     struct event_source *listen_source;
     struct event_source *tick;
@@ -197,6 +197,23 @@ static void quiet_reached(struct vm *vm, void *owner)
     client_look(client);
 }
 
+/* Those that the order says it brought. */
+static int descriptors_take(struct control_client *client, uint32_t count,
+                            struct unix_files *ret_files, struct error *err)
+{
+    if (count > client->files.count) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "the order speaks of %u descriptors, and %u came with it", count,
+                         client->files.count);
+    }
+    struct unix_files *queue = &client->files;
+    memcpy(ret_files->fds, queue->fds, count * sizeof(int));
+    ret_files->count = count;
+    queue->count -= count;
+    memmove(queue->fds, queue->fds + count, queue->count * sizeof(int));
+    return 0;
+}
+
 static void request_handle(struct control_client *client,
                            const Drover__ControlRequest *request)
 {
@@ -204,9 +221,13 @@ static void request_handle(struct control_client *client,
     struct error err = {0};
     bool waits = false;
     client->request_id = request->request_id;
-    int result = control_order(control->vm, control->migrate, request, &client->files,
+    struct unix_files files = {0};
+    int result = descriptors_take(client, request->descriptors, &files, &err);
+    if (result == 0) {
+        result = control_order(control->vm, control->migrate, request, &files,
                                quiet_reached, client, &waits, &err);
-    unix_files_done(&client->files);
+    }
+    unix_files_done(&files);
     if (result == 0 && request->order_case == DROVER__CONTROL_REQUEST__ORDER_SUBSCRIBE) {
         client->subscribed = true;
     }
@@ -356,7 +377,9 @@ int control_create(struct vm *vm, struct migrate *migrate, const char *path,
     if (result < 0) {
         return result;
     }
-    control->path = path;
+    /* The socket's file goes with the VM; without that it would only be stale. */
+    unsigned id = 0;
+    (void)broker_allow(vm_broker(vm), BROKER_REMOVE_AT_END, path, &id);
     result = event_loop_add(vm_main_loop(vm), control->listen_fd, EPOLLIN, client_arrived,
                             control, &control->listen_source);
     result = result < 0 ? result
@@ -380,8 +403,5 @@ void control_free(struct control *control)
     event_loop_remove(control->listen_source);
     event_loop_remove(control->tick);
     cleanup_fd(&control->listen_fd);
-    if (control->path != NULL) {
-        (void)unlink(control->path); /* it is only a courtesy */
-    }
     free(control);
 }

@@ -16,6 +16,8 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "proto/frame.h"
+#include "proto/move_link.h"
+#include "proto/unix_files.h"
 #include "vmm/options.h"
 #include "vmm/state.h"
 #include "vmm/unix_socket.h"
@@ -58,8 +60,9 @@ static void client_done(struct client *client)
     buffer_done(&client->in);
 }
 
+/* `files` go with it (NULL: nothing), and stays the caller's. */
 static int request_send(struct client *client, Drover__ControlRequest *request,
-                        struct error *err)
+                        const struct unix_files *files, struct error *err)
 {
     CLEANUP(buffer_done) struct buffer packed = {0};
     CLEANUP(buffer_done) struct buffer frame = {0};
@@ -71,10 +74,12 @@ static int request_send(struct client *client, Drover__ControlRequest *request,
                         : frame_encode(&frame, FRAME_KIND_CONTROL, packed.data,
                                        packed.size, LIMIT_CONTROL_FRAME_BYTES);
     for (size_t sent = 0; result == 0 && sent < frame.size;) {
+        const struct unix_files none = {0};
         ssize_t count =
-            send(client->fd, frame.data + sent, frame.size - sent, MSG_NOSIGNAL);
-        if (count < 0 && errno != EINTR) {
-            result = -errno;
+            unix_files_send(client->fd, frame.data + sent, frame.size - sent,
+                            sent == 0 && files != NULL ? files : &none, MSG_NOSIGNAL);
+        if (count < 0 && count != -EINTR) {
+            result = (int)count;
         }
         sent += count > 0 ? (size_t)count : 0;
     }
@@ -212,6 +217,7 @@ struct order {
     Drover__ControlMigrate migrate;
     Drover__ControlSnapshot snapshot;
     Drover__ControlBalloon balloon;
+    struct unix_files files; /* go with it */
 };
 
 static int number_parse(const char *option, const char *text, unsigned long most,
@@ -357,6 +363,17 @@ static int order_parse(int count, char **words, struct order *order, struct erro
                      "unknown order \"%s\"; see drover-vmm control --help", words[0]);
 }
 
+/* A VMM in its jail opens nothing: what the order needs is opened here. */
+static int descriptors_open(struct order *order, struct error *err)
+{
+    if (order->request.order_case != DROVER__CONTROL_REQUEST__ORDER_MIGRATE) {
+        return 0;
+    }
+    int result = move_link_open(order->migrate.uri, false, &order->files.fds[0], err);
+    order->files.count = result == 0;
+    return result;
+}
+
 static int client_run(const char *path, struct order *order, struct error *err)
 {
     CLEANUP(client_done) struct client client = {.fd = -1};
@@ -372,10 +389,12 @@ static int client_run(const char *path, struct order *order, struct error *err)
         subscribe.request_id = 1;
         subscribe.order_case = DROVER__CONTROL_REQUEST__ORDER_SUBSCRIBE;
         subscribe.subscribe = &nothing;
-        result = request_send(&client, &subscribe, err);
+        result = request_send(&client, &subscribe, NULL, err);
     }
     order->request.request_id = 2;
-    result = result < 0 ? result : request_send(&client, &order->request, err);
+    order->request.descriptors = order->files.count;
+    result =
+        result < 0 ? result : request_send(&client, &order->request, &order->files, err);
     return result < 0 ? result
                       : answer_wait(&client, order->request.request_id, follows, err);
 }
@@ -393,13 +412,15 @@ int control_client_main(int argc, char **argv)
         return EXIT_USAGE;
     }
     struct error err = {0};
-    struct order order;
+    struct order order = {0};
     int result = order_parse(argc - 2, argv + 2, &order, &err);
     if (result < 0) {
         (void)fprintf(stderr, "drover-vmm control: %s\n", err.text);
         return EXIT_USAGE;
     }
-    result = client_run(argv[1], &order, &err);
+    result = descriptors_open(&order, &err);
+    result = result < 0 ? result : client_run(argv[1], &order, &err);
+    unix_files_done(&order.files);
     if (result < 0) {
         (void)fprintf(stderr, "drover-vmm control: %s\n", err.text);
         return EXIT_FAILURE;

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "proto/unix_files.h"
+#include "vmm/broker.h"
 #include "vmm/guest_ram.h"
 #include "vmm/migrate.h"
 #include "vmm/virtio/virtio_balloon.h"
@@ -123,7 +125,7 @@ void control_status_fill(struct vm *vm, struct migrate *migrate,
     status->epoch = config->epoch;
     status->run_state = run_state(vm);
     status->lease_deadline_ns = config->ha ? vm_lease_deadline_ns(vm) : 0;
-    status->pid = getpid();
+    status->pid = broker_host_pid(config->broker);
     status->memory_bytes = guest_ram_size(vm_ram(vm));
     status->cpus = config->cpus;
     status->reason = ret_status->reason;
@@ -195,6 +197,23 @@ static int order_quit(struct vm *vm, struct migrate *migrate, vm_quiet_handler q
     return 0;
 }
 
+static int order_migrate(struct vm *vm, struct migrate *migrate,
+                         const Drover__ControlMigrate *order, struct unix_files *files,
+                         struct error *err)
+{
+    int link_fd = unix_files_take(files, 0);
+    if (link_fd < 0 && vm_config(vm)->seccomp != SECCOMP_OFF) {
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "this VM's jail can't connect to %s by itself: whoever gives the "
+            "order sends the connection along (a number as host, such as "
+            "tcp:192.0.2.1:7200, always works)",
+            order->uri);
+    }
+    return migrate_leave(migrate, order->uri, order->max_downtime_ms, order->deadline_s,
+                         link_fd, err);
+}
+
 static int order_simple(struct vm *vm, struct migrate *migrate,
                         const Drover__ControlRequest *request, struct unix_files *files,
                         struct error *err)
@@ -218,9 +237,7 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
                                        "this VM is bound to no lease: start it "
                                        "with --ha");
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE:
-        return migrate_leave(migrate, request->migrate->uri,
-                             request->migrate->max_downtime_ms,
-                             request->migrate->deadline_s, err);
+        return order_migrate(vm, migrate, request->migrate, files, err);
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL:
         return migrate_cancel(migrate, err);
     case DROVER__CONTROL_REQUEST__ORDER_RECLAIM:

@@ -240,6 +240,7 @@ static void *vcpu_thread(void *argument)
     char name[16];
     (void)snprintf(name, sizeof(name), "vcpu-%u", vcpu->index);
     (void)pthread_setname_np(pthread_self(), name); /* for people only */
+    vm_thread_confine(vm, SECCOMP_ROLE_VCPU);
     sigset_t signals;
     CHECK(sigemptyset(&signals) == 0 && sigaddset(&signals, KICK_SIGNAL) == 0 &&
           sigaddset(&signals, DEADLINE_SIGNAL) == 0);

@@ -16,6 +16,9 @@ vmm_libvmm_a_SOURCES = \
 	vmm/boot.c vmm/boot.h vmm/boot_internal.h \
 	vmm/boot_bzimage.c \
 	vmm/boot_pvh.c \
+	vmm/broker.c vmm/broker.h \
+	vmm/broker_list.c vmm/broker_list.h \
+	vmm/broker_wire.c vmm/broker_wire.h \
 	vmm/bus.c vmm/bus.h \
 	vmm/cgroup.c vmm/cgroup.h \
 	vmm/cdrom_image.c vmm/cdrom_image.h \
@@ -27,6 +30,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/event_loop.c vmm/event_loop.h \
 	vmm/guest_ram.c vmm/guest_ram.h \
 	vmm/i8042.c \
+	vmm/jail.c vmm/jail.h \
 	vmm/kvm.h \
 	vmm/kvm_boot.c \
 	vmm/kvm_chip_state.c \
@@ -36,6 +40,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/kvm_msr_state.c \
 	vmm/kvm_vcpu.c \
 	vmm/kvm_vm.c \
+	vmm/launcher.c vmm/launcher.h \
 	vmm/layout.h \
 	vmm/migrate.c vmm/migrate.h \
 	vmm/migrate_guest.c vmm/migrate_guest.h \
@@ -50,13 +55,14 @@ vmm_libvmm_a_SOURCES = \
 	vmm/pci_msi.c \
 	vmm/pci_msix.c \
 	vmm/platform.h \
+	vmm/process.c vmm/process.h \
 	vmm/rate_limit.c vmm/rate_limit.h \
 	vmm/ram_backing.c vmm/ram_backing.h \
 	vmm/rtc.c \
+	vmm/seccomp.c vmm/seccomp.h \
 	vmm/serial.c vmm/serial.h \
 	vmm/serial_host.c vmm/serial_host.h \
 	vmm/state.c vmm/state.h \
-	vmm/unix_files.c vmm/unix_files.h \
 	vmm/storage.h \
 	vmm/storage_daemon.c vmm/storage_daemon.h \
 	vmm/storage_format.c \
@@ -69,6 +75,16 @@ vmm_libvmm_a_SOURCES = \
 	vmm/vm_state.c
 
 include vmm/virtio/local.mk
+
+# The filters of the jail, as arrays; their maker runs here, on the machine that builds.
+noinst_PROGRAMS += vmm/seccomp_generate
+vmm_seccomp_generate_SOURCES = vmm/seccomp_generate.c
+vmm_seccomp_generate_CFLAGS = $(AM_CFLAGS) $(SECCOMP_CFLAGS)
+vmm_seccomp_generate_LDADD = $(SECCOMP_LIBS)
+vmm/seccomp_filters.h: vmm/seccomp_generate$(EXEEXT)
+	$(AM_V_GEN)vmm/seccomp_generate$(EXEEXT) > $@.new && mv $@.new $@
+BUILT_SOURCES += vmm/seccomp_filters.h
+CLEANFILES += vmm/seccomp_filters.h
 
 bin_PROGRAMS += drover-vmm
 drover_vmm_SOURCES = vmm/main.c

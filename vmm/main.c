@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* drover-vmm: one process, one VM. Puts the machine together in a fixed order, and takes
- * it apart in the other. */
+/*
+ * drover-vmm: one VM. Started by root it is two processes (process.h): the launcher, and
+ * the VMM, which opens all that has a name, enters its jail, and only then looks at what
+ * guests and peers have made. The machine is put together in a fixed order, and
+ * taken apart in the other.
+ */
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,14 +21,15 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "vmm/cgroup.h"
 #include "vmm/ahci.h"
+#include "vmm/broker.h"
 #include "vmm/control.h"
 #include "vmm/control_client.h"
 #include "vmm/event_loop.h"
 #include "vmm/migrate.h"
 #include "vmm/options.h"
 #include "vmm/platform.h"
+#include "vmm/process.h"
 #include "vmm/serial.h"
 #include "vmm/serial_host.h"
 #include "vmm/storage_local.h"
@@ -45,7 +49,7 @@
 struct program {
     struct options options;
     struct log log;
-    struct cgroup *cgroup; /* NULL: no limits are wanted */
+    struct process process;
     struct vm *vm;
     struct storage_local *storage; /* NULL: no disk needs a daemon */
     struct serial_host *serial_host;
@@ -54,7 +58,6 @@ struct program {
     struct control *control;
     struct event_source *farewell; /* timer */
     bool leaving;
-    bool has_lock; /* by descriptor INHERITED_LOCK_FD */
     int signal_fd;
     struct event_source *signal_source;
 };
@@ -120,9 +123,6 @@ static int signals_take(struct program *program)
     return program->signal_fd < 0 ? -errno : 0;
 }
 
-/* Whoever starts the VMM of a cluster hands it a locked file as descriptor 3. */
-#define INHERITED_LOCK_FD 3
-
 /* A daemon for a disk that is not raw. */
 static int storage_add(struct program *program, const struct options_disk *disk,
                        int lock_fd, unsigned *ret_index, struct error *err)
@@ -155,7 +155,7 @@ static int disks_create(struct program *program, struct error *err)
             .direct = disk->direct,
             .serial = disk->serial[0] != '\0' ? disk->serial : NULL,
             .unlocked = options->incoming != NULL,
-            .lock_fd = program->has_lock && options->vm_id != 0 ? INHERITED_LOCK_FD : 0,
+            .lock_fd = program->process.has_lock ? PROCESS_LOCK_FD : 0,
         };
         int result = 0;
         if (storage_needs_daemon(disk->path, disk->format)) {
@@ -214,10 +214,24 @@ static size_t console_port_input(void *port, const uint8_t *data, size_t size)
     return virtio_console_input(port, data, size);
 }
 
+/* One end of a line of the guest's, as an option names it. */
+static int line_create(struct program *program, const char *where,
+                       struct serial_host **ret_host, struct error *err)
+{
+    int result = serial_host_create(vm_main_loop(program->vm), where, person_quits,
+                                    program, ret_host, err);
+    if (result == 0 && strncmp(where, "unix:", 5) == 0) {
+        unsigned id = 0;
+        /* Without it the socket's file would only be stale. */
+        (void)broker_allow(program->process.broker, BROKER_REMOVE_AT_END, where + 5, &id);
+    }
+    return result;
+}
+
 static int console_create(struct program *program, struct error *err)
 {
-    int result = serial_host_create(vm_main_loop(program->vm), program->options.console,
-                                    person_quits, program, &program->console_host, err);
+    int result =
+        line_create(program, program->options.console, &program->console_host, err);
     if (result < 0) {
         return result;
     }
@@ -249,8 +263,8 @@ static int vsock_create(struct program *program, struct error *err)
 static int devices_create(struct program *program, struct error *err)
 {
     struct vm *vm = program->vm;
-    int result = serial_host_create(vm_main_loop(vm), program->options.serial,
-                                    person_quits, program, &program->serial_host, err);
+    int result =
+        line_create(program, program->options.serial, &program->serial_host, err);
     if (result < 0) {
         return result;
     }
@@ -294,33 +308,11 @@ static int machine_create(struct program *program, struct error *err)
         .ha = options->ha,
         .incoming = options->incoming != NULL,
         .paused = options->paused,
+        .broker = program->process.broker,
+        .seccomp = process_seccomp(&program->process),
     };
     int result = vm_create(&config, &program->log, &program->vm, err);
     return result < 0 ? result : devices_create(program, err);
-}
-
-/* Before anything big is made, so that it is charged to the VM. */
-static int limits_take(struct program *program, struct error *err)
-{
-    const struct cgroup_limits limits = {
-        .cpu_weight = program->options.cpu_weight,
-        .cpu_quota_percent = program->options.cpu_quota_percent,
-    };
-    if (!cgroup_limits_any(&limits)) {
-        return 0;
-    }
-    int result = cgroup_create(program->options.name, &limits, &program->cgroup, err);
-    return result < 0 ? result : cgroup_enter(program->cgroup, 0, err);
-}
-
-static void limits_drop(struct program *program)
-{
-    if (program->cgroup != NULL && cgroup_leave(program->cgroup, 0) == 0 &&
-        cgroup_remove(program->cgroup) < 0) {
-        log_warn(&program->log, "the empty cgroup stays vm=%s cgroup=%s",
-                 program->options.name, cgroup_path(program->cgroup));
-    }
-    cgroup_free(program->cgroup);
 }
 
 static int loop_join(struct program *program, struct error *err)
@@ -336,18 +328,13 @@ static int loop_join(struct program *program, struct error *err)
 }
 
 /*
- * The guest does not enter before vm_run(): whatever fails up to there leaves nothing
- * behind. The control socket comes last, so that who finds it finds a VMM that is ready,
- * an arrival's listener included.
+ * All that has a name on this host is opened here, with the rights of who started the
+ * program. The control socket comes last; whoever connects is answered once the VM is
+ * ready, an arrival's listener included.
  */
-static int program_start(struct program *program, struct error *err)
+static int program_open(struct program *program, struct error *err)
 {
-    int result = signals_take(program);
-    if (result < 0) {
-        return error_set(err, result, "cannot take signals: %s", err_text(result));
-    }
-    result = limits_take(program, err);
-    result = result < 0 ? result : machine_create(program, err);
+    int result = machine_create(program, err);
     result = result < 0 ? result : loop_join(program, err);
     if (result < 0) {
         return result;
@@ -358,13 +345,27 @@ static int program_start(struct program *program, struct error *err)
         return error_set(err, result, "cannot prepare for migration: %s",
                          err_text(result));
     }
-    result = vm_start(program->vm, err);
-    if (result == 0 && program->options.incoming != NULL) {
-        result = migrate_incoming(program->migrate, program->options.incoming, err);
+    if (program->options.incoming != NULL) {
+        result = migrate_listen(program->migrate, program->options.incoming, err);
     }
-    if (result == 0) {
-        result = control_create(program->vm, program->migrate, program->options.control,
-                                &program->control, err);
+    return result < 0 ? result
+                      : control_create(program->vm, program->migrate,
+                                       program->options.control, &program->control, err);
+}
+
+/* The guest does not enter before vm_run(): whatever fails up to there leaves nothing
+ * behind. */
+static int program_start(struct program *program, struct error *err)
+{
+    int result = signals_take(program);
+    if (result < 0) {
+        return error_set(err, result, "cannot take signals: %s", err_text(result));
+    }
+    result = program_open(program, err);
+    result = result < 0 ? result : process_confine(&program->process, err);
+    result = result < 0 ? result : vm_start(program->vm, err);
+    if (result == 0 && program->options.incoming != NULL) {
+        result = migrate_await(program->migrate, err);
     }
     if (result == 0) {
         vm_observe(program->vm, vm_changed, program);
@@ -387,7 +388,6 @@ static void program_done(struct program *program)
     vm_free(program->vm);
     storage_local_free(program->storage);
     cleanup_fd(&program->signal_fd);
-    limits_drop(program);
 }
 
 static int run(struct program *program)
@@ -414,8 +414,6 @@ int main(int argc, char **argv)
     }
     struct program program = {.signal_fd = -1};
     struct error err = {0};
-    /* Before anything is opened here. */
-    program.has_lock = fcntl(INHERITED_LOCK_FD, F_GETFD) >= 0;
     log_init(&program.log, "drover-vmm", LOG_LEVEL_NOTICE);
     if (options_parse(argc, argv, &program.options, &err) < 0) {
         (void)fprintf(stderr, "drover-vmm: %s\n", err.text);
@@ -431,5 +429,16 @@ int main(int argc, char **argv)
     case OPTIONS_ACTION_RUN:
         break;
     }
-    return run(&program);
+    bool is_vmm = true;
+    int status = EXIT_FAILURE;
+    int result = process_init(&program.options, &program.log, &program.process, &err);
+    result =
+        result < 0 ? result : process_split(&program.process, &is_vmm, &status, &err);
+    if (result < 0) {
+        (void)fprintf(stderr, "drover-vmm: %s\n", err.text);
+    } else if (is_vmm) {
+        status = run(&program);
+    }
+    process_done(&program.process);
+    return status;
 }

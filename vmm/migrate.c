@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -128,6 +129,13 @@ static void log_end(struct migrate *migrate, const char *what,
 
 /* ---- arriving ---------------------------------------------------------------------- */
 
+/* Engine's threads. */
+static void engine_begun(void *owner)
+{
+    struct migrate *migrate = owner;
+    vm_thread_confine(migrate->vm, SECCOMP_ROLE_MOVE);
+}
+
 /* Engine's thread. */
 static void target_changed(void *owner)
 {
@@ -147,7 +155,7 @@ static void target_changed(void *owner)
     vm_state_changed(migrate->vm);
 }
 
-int migrate_incoming(struct migrate *migrate, const char *uri, struct error *err)
+int migrate_listen(struct migrate *migrate, const char *uri, struct error *err)
 {
     CHECK(migrate->target == NULL && vm_config(migrate->vm)->incoming);
     struct migration_target_config config = {
@@ -156,14 +164,17 @@ int migrate_incoming(struct migrate *migrate, const char *uri, struct error *err
         .vm_id = vm_config(migrate->vm)->vm_id,
         .epoch = vm_config(migrate->vm)->epoch,
         .times = migrate->times,
+        .begun = engine_begun,
         .changed = target_changed,
         .owner = migrate,
     };
-    int rv = migration_target_create(&config, &migrate->target, err);
-    if (rv != 0) {
-        return rv;
-    }
-    rv = migration_target_start(migrate->target);
+    return migration_target_create(&config, &migrate->target, err);
+}
+
+int migrate_await(struct migrate *migrate, struct error *err)
+{
+    CHECK(migrate->target != NULL);
+    int rv = migration_target_start(migrate->target);
     if (rv != 0) {
         migration_target_free(migrate->target);
         migrate->target = NULL;
@@ -235,8 +246,9 @@ static int may_leave(struct migrate *migrate, struct error *err)
 }
 
 int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtime_ms,
-                  uint32_t deadline_s, struct error *err)
+                  uint32_t deadline_s, int link_fd, struct error *err)
 {
+    CLEANUP(cleanup_fd) int link = link_fd;
     int rv = may_leave(migrate, err);
     if (rv != 0) {
         return rv;
@@ -252,7 +264,9 @@ int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtim
         .epoch = vm_config(migrate->vm)->epoch,
         .max_downtime_ms = max_downtime_ms,
         .deadline_ms = deadline_s * 1000,
+        .link_fd = link,
         .times = migrate->times,
+        .begun = engine_begun,
         .changed = source_changed,
         .owner = migrate,
     };
@@ -262,6 +276,7 @@ int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtim
     if (rv != 0) {
         return rv;
     }
+    (void)take_fd(&link); /* the source's now */
     (void)snprintf(migrate->uri, sizeof(migrate->uri), "%s",
                    uri); /* create() judged its size */
     rv = migration_source_start(migrate->source);

@@ -32,19 +32,23 @@ int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_mig
 void migrate_free(struct migrate *migrate);
 
 /*
- * --incoming: listens, and waits for a guest. The VM was made with `incoming`. When the
- * guest arrives VM_HOLD_INCOMING is cleared; if it never will, vm_end() says why. Call
- * after vm_start().
+ * --incoming: listens for a guest; the VM was made with `incoming`. Before the jail.
  */
-int migrate_incoming(struct migrate *migrate, const char *uri, struct error *err);
+int migrate_listen(struct migrate *migrate, const char *uri, struct error *err);
+/*
+ * Waits for it. When the guest arrives VM_HOLD_INCOMING is cleared; if it never will,
+ * vm_end() says why. After vm_start().
+ */
+int migrate_await(struct migrate *migrate, struct error *err);
 
 /*
  * The orders of the control socket: 0, or an error with one line that says what to do.
+ * `link_fd`: a socket that is connected or connecting to `uri`; -1: none. Taken.
  * Leaving goes on after migrate_leave() has returned 0; every change of its state calls
  * vm_state_changed().
  */
 int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtime_ms,
-                  uint32_t deadline_s, struct error *err);
+                  uint32_t deadline_s, int link_fd, struct error *err);
 /*
  * Before vm_quit(): an arrival that is not decided yet is decided for never, and the VM is FAILED then: who sees that
  * knows that the guest did not arrive, and that the source may be told so. NULL is fine.

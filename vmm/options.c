@@ -58,6 +58,12 @@ const char options_help[] =
     "while\n"
     "                                 the guest stands (2000); more on slow hosts\n"
     "\n"
+    "Jail (docs/jail.md), when started by root\n"
+    "  --user NAME            whom the VM runs as: a user or a number (default: a number "
+    "of its own)\n"
+    "  --no-jail              one process with all rights, to look for faults\n"
+    "  --jail-log             system calls that the jail forbids are logged and pass\n"
+    "\n"
     "In a cluster\n"
     "  --vm-id N --epoch N    orders of other VMs and older epochs are refused\n"
     "  --ha                   run only while a lease lasts; frozen until the first one "
@@ -91,6 +97,9 @@ enum option_key {
     KEY_EPOCH,
     KEY_PATIENCE,
     KEY_HA,
+    KEY_USER,
+    KEY_NO_JAIL,
+    KEY_JAIL_LOG,
     KEY_HELP,
     KEY_VERSION,
 };
@@ -118,6 +127,9 @@ static const struct option long_options[] = {
     {"control", required_argument, NULL, KEY_CONTROL},
     {"incoming", required_argument, NULL, KEY_INCOMING},
     {"paused", no_argument, NULL, KEY_PAUSED},
+    {"user", required_argument, NULL, KEY_USER},
+    {"no-jail", no_argument, NULL, KEY_NO_JAIL},
+    {"jail-log", no_argument, NULL, KEY_JAIL_LOG},
     {"vm-id", required_argument, NULL, KEY_VM_ID},
     {"epoch", required_argument, NULL, KEY_EPOCH},
     {"patience", required_argument, NULL, KEY_PATIENCE},
@@ -284,6 +296,15 @@ static int control_option(int key, const char *text, struct options *options,
     case KEY_PATIENCE:
         return number_option("--patience", text, MIGRATION_PATIENCE_MS_MIN,
                              MIGRATION_PATIENCE_MS_MAX, &options->patience_ms, err);
+    case KEY_USER:
+        options->user = text;
+        return 0;
+    case KEY_NO_JAIL:
+        options->no_jail = true;
+        return 0;
+    case KEY_JAIL_LOG:
+        options->jail_log = true;
+        return 0;
     case KEY_HELP:
         options->action = OPTIONS_ACTION_HELP;
         return 0;
@@ -317,6 +338,10 @@ static int whole_judge(const struct options *options, struct error *err)
     if ((options->vm_id == 0) != (options->epoch == 0)) {
         return error_set(err, DROVER_EBADINPUT,
                          "--vm-id and --epoch belong together: give both");
+    }
+    if (options->no_jail && (options->jail_log || options->user != NULL)) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "--no-jail contradicts --user and --jail-log: leave out one");
     }
     if (options->ha && options->vm_id == 0) {
         return error_set(err, DROVER_EBADINPUT, "--ha needs --vm-id and --epoch");

@@ -45,6 +45,9 @@ struct options {
     uint64_t vm_id;
     uint64_t epoch;
     uint64_t patience_ms; /* 0: the default */
+    bool no_jail;
+    bool jail_log;    /* what the jail's filters forbid is logged and passes */
+    const char *user; /* NULL: one of the VM's own */
     unsigned disk_count;
     struct options_disk disks[LIMIT_VM_DISKS];
     unsigned cdrom_count;

@@ -51,7 +51,6 @@ struct serial_host {
     void *owner;
     int listen_fd;
     struct event_source *listen_source;
-    const char *socket_path;
     int wake_fd;
     struct event_source *wake_source;
     atomic_bool woken;
@@ -350,7 +349,6 @@ static int socket_open(struct serial_host *host, const char *path, struct error 
     if (result < 0) {
         return result;
     }
-    host->socket_path = path;
     result = event_loop_add(host->loop, host->listen_fd, EPOLLIN, client_arrived, host,
                             &host->listen_source);
     return result < 0 ? error_set(err, result, "cannot listen on %s", path) : 0;
@@ -460,9 +458,6 @@ void serial_host_free(struct serial_host *host)
     event_loop_remove(host->wake_source);
     cleanup_fd(&host->listen_fd);
     cleanup_fd(&host->wake_fd);
-    if (host->socket_path != NULL) {
-        (void)unlink(host->socket_path); /* it is only a courtesy */
-    }
     (void)pthread_mutex_destroy(&host->lock); /* nobody uses it any more */
     free(host);
 }

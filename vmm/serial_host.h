@@ -20,7 +20,7 @@ struct serial_host;
 typedef size_t (*serial_host_input)(void *port, const uint8_t *data, size_t size);
 
 /* `where`: as on the command line. Opens and listens; `escape` is called when a person
- * types Ctrl-A x at stdio. */
+ * types Ctrl-A x at stdio. The file of a socket is the caller's to remove. */
 int serial_host_create(struct event_loop *main_loop, const char *where,
                        void (*escape)(void *owner), void *owner,
                        struct serial_host **ret_host, struct error *err);

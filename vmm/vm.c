@@ -143,6 +143,7 @@ static void *io_thread(void *argument)
 {
     struct vm *vm = argument;
     (void)pthread_setname_np(pthread_self(), "io"); /* for people only */
+    vm_thread_confine(vm, SECCOMP_ROLE_IO);
     CHECK(event_loop_run(vm->io_loop) == 0);
     return NULL;
 }
@@ -300,6 +301,16 @@ struct pci_bus *vm_pci(struct vm *vm)
 const struct log *vm_log(struct vm *vm)
 {
     return vm->log;
+}
+
+struct broker *vm_broker(struct vm *vm)
+{
+    return vm->config.broker;
+}
+
+void vm_thread_confine(struct vm *vm, enum seccomp_role role)
+{
+    CHECK(seccomp_enter(vm->config.seccomp, role) == 0);
 }
 
 struct event_loop *vm_io_loop(struct vm *vm)

@@ -14,6 +14,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vmm/seccomp.h"
+
+struct broker;
 struct buffer;
 struct acpi_power;
 struct bus;
@@ -49,6 +52,10 @@ const struct log *vm_log(struct vm *vm);
 struct event_loop *vm_io_loop(struct vm *vm);
 /* The loop of the main thread: control socket, serial clients, timers. */
 struct event_loop *vm_main_loop(struct vm *vm);
+/* What the VM may need from outside its jail. NULL in some unit tests. */
+struct broker *vm_broker(struct vm *vm);
+/* First thing in each thread that is started once the guest may run. */
+void vm_thread_confine(struct vm *vm, enum seccomp_role role);
 int vm_kvm_fd(struct vm *vm); /* the KVM VM descriptor, for ioeventfd and irqfd */
 /* Level of an ISA interrupt line; any thread. */
 void vm_irq_set(struct vm *vm, unsigned irq, bool level);
@@ -87,9 +94,11 @@ struct vm_config {
     const char *cmdline;
     uint64_t vm_id; /* 0: not run by a cluster */
     uint64_t epoch;
-    bool ha;       /* held by VM_HOLD_LEASE until vm_lease_set() */
-    bool incoming; /* VM_HOLD_INCOMING is set: nothing is put into memory */
-    bool paused;   /* VM_HOLD_OPERATOR is set */
+    bool ha;                   /* held by VM_HOLD_LEASE until vm_lease_set() */
+    bool incoming;             /* VM_HOLD_INCOMING is set: nothing is put into memory */
+    bool paused;               /* VM_HOLD_OPERATOR is set */
+    struct broker *broker;     /* borrowed; see broker.h */
+    enum seccomp_mode seccomp; /* of all threads */
 };
 
 /*

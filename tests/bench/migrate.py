@@ -66,7 +66,7 @@ def move_drover(folder, memory, line):
         target = vmm.Vmm(folder, "target", "--incoming", "tcp:127.0.0.1:0", cmdline=line, memory=memory)
         uri = target.status()["incoming_uri"]
         time.sleep(SETTLE_S)
-        pids = (source.process.pid, target.process.pid)
+        pids = (source.status()["pid"], target.status()["pid"])
         before, used = source.beats()[-1], cpu_seconds(*pids)
         figures = source.control("migrate", uri)
         figures = figures.get("migration", figures)

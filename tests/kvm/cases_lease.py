@@ -97,7 +97,7 @@ def test_vcpus_stop_at_the_deadline_though_all_other_threads_stand(folder):
         wait_until(lambda: state(client) == process.RUNNING, 2, "main has let the vCPUs go")
         vcpu, = vm.threads("vcpu-")
         with contextlib.ExitStack() as stack:
-            for tid in [vm.process.pid, *vm.threads("io")]:
+            for tid in [vm.pid(), *vm.threads("io")]:
                 stack.enter_context(process.StoppedThread(tid))
             used = vm.cpu_ns(vcpu)
             wait_until(lambda: vm.cpu_ns(vcpu) > used + 50 * MS, 2, "the guest runs")

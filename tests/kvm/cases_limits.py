@@ -20,7 +20,7 @@ def test_vcpus_are_pinned_and_nothing_else_is(folder):
     last = max(os.sched_getaffinity(0))
     with Vmm(folder, guest("timer"), "--cpu-affinity", str(last), cpus=2, cmdline="cpus=2") as vm:
         vm.wait_text("tick 1")
-        found = threads(vm.process.pid)
+        found = threads(vm.pid())
         assert found["vcpu-0"] == found["vcpu-1"] == str(last), found
         assert len(os.sched_getaffinity(0)) == 1 or found["io"] != str(last), found
 
@@ -48,7 +48,7 @@ def test_mergeable_memory_is_for_ksm_and_moves(folder):
         with Vmm(folder, guest("timer"), "--incoming", "tcp:127.0.0.1:0", name="two", memory="64M") as two:
             vm.command("migrate", two.command("status")["incoming_uri"])
             two.wait_text("tick")
-            assert rss_kib(two.process.pid) < 32 << 10, "memory that was never touched was sent"
+            assert rss_kib(two.pid()) < 32 << 10, "memory that was never touched was sent"
 
 
 def test_contradictions_of_memory_are_refused(folder):
@@ -69,7 +69,7 @@ def test_a_share_of_processors_needs_cgroup_v2(folder):
         return
     with Vmm(folder, guest("timer"), "--cpu-weight", "50", "--cpu-quota", "50") as vm:
         vm.wait_text("tick 1")
-        with open(f"/proc/{vm.process.pid}/cgroup", encoding="ascii") as file:
+        with open(f"/proc/{vm.pid()}/cgroup", encoding="ascii") as file:
             place = "/sys/fs/cgroup" + file.read().strip().split("0::")[1]
         with open(f"{place}/cpu.weight", encoding="ascii") as file:
             assert file.read().strip() == "50"

@@ -197,13 +197,19 @@ class Vmm:
         assert (done.returncode != 0) == fails, f"{words}: {done.returncode} {done.stderr}"
         return done.stderr if fails else json.loads(done.stdout)
 
+    def pid(self):
+        """Of the VMM itself: self.process is its launcher, where it is jailed."""
+        if not hasattr(self, "own_pid"):
+            self.own_pid = self.command("status")["pid"]
+        return self.own_pid
+
     def threads(self, prefix):
-        tasks = f"/proc/{self.process.pid}/task"
+        tasks = f"/proc/{self.pid()}/task"
         return [int(tid) for tid in os.listdir(tasks)
                 if open(f"{tasks}/{tid}/comm").read().startswith(prefix)]
 
     def cpu_ns(self, tid):
-        return int(open(f"/proc/{self.process.pid}/task/{tid}/schedstat").read().split()[0])
+        return int(open(f"/proc/{self.pid()}/task/{tid}/schedstat").read().split()[0])
 
 
 class StoppedThread:

@@ -136,7 +136,7 @@ void vm_quit(struct vm *vm)
 }
 
 int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtime_ms,
-                  uint32_t deadline_s, struct error *err)
+                  uint32_t deadline_s, int link_fd, struct error *err)
 {
     fail_msg("no order is expected");
     return 0;

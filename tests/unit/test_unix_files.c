@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "vmm/unix_files.h"
+#include "proto/unix_files.h"
 
 #include <errno.h>
 #include <fcntl.h>

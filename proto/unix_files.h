@@ -3,8 +3,8 @@
  * Bytes on a unix stream socket with open files beside them: how a control client hands a
  * jailed VMM what an order needs (a snapshot's files, a connection). Any thread.
  */
-#ifndef DROVER_VMM_UNIX_FILES_H
-#define DROVER_VMM_UNIX_FILES_H
+#ifndef DROVER_PROTO_UNIX_FILES_H
+#define DROVER_PROTO_UNIX_FILES_H
 
 #include <stddef.h>
 #include <sys/types.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* SCM_RIGHTS, both ways. */
-#include "vmm/unix_files.h"
+#include "proto/unix_files.h"
 
 #include <errno.h>
 #include <stdbool.h>

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* TCP to where a guest shall go. */
+#include "proto/move_link.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#define HOST_SIZE       128
+#define CONNECT_WAIT_MS 5000 /* for each address of a name */
+
+/* "tcp:HOST:PORT", with [HOST] for IPv6, in two parts. */
+static int uri_split(const char *uri, char ret_host[HOST_SIZE], const char **ret_port,
+                     struct error *err)
+{
+    const char *start = strncmp(uri, "tcp:", 4) == 0 ? uri + 4 : NULL;
+    const char *colon = start == NULL ? NULL : strrchr(start, ':');
+    size_t size = colon == NULL ? 0 : (size_t)(colon - start);
+    if (size >= 2 && start[0] == '[' && start[size - 1] == ']') {
+        start++;
+        size -= 2;
+    }
+    if (size == 0 || size >= HOST_SIZE || colon[1] == '\0') {
+        return error_set(err, DROVER_EBADINPUT,
+                         "'%s' is not a migration address: use tcp:HOST:PORT", uri);
+    }
+    char *end = NULL;
+    unsigned long port = strtoul(colon + 1, &end, 10);
+    if (colon[1] < '0' || colon[1] > '9' || *end != '\0' || port > UINT16_MAX) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "'%s': the port must be a number from 0 to 65535", uri);
+    }
+    memcpy(ret_host, start, size);
+    ret_host[size] = '\0';
+    *ret_port = colon + 1;
+    return 0;
+}
+
+/* Begun, or done. */
+static int begin(const struct addrinfo *info, int *ret_fd)
+{
+    CLEANUP(cleanup_fd)
+    int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return -errno;
+    }
+    if (connect(fd, info->ai_addr, info->ai_addrlen) < 0 && errno != EINPROGRESS) {
+        return -errno;
+    }
+    *ret_fd = take_fd(&fd);
+    return 0;
+}
+
+static bool answers(int fd)
+{
+    struct pollfd wait = {.fd = fd, .events = POLLOUT};
+    return poll(&wait, 1, CONNECT_WAIT_MS) == 1 &&
+           (wait.revents & (POLLERR | POLLHUP)) == 0;
+}
+
+int move_link_open(const char *uri, bool numeric, int *ret_fd, struct error *err)
+{
+    char host[HOST_SIZE];
+    const char *port = NULL;
+    struct addrinfo *infos = NULL;
+    int result = uri_split(uri, host, &port, err);
+    if (result < 0) {
+        return result;
+    }
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                                   .ai_flags =
+                                       AI_NUMERICSERV | (numeric ? AI_NUMERICHOST : 0)};
+    int failed = getaddrinfo(host, port, &hints, &infos);
+    if (failed != 0) {
+        return error_set(err, DROVER_EBADINPUT, "can't resolve '%s': %s", uri,
+                         gai_strerror(failed));
+    }
+    int fd = -1;
+    result = -EADDRNOTAVAIL;
+    for (const struct addrinfo *info = infos; info != NULL; info = info->ai_next) {
+        cleanup_fd(&fd);
+        fd = -1;
+        result = begin(info, &fd);
+        /* The last one's failure is told by whoever gets it. */
+        if (result == 0 && (info->ai_next == NULL || numeric || answers(fd))) {
+            break;
+        }
+    }
+    freeaddrinfo(infos);
+    if (fd < 0) {
+        return error_set(err, result,
+                         "can't connect to %s: %s; is the target waiting there?", uri,
+                         err_text(result));
+    }
+    *ret_fd = fd;
+    return 0;
+}

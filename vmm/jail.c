@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Namespaces, root, limits, user: in this order, each while the rights for it last. */
+#include "vmm/jail.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <poll.h>
+#include <pwd.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/err.h"
+#include "vmm/broker.h"
+#include "vmm/launcher.h"
+
+#define FILES_MAX      4096
+#define THREADS_MAX    1024
+#define FILE_SLACK     (UINT64_C(1) << 30) /* logs, a snapshot's own part */
+#define CAPABILITY_MAX 63                  /* what the kernel's masks can hold */
+/* Any folder that each host has: the new root lies over it for a moment. */
+#define ROOT_FOLDER "/proc"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED                                                                        \
+    true /* its run time reads /proc and looks at other threads at the end */
+#else
+#define SANITIZED false
+#endif
+
+int jail_user_find(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct error *err)
+{
+    char *rest = NULL;
+    errno = 0;
+    unsigned long number = strtoul(user, &rest, 10);
+    if (user[0] >= '0' && user[0] <= '9' && *rest == '\0') {
+        if (errno != 0 || number == 0 || number >= UINT32_MAX) {
+            return error_set(err, DROVER_EBADINPUT,
+                             "--user %s: give a number from 1 to 4294967294, or a name",
+                             user);
+        }
+        *ret_uid = (uid_t)number;
+        *ret_gid = (gid_t)number;
+        return 0;
+    }
+    const struct passwd *entry = getpwnam(user);
+    if (entry == NULL) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "--user %s: this host knows no such user: make it with "
+                         "'useradd --system %s', or leave the option out",
+                         user, user);
+    }
+    if (entry->pw_uid == 0) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "--user %s is root: name another, or leave the option out",
+                         user);
+    }
+    *ret_uid = entry->pw_uid;
+    *ret_gid = entry->pw_gid;
+    return 0;
+}
+
+static int step_failed(const char *what, struct error *err)
+{
+    int result = -errno;
+    return error_set(err, result,
+                     "cannot enter the VM's jail: %s: %s; give --no-jail where "
+                     "namespaces can't be had",
+                     what, err_text(result));
+}
+
+static int namespaces_enter(struct error *err)
+{
+    if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
+                CLONE_NEWCGROUP) < 0) {
+        return step_failed("namespaces", err);
+    }
+    return sethostname("vm", 2) < 0 ? step_failed("host name", err) : 0;
+}
+
+/* An empty, read-only file system in place of all that was mounted. */
+static int root_change(struct error *err)
+{
+    const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME;
+    if (SANITIZED) {
+        return 0;
+    }
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("drover-vmm", ROOT_FOLDER, "tmpfs", flags,
+              "size=4k,nr_inodes=1,mode=0555") < 0 ||
+        chdir(ROOT_FOLDER) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
+        umount2(".", MNT_DETACH) < 0 || chdir("/") < 0 ||
+        mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY | flags, "size=4k") < 0) {
+        return step_failed("empty root", err);
+    }
+    return 0;
+}
+
+static bool limit_set(int resource, uint64_t value)
+{
+    struct rlimit limit = {.rlim_cur = value, .rlim_max = value};
+    return setrlimit((unsigned)resource, &limit) == 0;
+}
+
+/* Of the files that are open, the largest. */
+static uint64_t largest_file_bytes(void)
+{
+    uint64_t largest = 0;
+    for (int fd = 0; fd < FILES_MAX; fd++) {
+        struct stat status;
+        if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
+            (uint64_t)status.st_size > largest) {
+            largest = (uint64_t)status.st_size;
+        }
+    }
+    return largest;
+}
+
+static int limits_set(const struct jail_config *config, struct error *err)
+{
+    uint64_t file_bytes = largest_file_bytes();
+    if (file_bytes < config->memory_bytes) {
+        file_bytes = config->memory_bytes;
+    }
+    /* A write past the end of all files fails; the signal would kill. */
+    CHECK(signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
+    if (!limit_set(RLIMIT_CORE, 0) || !limit_set(RLIMIT_NOFILE, FILES_MAX) ||
+        !limit_set(RLIMIT_NPROC, THREADS_MAX) ||
+        !limit_set(RLIMIT_FSIZE, file_bytes + FILE_SLACK) ||
+        !limit_set(RLIMIT_MSGQUEUE, 0)) {
+        return step_failed("limits", err);
+    }
+    return 0;
+}
+
+static int capabilities_drop(struct error *err)
+{
+    for (unsigned long capability = 0; capability <= CAPABILITY_MAX; capability++) {
+        /* EINVAL: this kernel has none of that number. EPERM: it may not be dropped. */
+        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0 && errno != EINVAL) {
+            return step_failed("capabilities", err);
+        }
+    }
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECUREBITS,
+              SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED |
+                  SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
+                  SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED,
+              0, 0, 0) < 0) {
+        return step_failed("capabilities", err);
+    }
+    return 0;
+}
+
+static int user_change(const struct jail_config *config, struct error *err)
+{
+    uid_t uid = config->uid;
+    gid_t gid = config->gid;
+    if (uid == 0) {
+        uid = JAIL_UID_BASE + (uid_t)broker_host_pid(config->broker);
+        gid = uid;
+    }
+    if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 ||
+        setresuid(uid, uid, uid) < 0) {
+        return step_failed("user", err);
+    }
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    const struct __user_cap_data_struct none[2] = {0};
+    if (syscall(SYS_capset, &header, none) < 0) {
+        return step_failed("capabilities", err);
+    }
+    return 0;
+}
+
+static bool launcher_gone(const struct broker *broker)
+{
+    struct pollfd pair = {.fd = broker_fd(broker)};
+    return poll(&pair, 1, 0) > 0 && (pair.revents & POLLHUP) != 0;
+}
+
+/* After the change of user, which forgets such things. */
+static int process_mark(const struct jail_config *config, struct error *err)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 ||
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_DUMPABLE, SANITIZED ? 1 : 0, 0, 0, 0) < 0) {
+        return step_failed("process", err);
+    }
+    /* It may have died before there was a signal to tell of it. */
+    return launcher_gone(config->broker)
+               ? error_set(err, DROVER_ECLOSED, "the launcher of this VM was killed")
+               : 0;
+}
+
+/* Process 1 of a namespace is spared the signals that it has no handler for, also its
+ * own. */
+static void aborted(int signal_number)
+{
+    (void)signal_number;
+    _exit(LAUNCHER_STATUS_ABORTED);
+}
+
+int jail_enter(const struct jail_config *config, struct error *err)
+{
+    CHECK(signal(SIGABRT, aborted) != SIG_ERR);
+    int result = broker_seal(config->broker);
+    if (result < 0) {
+        return error_set(err, result, "cannot enter the VM's jail: %s", err_text(result));
+    }
+    result = namespaces_enter(err);
+    result = result < 0 ? result : root_change(err);
+    result = result < 0 ? result : limits_set(config, err);
+    result = result < 0 ? result : capabilities_drop(err);
+    result = result < 0 ? result : user_change(config, err);
+    result = result < 0 ? result : process_mark(config, err);
+    if (result == 0) {
+        enum seccomp_mode mode =
+            SANITIZED && config->seccomp == SECCOMP_KILL ? SECCOMP_OFF : config->seccomp;
+        result = seccomp_enter(mode, SECCOMP_ROLE_MAIN);
+        if (result < 0) {
+            (void)error_set(err, result, "cannot enter the VM's jail: seccomp: %s",
+                            err_text(result));
+        }
+    }
+    return result;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The jail of a VMM (docs/jail.md): entered once by the only thread, after all that has a
+ * name was opened and before anything that a guest or a peer made is looked at.
+ */
+#ifndef DROVER_VMM_JAIL_H
+#define DROVER_VMM_JAIL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "vmm/seccomp.h"
+
+struct broker;
+struct error;
+
+/* User and group of a VM that was given none: this plus the VMM's pid, which no other
+ * process of the host has. systemd leaves the range from here to 2^31 to nobody. */
+#define JAIL_UID_BASE 0x70000000u
+
+struct jail_config {
+    struct broker *broker; /* of a launcher; sealed */
+    uid_t uid;             /* 0: one of its own */
+    gid_t gid;
+    uint64_t memory_bytes; /* no file becomes much larger than this and what is open */
+    enum seccomp_mode seccomp;
+};
+
+/* The user that --user names, as a name or a number. DROVER_EBADINPUT. */
+int jail_user_find(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct error *err);
+/* There is no way back: after an error the process must end. */
+int jail_enter(const struct jail_config *config, struct error *err);
+
+#endif

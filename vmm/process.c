@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The way from one process with all rights to a launcher and a VMM with none. */
+#include "vmm/process.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "vmm/broker.h"
+#include "vmm/cgroup.h"
+#include "vmm/jail.h"
+#include "vmm/launcher.h"
+#include "vmm/options.h"
+
+/* What a careless caller left open has no business in the jail. */
+static void descriptors_close(struct process *process)
+{
+    unsigned first = PROCESS_LOCK_FD;
+    process->has_lock =
+        process->options->vm_id != 0 && fcntl(PROCESS_LOCK_FD, F_GETFD) >= 0;
+    if (process->has_lock) {
+        first++;
+    }
+    (void)close_range(first, UINT_MAX, 0); /* a kernel that old has no io_uring either */
+}
+
+/* The group that the VM's limits hold for. */
+static int limits_make(struct process *process, struct error *err)
+{
+    const struct cgroup_limits limits = {
+        .cpu_weight = process->options->cpu_weight,
+        .cpu_quota_percent = process->options->cpu_quota_percent,
+    };
+    if (!cgroup_limits_any(&limits)) {
+        return 0;
+    }
+    return cgroup_create(process->options->name, &limits, &process->cgroup, err);
+}
+
+/* Before anything big is made, so that it is charged to the VM. */
+static int limits_take(struct process *process, struct error *err)
+{
+    int result = process->cgroup == NULL ? 0 : cgroup_enter(process->cgroup, 0, err);
+    if (process->jailed) {
+        /* The launcher's from here on: no folder of the host stays open in a jail. */
+        cgroup_free(TAKE(process->cgroup));
+    }
+    return result;
+}
+
+int process_init(const struct options *options, const struct log *log,
+                 struct process *ret_process, struct error *err)
+{
+    struct process process = {
+        .options = options,
+        .log = log,
+        .jailed = geteuid() == 0 && !options->no_jail,
+    };
+    descriptors_close(&process);
+    int result = 0;
+    if (options->user != NULL) {
+        result = jail_user_find(options->user, &process.uid, &process.gid, err);
+    }
+    result = result < 0 ? result : limits_make(&process, err);
+    if (result == 0) {
+        *ret_process = process;
+    }
+    return result;
+}
+
+static int alone(struct process *process, struct error *err)
+{
+    int result = broker_create_local(&process->broker);
+    if (result < 0) {
+        return error_set(err, result, "out of memory");
+    }
+    if (!process->options->no_jail) {
+        log_notice(process->log, "not started by root: the VM has no jail vm=%s",
+                   process->options->name);
+    }
+    return limits_take(process, err);
+}
+
+int process_split(struct process *process, bool *ret_is_vmm, int *ret_status,
+                  struct error *err)
+{
+    struct launcher launcher = {
+        .name = process->options->name,
+        .clustered = process->options->vm_id != 0,
+    };
+    int broker_fd = -1;
+    *ret_is_vmm = true;
+    if (!process->jailed) {
+        return alone(process, err);
+    }
+    int result = launcher_split(&launcher, ret_is_vmm, &broker_fd, err);
+    if (result == 0 && !*ret_is_vmm) {
+        *ret_status = launcher_run(&launcher);
+        return 0;
+    }
+    if (result == 0) {
+        result = broker_create(broker_fd, &process->broker);
+        result = result < 0 ? error_set(err, result, "the launcher of this VM was killed")
+                            : limits_take(process, err);
+    }
+    return result;
+}
+
+enum seccomp_mode process_seccomp(const struct process *process)
+{
+    return !process->jailed             ? SECCOMP_OFF
+           : process->options->jail_log ? SECCOMP_LOG
+                                        : SECCOMP_KILL;
+}
+
+int process_confine(struct process *process, struct error *err)
+{
+    const struct jail_config config = {
+        .broker = process->broker,
+        .uid = process->uid,
+        .gid = process->gid,
+        .memory_bytes = process->options->memory_bytes,
+        .seccomp = process_seccomp(process),
+    };
+    return process->jailed ? jail_enter(&config, err) : 0;
+}
+
+void process_done(struct process *process)
+{
+    broker_free(process->broker);
+    if (process->cgroup != NULL && cgroup_leave(process->cgroup, 0) == 0 &&
+        cgroup_remove(process->cgroup) < 0) {
+        log_warn(process->log, "the empty cgroup stays vm=%s cgroup=%s",
+                 process->options->name, cgroup_path(process->cgroup));
+    }
+    cgroup_free(process->cgroup);
+}
