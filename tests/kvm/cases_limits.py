@@ -36,14 +36,14 @@ def rss_kib(pid):
 
 def test_preallocated_memory_is_there_from_the_start(folder):
     with Vmm(folder, guest("timer"), "--prealloc", memory="256M") as vm:
-        assert rss_kib(vm.process.pid) >= 256 << 10
+        assert rss_kib(vm.pid()) >= 256 << 10
 
 
 def test_mergeable_memory_is_for_ksm_and_moves(folder):
     """To a target whose memory is shared: what backs it is each host's own affair."""
     with Vmm(folder, guest("timer"), "--mergeable", memory="64M") as vm:
         vm.wait_text("tick 1")
-        with open(f"/proc/{vm.process.pid}/smaps", encoding="ascii") as smaps:
+        with open(f"/proc/{vm.pid()}/smaps", encoding="ascii") as smaps:
             assert any(" mg" in line for line in smaps if line.startswith("VmFlags")), "not marked for KSM"
         with Vmm(folder, guest("timer"), "--incoming", "tcp:127.0.0.1:0", name="two", memory="64M") as two:
             vm.command("migrate", two.command("status")["incoming_uri"])
