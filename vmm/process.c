@@ -14,6 +14,7 @@
 #include "vmm/jail.h"
 #include "vmm/launcher.h"
 #include "vmm/options.h"
+#include "vmm/storage.h"
 
 /* What a careless caller left open has no business in the jail. */
 static void descriptors_close(struct process *process)
@@ -51,13 +52,24 @@ static int limits_take(struct process *process, struct error *err)
     return result;
 }
 
+/* Daemons are children of the VMM as yet, which a jail would cut off from them. */
+static bool has_daemons(const struct options *options)
+{
+    bool has = false;
+    for (unsigned i = 0; i < options->disk_count; i++) {
+        has =
+            has || storage_needs_daemon(options->disks[i].path, options->disks[i].format);
+    }
+    return has;
+}
+
 int process_init(const struct options *options, const struct log *log,
                  struct process *ret_process, struct error *err)
 {
     struct process process = {
         .options = options,
         .log = log,
-        .jailed = geteuid() == 0 && !options->no_jail,
+        .jailed = geteuid() == 0 && !options->no_jail && !has_daemons(options),
     };
     descriptors_close(&process);
     int result = 0;
@@ -76,10 +88,6 @@ static int alone(struct process *process, struct error *err)
     int result = broker_create_local(&process->broker);
     if (result < 0) {
         return error_set(err, result, "out of memory");
-    }
-    if (!process->options->no_jail) {
-        log_notice(process->log, "not started by root: the VM has no jail vm=%s",
-                   process->options->name);
     }
     return limits_take(process, err);
 }
@@ -125,7 +133,16 @@ int process_confine(struct process *process, struct error *err)
         .memory_bytes = process->options->memory_bytes,
         .seccomp = process_seccomp(process),
     };
-    return process->jailed ? jail_enter(&config, err) : 0;
+    if (process->jailed) {
+        return jail_enter(&config, err);
+    }
+    if (!process->options->no_jail) {
+        log_notice(process->log,
+                   "not started by root, or with a disk that is not raw: the VM has no "
+                   "jail vm=%s",
+                   process->options->name);
+    }
+    return 0;
 }
 
 void process_done(struct process *process)
