@@ -31,6 +31,7 @@
 #define RESOURCE_MEMORY32 0x86
 #define RESOURCE_WORD     0x88
 #define RESOURCE_DWORD    0x87
+#define RESOURCE_QWORD    0x8a
 #define RESOURCE_END      0x79
 #define WINDOW_MEMORY     0
 #define WINDOW_IO         1
@@ -210,9 +211,12 @@ void aml_resource_memory(struct aml *aml, uint32_t start, uint32_t size)
 }
 
 static void window(struct aml *aml, unsigned kind, unsigned flags, unsigned bytes,
-                   uint32_t first, uint32_t last)
+                   uint64_t first, uint64_t last)
 {
-    put_number(aml, bytes == 2 ? RESOURCE_WORD : RESOURCE_DWORD, 1);
+    unsigned tag = bytes == 2   ? RESOURCE_WORD
+                   : bytes == 4 ? RESOURCE_DWORD
+                                : RESOURCE_QWORD;
+    put_number(aml, tag, 1);
     put_number(aml, 3 + 5 * bytes, 2);
     put_number(aml, kind, 1);
     put_number(aml, WINDOW_FIXED, 1);
@@ -221,7 +225,7 @@ static void window(struct aml *aml, unsigned kind, unsigned flags, unsigned byte
     put_number(aml, first, bytes);
     put_number(aml, last, bytes);
     put_number(aml, 0, bytes); /* translation */
-    put_number(aml, (uint64_t)last - first + 1, bytes);
+    put_number(aml, last - first + 1, bytes);
 }
 
 void aml_resource_bus_window(struct aml *aml, uint16_t first, uint16_t last)
@@ -237,4 +241,9 @@ void aml_resource_io_window(struct aml *aml, uint16_t first, uint16_t last)
 void aml_resource_memory_window(struct aml *aml, uint32_t first, uint32_t last)
 {
     window(aml, WINDOW_MEMORY, 1, 4, first, last); /* read-write, not cacheable */
+}
+
+void aml_resource_memory64_window(struct aml *aml, uint64_t first, uint64_t last)
+{
+    window(aml, WINDOW_MEMORY, 1, 8, first, last);
 }

@@ -47,5 +47,6 @@ void aml_resource_memory(struct aml *aml, uint32_t start, uint32_t size);
 void aml_resource_bus_window(struct aml *aml, uint16_t first, uint16_t last);
 void aml_resource_io_window(struct aml *aml, uint16_t first, uint16_t last);
 void aml_resource_memory_window(struct aml *aml, uint32_t first, uint32_t last);
+void aml_resource_memory64_window(struct aml *aml, uint64_t first, uint64_t last);
 
 #endif

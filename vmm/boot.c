@@ -19,6 +19,7 @@
 #include "vmm/guest_ram.h"
 #include "vmm/kvm.h"
 #include "vmm/layout.h"
+#include "vmm/pci.h"
 #include "vmm/vm.h"
 
 #define E820_USABLE   1
@@ -203,7 +204,9 @@ int boot_load(struct boot *boot, struct vm *vm, struct kvm_boot_entry *ret_entry
     int result = guest_ram_write(ram, LAYOUT_BOOT_CMDLINE, boot->cmdline,
                                  strlen(boot->cmdline) + 1);
     CHECK(result == 0); /* at least 1 MiB of memory is there */
-    result = acpi_tables_write(ram, vm_config(vm)->cpus);
+    struct acpi_machine machine;
+    acpi_machine_describe(ram, vm_config(vm)->cpus, pci_bus_ecam(vm_pci(vm)), &machine);
+    result = acpi_tables_write(&machine, ram);
     if (result < 0) {
         return error_set(err, result, "cannot write the ACPI tables: %s",
                          err_text(result));

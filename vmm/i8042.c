@@ -74,5 +74,6 @@ int platform_create(struct vm *vm, struct error *err)
     struct acpi_power *power = NULL;
     int result = acpi_power_create(vm, &power, err);
     result = result < 0 ? result : rtc_create(vm, err);
-    return result < 0 ? result : i8042_create(vm, err);
+    result = result < 0 ? result : i8042_create(vm, err);
+    return result < 0 ? result : chipset_create(vm, err);
 }

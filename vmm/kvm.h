@@ -21,6 +21,17 @@ struct vm;
 int kvm_vm_open(struct vm *vm, struct error *err);
 void kvm_vm_close(struct vm *vm);
 
+/*
+ * Maps memory of this process (page-aligned) for the guest to read and execute; what it
+ * writes there comes to the memory bus. Size 0 takes it away. Any thread; -errno.
+ */
+enum kvm_rom {
+    KVM_ROM_CODE,
+    KVM_ROM_VARIABLES,
+};
+int kvm_rom_set(struct vm *vm, enum kvm_rom rom, uint64_t gpa, const void *memory,
+                uint64_t size);
+
 /* Makes the vCPUs (no threads yet) with their CPUID. */
 int kvm_vcpus_create(struct vm *vm, struct error *err);
 int kvm_vcpus_start(struct vm *vm, struct error *err);

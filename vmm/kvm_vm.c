@@ -2,6 +2,7 @@
 /* The VM's descriptors, memory slots, interrupt lines, and the dirty log. */
 #include "vmm/kvm.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -16,6 +17,9 @@
 #include "vmm/layout.h"
 #include "vmm/vm_internal.h"
 
+#define ROM_SLOTS 8
+static_assert(ROM_SLOTS >= GUEST_RAM_REGIONS_MAX, "slots of their own");
+
 /* What this program can't do without. */
 static const struct {
     int capability;
@@ -24,6 +28,7 @@ static const struct {
     {KVM_CAP_IRQCHIP, "in-kernel irqchip"},
     {KVM_CAP_PIT2, "in-kernel PIT"},
     {KVM_CAP_USER_MEMORY, "user memory"},
+    {KVM_CAP_READONLY_MEM, "read-only memory"},
     {KVM_CAP_IMMEDIATE_EXIT, "immediate exit"},
     {KVM_CAP_SIGNAL_MSI, "MSI"},
     {KVM_CAP_EXT_CPUID, "CPUID"},
@@ -135,6 +140,20 @@ int kvm_vm_open(struct vm *vm, struct error *err)
                          err_text(result));
     }
     return chips_make(vm, err);
+}
+
+/* Behind the regions' slots. */
+int kvm_rom_set(struct vm *vm, enum kvm_rom rom, uint64_t gpa, const void *memory,
+                uint64_t size)
+{
+    struct kvm_userspace_memory_region slot = {
+        .slot = ROM_SLOTS + (uint32_t)rom,
+        .flags = KVM_MEM_READONLY,
+        .guest_phys_addr = gpa,
+        .memory_size = size,
+        .userspace_addr = (uintptr_t)memory,
+    };
+    return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0 ? -errno : 0;
 }
 
 void kvm_vm_close(struct vm *vm)

@@ -2,7 +2,9 @@
 noinst_LIBRARIES += vmm/libvmm.a
 vmm_libvmm_a_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS) $(URING_CFLAGS) $(JANSSON_CFLAGS)
 vmm_libvmm_a_SOURCES = \
-	vmm/acpi.c vmm/acpi.h \
+	vmm/acpi.c vmm/acpi.h vmm/acpi_internal.h \
+	vmm/acpi_dsdt.c \
+	vmm/acpi_loader.c \
 	vmm/acpi_power.c \
 	vmm/affinity.c vmm/affinity.h \
 	vmm/ahci.c vmm/ahci.h vmm/ahci_internal.h \
@@ -28,6 +30,12 @@ vmm_libvmm_a_SOURCES = \
 	vmm/control_orders.c vmm/control_orders.h \
 	vmm/device.h \
 	vmm/event_loop.c vmm/event_loop.h \
+	vmm/firmware.c vmm/firmware.h \
+	vmm/firmware_boot.c \
+	vmm/firmware_image.c vmm/firmware_image.h \
+	vmm/firmware_options.c \
+	vmm/flash.c vmm/flash.h \
+	vmm/fw_cfg.c vmm/fw_cfg.h \
 	vmm/guest_ram.c vmm/guest_ram.h \
 	vmm/i8042.c \
 	vmm/jail.c vmm/jail.h \
@@ -42,12 +50,14 @@ vmm_libvmm_a_SOURCES = \
 	vmm/kvm_vm.c \
 	vmm/launcher.c vmm/launcher.h \
 	vmm/layout.h \
+	vmm/lpc.c \
 	vmm/migrate.c vmm/migrate.h \
 	vmm/migrate_guest.c vmm/migrate_guest.h \
 	vmm/options.c vmm/options.h \
 	vmm/options_cdrom.c vmm/options_cdrom.h \
 	vmm/options_cpu.c vmm/options_cpu.h \
 	vmm/options_disk.c vmm/options_disk.h \
+	vmm/options_firmware.c vmm/options_firmware.h \
 	vmm/options_net.c vmm/options_net.h \
 	vmm/options_vsock.c vmm/options_vsock.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
@@ -62,6 +72,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/seccomp.c vmm/seccomp.h \
 	vmm/serial.c vmm/serial.h \
 	vmm/serial_host.c vmm/serial_host.h \
+	vmm/smbios.c vmm/smbios.h \
 	vmm/state.c vmm/state.h \
 	vmm/storage.h \
 	vmm/storage_daemon.c vmm/storage_daemon.h \
@@ -70,6 +81,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/storage_node.c vmm/storage_node.h \
 	vmm/storage_qmp.c vmm/storage_qmp.h \
 	vmm/unix_socket.c vmm/unix_socket.h \
+	vmm/vars_store.c vmm/vars_store.h \
 	vmm/vm.c vmm/vm.h vmm/vm_internal.h \
 	vmm/vm_hold.c \
 	vmm/vm_state.c

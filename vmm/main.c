@@ -26,6 +26,7 @@
 #include "vmm/control.h"
 #include "vmm/control_client.h"
 #include "vmm/event_loop.h"
+#include "vmm/firmware.h"
 #include "vmm/migrate.h"
 #include "vmm/options.h"
 #include "vmm/platform.h"
@@ -286,7 +287,8 @@ static int devices_create(struct program *program, struct error *err)
     result = result < 0 ? result : virtio_rng_create(vm, err);
     result = result < 0 ? result : console_create(program, err);
     result = result < 0 ? result : virtio_balloon_create(vm, err);
-    return result < 0 ? result : vsock_create(program, err);
+    result = result < 0 ? result : vsock_create(program, err);
+    return result < 0 ? result : firmware_options_create(vm, &program->options, err);
 }
 
 static int machine_create(struct program *program, struct error *err)

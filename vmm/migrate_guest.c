@@ -18,6 +18,7 @@
 #include "proto/device_state.pb-c.h"
 #include "vmm/device.h"
 #include "vmm/event_loop.h"
+#include "vmm/flash.h"
 #include "vmm/guest_ram.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/vm.h"
@@ -41,6 +42,33 @@ static struct migrate_guest *self_of(struct migration_guest *guest)
 static struct vm *vm_of(struct migration_guest *guest)
 {
     return self_of(guest)->vm;
+}
+
+/* Disks and UEFI variables: all, or none. */
+static int storage_lock(struct vm *vm, struct error *err)
+{
+    int rv = virtio_block_lock(vm_devices(vm), err);
+    if (rv == 0) {
+        rv = flash_lock(vm, err);
+        if (rv != 0) {
+            struct error again = {0};
+            (void)virtio_block_unlock(vm_devices(vm), &again); /* the first error counts */
+        }
+    }
+    return rv;
+}
+
+static int storage_unlock(struct vm *vm, struct error *err)
+{
+    int rv = virtio_block_unlock(vm_devices(vm), err);
+    if (rv == 0) {
+        rv = flash_unlock(vm, err);
+        if (rv != 0) {
+            struct error again = {0};
+            (void)virtio_block_lock(vm_devices(vm), &again);
+        }
+    }
+    return rv;
 }
 
 /* ---- both sides -------------------------------------------------------------------- */
@@ -175,7 +203,7 @@ static int save(struct migration_guest *guest, struct buffer *out)
 
 static int release(struct migration_guest *guest, struct error *err)
 {
-    return virtio_block_unlock(vm_devices(vm_of(guest)), err);
+    return storage_unlock(vm_of(guest), err);
 }
 
 /* Called with all vCPUs out: what is seen here can't change before the go. */
@@ -204,7 +232,7 @@ static void go_on(struct migration_guest *guest)
 {
     struct vm *vm = vm_of(guest);
     struct error err = {0};
-    if (virtio_block_lock(vm_devices(vm), &err) != 0) {
+    if (storage_lock(vm, &err) != 0) {
         /* The go was not sent, or the cluster says that it never arrived: nobody else
          * runs this guest. */
         log_error(vm_log(vm), "goes on without its disks' locks vm=%s why=%s",
@@ -303,7 +331,7 @@ static int claim(struct migration_guest *guest, struct error *err)
     if (vm_ended(vm)) {
         return error_set(err, DROVER_EWRONGSTATE, "the target was told to quit");
     }
-    return virtio_block_lock(vm_devices(vm), err);
+    return storage_lock(vm, err);
 }
 
 static void start(struct migration_guest *guest, uint64_t *ret_entered_ns)
@@ -343,7 +371,7 @@ static void abandon(struct migration_guest *guest)
 {
     struct vm *vm = vm_of(guest);
     struct error err = {0};
-    if (virtio_block_unlock(vm_devices(vm), &err) != 0) {
+    if (storage_unlock(vm, &err) != 0) {
         /* Nothing was written here, so nothing is lost; the locks end with the process.
          */
         log_warn(vm_log(vm), "the disks stay locked until this process ends vm=%s why=%s",

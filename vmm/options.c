@@ -11,12 +11,14 @@
 #include "base/err.h"
 #include "base/id.h"
 #include "migration/times.h"
+#include "vmm/options_firmware.h"
 
 const char options_help[] =
     "drover-vmm: runs one virtual machine on KVM\n"
     "\n"
-    "  drover-vmm --name NAME --memory SIZE --cpus N --kernel FILE --control PATH "
-    "[OPTION]...\n"
+    "  drover-vmm --name NAME --memory SIZE --cpus N (--kernel FILE | --firmware KIND) "
+    "--control PATH\n"
+    "             [OPTION]...\n"
     "  drover-vmm control PATH ORDER...       (drover-vmm control --help)\n"
     "\n"
     "The machine\n"
@@ -32,6 +34,12 @@ const char options_help[] =
     "  --kernel FILE          a Linux bzImage, or an ELF file with a PVH entry\n"
     "  --initrd FILE\n"
     "  --cmdline TEXT         kernel arguments, such as \"console=ttyS0 root=/dev/vda\"\n"
+    "  --firmware bios|uefi|FILE      boot from a disk by SeaBIOS (Debian package seabios), "
+    "OVMF\n"
+    "                                 (package ovmf), or an image of one of them\n"
+    "  --vars FILE            keeps the variables of UEFI firmware; made when missing\n"
+    "  --uuid UUID            of the machine, shown by firmware (default: by its name)\n"
+    "  --firmware-log FILE    what firmware writes to its debug port\n"
     "  --disk FILE[,format=F][,ro][,direct][,serial=TEXT][,queues=N][,iops=N][,bps=SIZE]\n"
     "       [,boot=N][,key=FILE]\n"
     "                         an image or block device: /dev/vda, /dev/vdb...; F: raw, qcow2,\n"
@@ -39,7 +47,7 @@ const char options_help[] =
     "                         nbd+unix:///NAME?socket=PATH; iops, bps: limits per second;\n"
     "                         key: file with the passphrase of an encrypted image\n"
     "  --cdrom FILE[,boot=N]          ISO image in a CD-ROM drive; boot=1 is tried first\n"
-    "  --net tap=NAME[,mac=MAC][,queues=N][,mtu=N][,bps=SIZE][,any-mac]\n"
+    "  --net tap=NAME[,mac=MAC][,queues=N][,mtu=N][,bps=SIZE][,any-mac][,boot=N]\n"
     "                         an existing tap interface; queues: pairs, 1 to 16; bps: bytes a\n"
     "                         second, each way; any-mac: the guest may send from other\n"
     "                         addresses than its own\n"
@@ -84,7 +92,6 @@ enum option_key {
     KEY_KERNEL,
     KEY_INITRD,
     KEY_CMDLINE,
-    KEY_FIRMWARE,
     KEY_DISK,
     KEY_VSOCK,
     KEY_NET,
@@ -111,7 +118,10 @@ static const struct option long_options[] = {
     {"kernel", required_argument, NULL, KEY_KERNEL},
     {"initrd", required_argument, NULL, KEY_INITRD},
     {"cmdline", required_argument, NULL, KEY_CMDLINE},
-    {"firmware", required_argument, NULL, KEY_FIRMWARE},
+    {"firmware", required_argument, NULL, OPTIONS_KEY_FIRMWARE},
+    {"vars", required_argument, NULL, OPTIONS_KEY_VARS},
+    {"uuid", required_argument, NULL, OPTIONS_KEY_UUID},
+    {"firmware-log", required_argument, NULL, OPTIONS_KEY_FIRMWARE_LOG},
     {"cpu-weight", required_argument, NULL, OPTIONS_KEY_CPU_WEIGHT},
     {"cpu-quota", required_argument, NULL, OPTIONS_KEY_CPU_QUOTA},
     {"cpu-affinity", required_argument, NULL, OPTIONS_KEY_CPU_AFFINITY},
@@ -251,14 +261,10 @@ static int machine_option(int key, const char *text, struct options *options,
         return 0;
     case KEY_DISK:
         return disk_parse(text, options, err);
-    case KEY_NET:
-        return net_parse(text, options, err);
     case KEY_VSOCK:
         return options_vsock_parse(text, &options->vsock, err);
-    default:
-        return error_set(
-            err, DROVER_EBADINPUT,
-            "--firmware is not supported yet: boot a kernel with --kernel FILE");
+    default: /* KEY_NET */
+        return net_parse(text, options, err);
     }
 }
 
@@ -326,7 +332,8 @@ static int whole_judge(const struct options *options, struct error *err)
         {options->name == NULL, "--name NAME"},
         {options->memory_bytes == 0, "--memory SIZE"},
         {options->cpus == 0, "--cpus N"},
-        {options->kernel == NULL, "--kernel FILE"},
+        {options->kernel == NULL && options->firmware == NULL,
+         "--kernel FILE or --firmware KIND"},
         {options->control == NULL, "--control PATH"},
     };
     for (unsigned i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
@@ -346,7 +353,8 @@ static int whole_judge(const struct options *options, struct error *err)
     if (options->ha && options->vm_id == 0) {
         return error_set(err, DROVER_EBADINPUT, "--ha needs --vm-id and --epoch");
     }
-    return options_cpu_judge(options, err);
+    int result = options_firmware_judge(options, err);
+    return result < 0 ? result : options_cpu_judge(options, err);
 }
 
 int options_parse(int argc, char **argv, struct options *ret_options, struct error *err)
@@ -370,6 +378,8 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct err
             result = options_cpu_option(key, optarg, ret_options, err);
         } else if (key == OPTIONS_KEY_CDROM) {
             result = options_cdrom_parse(optarg, ret_options, err);
+        } else if (key >= OPTIONS_KEY_FIRMWARE && key <= OPTIONS_KEY_FIRMWARE_LAST) {
+            result = options_firmware_option(key, optarg, ret_options);
         } else {
             result = key <= KEY_NET ? machine_option(key, optarg, ret_options, err)
                                     : control_option(key, optarg, ret_options, err);

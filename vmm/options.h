@@ -4,6 +4,7 @@
 #define DROVER_VMM_OPTIONS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/limits.h"
@@ -36,6 +37,10 @@ struct options {
     const char *kernel;
     const char *initrd;
     const char *cmdline;
+    const char *firmware; /* "bios", "uefi", or a file; NULL: boots `kernel` */
+    const char *vars;
+    const char *firmware_log;
+    const char *uuid;
     const char *serial;
     const char *console; /* hvc0 */
     const char *control;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* --net tap=NAME[,mac=MAC][,queues=N][,mtu=N][,bps=SIZE][,vhost=on|off|auto][,any-mac] */
+/* --net tap=NAME[,mac=MAC][,queues=N][,mtu=N][,bps=SIZE][,vhost=on|off|auto][,any-mac]
+ * [,boot=N] */
 #include "vmm/options_net.h"
 
 #include <assert.h>
@@ -8,6 +9,7 @@
 
 #include "base/err.h"
 #include "vmm/options.h"
+#include "vmm/options_firmware.h"
 #include "vmm/virtio/net_tap.h"
 #include "vmm/virtio/virtio_net.h"
 
@@ -16,7 +18,7 @@
 #define MTU_MAX    65535
 
 static const char usage[] = "tap=NAME[,mac=MAC][,queues=N][,mtu=N][,bps=SIZE]"
-                            "[,vhost=on|off|auto][,any-mac]";
+                            "[,vhost=on|off|auto][,any-mac][,boot=N]";
 
 static int number(const char *key, const char *value, unsigned least, unsigned most,
                   unsigned *ret_number, struct error *err)
@@ -79,6 +81,9 @@ static int part_set(const char *key, const char *value, struct options_net *net,
     }
     if (strcmp(key, "vhost") == 0) {
         return vhost_set(value, net, err);
+    }
+    if (strcmp(key, "boot") == 0) {
+        return options_boot_parse("--net", value, &net->boot, err);
     }
     if (strcmp(key, "any-mac") == 0) {
         net->any_mac = true;

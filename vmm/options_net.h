@@ -24,6 +24,7 @@ struct options_net {
     unsigned queues;      /* pairs */
     unsigned mtu;         /* 0: the guest is told none */
     uint64_t bytes_per_s; /* 0: no limit */
+    unsigned boot;        /* place in the boot order from 1 on; 0: none */
     enum options_vhost vhost;
 };
 

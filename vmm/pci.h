@@ -72,6 +72,13 @@ struct pci_bus_config {
 int pci_bus_create(const struct pci_bus_config *config, struct pci_bus **ret_bus);
 /* Removes all functions as well. */
 void pci_bus_free(struct pci_bus *bus);
+/*
+ * The ECAM range follows the host bridge's register by itself, unless that was loaded or
+ * reset: then this has to be called.
+ */
+void pci_bus_ecam_update(struct pci_bus *bus);
+/* Where it is now, 0: nowhere. Any thread. */
+uint64_t pci_bus_ecam(struct pci_bus *bus);
 /* State of the bus itself: the address latch. */
 uint32_t pci_bus_latch(const struct pci_bus *bus);
 void pci_bus_latch_set(struct pci_bus *bus, uint32_t latch);
@@ -89,6 +96,13 @@ void pci_function_remove(struct pci_function *function);
 unsigned pci_function_slot(const struct pci_function *function);
 /* NULL: that place is free. */
 struct pci_function *pci_function_at(const struct pci_bus *bus, unsigned place);
+
+/*
+ * A register of the function's own: `size` bytes (1 to 8), little endian, of which the
+ * guest may change the bits in `writable`. Before the guest runs.
+ */
+void pci_register_add(struct pci_function *function, unsigned offset, unsigned size,
+                      uint64_t power_on, uint64_t writable);
 
 /*
  * Adds a vendor capability of `size` bytes (PCI capability header included; offset of

@@ -69,6 +69,8 @@ struct pci_bus {
     pthread_mutex_t lock; /* of configuration space; not held by BAR handlers */
     atomic_uint latch;    /* port 0xCF8 */
     uint64_t bar_next;    /* next free address of the window */
+    pthread_mutex_t ecam_lock; /* of ecam_at; taken before `lock` */
+    uint64_t ecam_at;          /* 0: nowhere */
     struct pci_function *functions[PCI_SLOTS * PCI_SLOT_FUNCTIONS]; /* by place */
 };
 

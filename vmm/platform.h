@@ -11,13 +11,14 @@ struct acpi_power;
 struct error;
 struct vm;
 
+int chipset_create(struct vm *vm, struct error *err);
 int rtc_create(struct vm *vm, struct error *err);
 int i8042_create(struct vm *vm, struct error *err);
 int acpi_power_create(struct vm *vm, struct acpi_power **ret_power, struct error *err);
 /* Any thread. */
 void acpi_power_button(struct acpi_power *power);
 
-/* All three, in their fixed order. */
+/* All four, in their fixed order. */
 int platform_create(struct vm *vm, struct error *err);
 
 #endif

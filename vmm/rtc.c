@@ -17,6 +17,7 @@
 #include "proto/device_state.pb-c.h"
 #include "vmm/bus.h"
 #include "vmm/device.h"
+#include "vmm/guest_ram.h"
 #include "vmm/layout.h"
 #include "vmm/platform.h"
 #include "vmm/state.h"
@@ -40,6 +41,20 @@
 #define B_BINARY    0x04
 #define B_24_HOURS  0x02
 #define HOUR_PM     0x80
+/* Where firmware has looked for the machine's size since the AT. */
+#define REG_EQUIPMENT    0x14
+#define REG_BASE_KIB     0x15 /* 2 bytes; below 640 KiB */
+#define REG_EXTENDED_KIB 0x17 /* 2 bytes, again at 0x30; above 1 MiB */
+#define REG_EXTENDED_ALT 0x30
+#define REG_ABOVE_16MIB  0x34 /* 2 bytes; units of 64 KiB */
+#define REG_BOOT_FLAGS_1 0x38
+#define REG_BOOT_FLAGS_2 0x3d
+#define REG_ABOVE_4GIB   0x5b /* 3 bytes; units of 64 KiB */
+#define REG_MORE_CPUS    0x5f
+#define EQUIPMENT_FPU    0x02
+/* For want of a boot order of its own, a BIOS tries disks, CD-ROMs, networks. */
+#define BOOT_DISK_CDROM 0x32
+#define BOOT_NETWORK    0x40
 #define D_VALID     0x80
 /* Years 0 to 9999, what two digits and a century can say. */
 #define SECONDS_MIN INT64_C(-62167219200)
@@ -241,6 +256,33 @@ static const struct device_ops rtc_device_ops = {
     .free = rtc_free,
 };
 
+static void put(struct rtc *rtc, unsigned reg, uint64_t value, unsigned bytes)
+{
+    for (unsigned i = 0; i < bytes; i++) {
+        rtc->memory[reg + i] = (uint8_t)(value >> (8 * i));
+    }
+}
+
+static void machine_show(struct rtc *rtc)
+{
+    struct guest_ram *ram = vm_ram(rtc->vm);
+    uint64_t low = guest_ram_region(ram, 0)->size_bytes;
+    uint64_t extended_kib = (low - LAYOUT_HIGH_MEMORY) / 1024;
+    uint64_t above_16mib = low > (16u << 20) ? (low - (16u << 20)) >> 16 : 0;
+    extended_kib = extended_kib < 65535 ? extended_kib : 65535;
+    put(rtc, REG_EQUIPMENT, EQUIPMENT_FPU, 1);
+    put(rtc, REG_BASE_KIB, 640, 2);
+    put(rtc, REG_EXTENDED_KIB, extended_kib, 2);
+    put(rtc, REG_EXTENDED_ALT, extended_kib, 2);
+    put(rtc, REG_ABOVE_16MIB, above_16mib < 65535 ? above_16mib : 65535, 2);
+    if (guest_ram_region_count(ram) > 1) {
+        put(rtc, REG_ABOVE_4GIB, guest_ram_region(ram, 1)->size_bytes >> 16, 3);
+    }
+    put(rtc, REG_MORE_CPUS, vm_config(rtc->vm)->cpus - 1, 1);
+    put(rtc, REG_BOOT_FLAGS_1, BOOT_NETWORK, 1);
+    put(rtc, REG_BOOT_FLAGS_2, BOOT_DISK_CDROM, 1);
+}
+
 int rtc_create(struct vm *vm, struct error *err)
 {
     struct rtc *rtc = calloc(1, sizeof(*rtc));
@@ -252,6 +294,7 @@ int rtc_create(struct vm *vm, struct error *err)
     rtc->memory[REG_A] = A_DEFAULT;
     rtc->memory[REG_B] = B_24_HOURS;
     rtc->memory[REG_D] = D_VALID;
+    machine_show(rtc);
     int result = bus_add(vm_port_bus(vm), LAYOUT_PORT_RTC, 2, &rtc_bus_ops, rtc);
     if (result < 0) {
         free(rtc);

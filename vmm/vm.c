@@ -18,6 +18,7 @@
 #include "vmm/boot.h"
 #include "vmm/bus.h"
 #include "vmm/event_loop.h"
+#include "vmm/firmware.h"
 #include "vmm/guest_ram.h"
 #include "vmm/kvm.h"
 #include "vmm/options_cpu.h"
@@ -71,6 +72,9 @@ static int parts_create(struct vm *vm, struct error *err)
     result = result < 0 ? result : vm_hold_init(vm);
     if (result < 0) {
         return error_set(err, result, "cannot make the VM: %s", err_text(result));
+    }
+    if (vm->config.kernel == NULL) {
+        return 0; /* firmware_create() has its part */
     }
     return boot_open(vm->config.kernel, vm->config.initrd, vm->config.cmdline,
                      guest_ram_size(vm->ram), &vm->boot, err);
@@ -217,6 +221,9 @@ void vm_free(struct vm *vm)
 
 int vm_boot(struct vm *vm, struct error *err)
 {
+    if (vm->firmware != NULL) {
+        return firmware_boot(vm, err); /* the processor begins where it is reset to */
+    }
     struct kvm_boot_entry entry = {0};
     int result = boot_load(vm->boot, vm, &entry, err);
     if (result < 0) {

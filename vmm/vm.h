@@ -89,7 +89,8 @@ struct vm_config {
     bool huge_pages, mergeable, preallocated; /* vmm/guest_ram.h */
     unsigned cpus;
     const struct options_cpu_set *cpu_affinity; /* NULL or empty: any; borrowed */
-    const char *kernel;                         /* bzImage, or ELF with a PVH note */
+    const char *kernel;                         /* bzImage, or ELF with a PVH note; NULL:
+                                                 boots by firmware */
     const char *initrd;                         /* NULL: none */
     const char *cmdline;
     uint64_t vm_id; /* 0: not run by a cluster */

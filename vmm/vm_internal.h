@@ -18,6 +18,8 @@
 #define VM_QUIET_WAITERS_MAX 8
 #define VM_REASON_SIZE       256
 
+struct firmware;
+struct flash;
 struct kvm_run;
 struct event_source;
 
@@ -67,6 +69,9 @@ struct vm {
     struct device **devices_end;
     struct acpi_power *power; /* the power button's registers, one of the devices; NULL
                                  before it is added */
+
+    struct firmware *firmware; /* a device too; NULL: the VM boots a kernel directly */
+    struct flash *flash;       /* its flash, the same */
 
     struct event_loop *main_loop;
     struct event_loop *io_loop;

@@ -81,8 +81,7 @@ def test_initrd_cmdline_and_memory_that_do_not_fit(folder):
 
 
 def test_options_that_make_no_sense(folder):
-    refused(folder, says="--kernel FILE is missing")
-    refused(folder, "--firmware", "uefi", says="--kernel FILE")
+    refused(folder, says="--kernel FILE or --firmware KIND is missing")
     refused(folder, "--nonsense", kernel=guest("hello"), says="--nonsense")
     refused(folder, "--disk", "/nowhere.raw", kernel=guest("hello"), says="/nowhere.raw")
     refused(folder, "--disk", "x,fast", kernel=guest("hello"), says="what is \"fast\"")

@@ -149,9 +149,9 @@ class Vmm:
     def __init__(self, folder, kernel, *options, name="one", memory="64M", cpus=1, cmdline="", serial=None):
         self.control = os.path.join(folder, name + ".sock")
         self.serial = os.path.join(folder, name + ".serial")
-        words = [VMM, "--name", name, "--memory", memory, "--cpus", str(cpus), "--kernel", kernel,
-                 "--cmdline", cmdline, "--control", self.control,
-                 "--serial", serial or "file:" + self.serial, *options]
+        boots = ["--kernel", kernel, "--cmdline", cmdline] if kernel else []  # or by firmware
+        words = [VMM, "--name", name, "--memory", memory, "--cpus", str(cpus), *boots,
+                 "--control", self.control, "--serial", serial or "file:" + self.serial, *options]
         self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True)
 

@@ -31,12 +31,23 @@ static void assert_sums_to_zero(const uint8_t *data, size_t size)
     assert_int_equal(sum, 0);
 }
 
+static struct acpi_machine machine_of(unsigned cpus)
+{
+    return (struct acpi_machine){
+        .cpu_count = cpus,
+        .ecam = LAYOUT_ECAM_START,
+        .window64_start = LAYOUT_HIGH_RAM_START,
+        .window64_end = UINT64_C(1) << 40,
+    };
+}
+
 static struct guest_ram *make(unsigned cpus)
 {
     struct guest_ram *ram = NULL;
     struct error err = {0};
     assert_int_equal(guest_ram_create(UINT64_C(1) << 20, &ram, &err), 0);
-    assert_int_equal(acpi_tables_write(ram, cpus), 0);
+    const struct acpi_machine machine = machine_of(cpus);
+    assert_int_equal(acpi_tables_write(&machine, ram), 0);
     return ram;
 }
 
@@ -165,7 +176,8 @@ static void test_dsdt_names_what_guests_look_for(void **state)
 {
     (void)state;
     struct buffer out = {0};
-    assert_int_equal(acpi_dsdt_make(&out), 0);
+    const struct acpi_machine machine = machine_of(1);
+    assert_int_equal(acpi_dsdt_make(&machine, &out), 0);
     assert_sums_to_zero(out.data, out.size);
     static const char *const names[] = {"PCI0", "_PRT", "COM1", "RTC_", "_S5_"};
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {

@@ -27,6 +27,7 @@ static int parse(const char *line, struct options *options, struct error *err)
 }
 
 #define LEAST "--name a --memory 64M --cpus 2 --kernel k --control c "
+#define FIRMWARE "--name a --memory 64M --cpus 2 --firmware uefi --control c "
 
 static void assert_refused(const char *line, const char *says)
 {
@@ -140,7 +141,11 @@ static void test_nonsense_is_refused(void **state)
     assert_refused(LEAST "--net tap=a,bps=fast", "bytes per second");
     assert_refused(LEAST "--net tap=a,vhost=yes", "on, off or auto");
     assert_refused(LEAST "--net tap=a,any", "tap=NAME");
-    assert_refused(LEAST "--firmware bios", "--kernel");
+    assert_refused(LEAST "--firmware bios", "leave out --kernel");
+    assert_refused(LEAST "--vars v", "need --firmware");
+    assert_refused(FIRMWARE "--cmdline x", "leave out --kernel");
+    assert_refused(FIRMWARE "--net tap=a,boot=100", "1 (tried first) to 99");
+    assert_refused(FIRMWARE "--net tap=a,boot=x", "1 (tried first) to 99");
     assert_refused(LEAST "--vm-id 0 --epoch 1", "--vm-id 0");
     assert_refused(LEAST "more", "more");
     assert_refused(LEAST "--kernel", "needs a value");
