@@ -152,6 +152,9 @@ static int disks_create(struct program *program, struct error *err)
         struct virtio_block_config config = {
             .path = disk->path,
             .format = disk->format,
+            .queues = disk->queues,
+            .requests_per_s = disk->requests_per_s,
+            .bytes_per_s = disk->bytes_per_s,
             .read_only = disk->read_only,
             .direct = disk->direct,
             .serial = disk->serial[0] != '\0' ? disk->serial : NULL,

@@ -46,11 +46,6 @@ void vm_irq_set(struct vm *vm, unsigned irq, bool level)
     (void)level;
 }
 
-void vm_request_reset(struct vm *vm)
-{
-    CHECK(vm != NULL);
-}
-
 void vm_request_power_off(struct vm *vm, const char *reason)
 {
     CHECK(vm != NULL && reason != NULL);

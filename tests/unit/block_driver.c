@@ -46,19 +46,27 @@ int block_driver_teardown(void **state)
 
 void block_driver_add(struct block_driver *f, bool read_only, bool direct)
 {
-    struct virtio_block_config config = {.path = f->path,
-                                         .read_only = read_only,
-                                         .direct = direct,
-                                         .serial = "disk-serial"};
+    block_driver_add_config(
+        f, (struct virtio_block_config){.read_only = read_only, .direct = direct}, 1,
+        BLOCK_DRIVER_F_FLUSH);
+}
+
+void block_driver_add_config(struct block_driver *f, struct virtio_block_config config,
+                             unsigned queue_count, uint64_t features)
+{
     struct error err = {0};
-    int ret = virtio_block_create(f->vm, &config, &err);
+    int ret;
+
+    config.path = f->path;
+    config.serial = "disk-serial";
+    ret = virtio_block_create(f->vm, &config, &err);
 
     if (ret < 0) {
         print_error("%s\n", err.text);
     }
     assert_int_equal(ret, 0);
     driver_init(&f->driver, f->vm, 1);
-    assert_true(driver_start(&f->driver, BLOCK_DRIVER_F_FLUSH, 1, 64));
+    assert_true(driver_start(&f->driver, features, queue_count, 64));
 }
 
 void block_driver_header_write(struct block_driver *f, uint32_t type, uint64_t sector)

@@ -34,6 +34,10 @@ struct block_driver {
 int block_driver_setup(void **state);
 int block_driver_teardown(void **state);
 void block_driver_add(struct block_driver *f, bool read_only, bool direct);
+struct virtio_block_config;
+/* The same with more said; path and serial are filled in. Starts `queue_count` queues. */
+void block_driver_add_config(struct block_driver *f, struct virtio_block_config config,
+                             unsigned queue_count, uint64_t features);
 void block_driver_header_write(struct block_driver *f, uint32_t type, uint64_t sector);
 void block_driver_request_add(struct block_driver *f, uint32_t type, uint64_t sector,
                               uint64_t gpa, uint32_t size);

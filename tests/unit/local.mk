@@ -131,6 +131,19 @@ check_PROGRAMS += tests/unit/test_virtio_block_state
 tests_unit_test_virtio_block_state_SOURCES = tests/unit/test_virtio_block_state.c \
 	tests/unit/block_driver.c tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_block_state_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_block_queues
+tests_unit_test_virtio_block_queues_SOURCES = tests/unit/test_virtio_block_queues.c tests/unit/block_driver.c \
+	tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_block_queues_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_storage
+tests_unit_test_virtio_storage_SOURCES = tests/unit/test_virtio_storage.c tests/unit/block_driver.c \
+	tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_storage_CPPFLAGS = $(AM_CPPFLAGS) $(URING_CFLAGS)
+tests_unit_test_virtio_storage_LDADD = $(VIRTIO_TEST_LIBS) $(JANSSON_LIBS)
+check_PROGRAMS += tests/unit/test_storage
+tests_unit_test_storage_SOURCES = tests/unit/test_storage.c tests/unit/unit.h
+tests_unit_test_storage_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_storage_LDADD = $(VMM_TEST_LIBS) $(JANSSON_LIBS)
 check_PROGRAMS += tests/unit/test_virtio_disk
 tests_unit_test_virtio_disk_SOURCES = tests/unit/test_virtio_disk.c $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_disk_LDADD = $(VIRTIO_TEST_LIBS)

@@ -279,6 +279,37 @@ int block_disk_guard(struct block_disk *disk, const char *path, bool read_only,
                                : lock_prepare(disk, &st, err);
 }
 
+bool block_disk_discards(const struct block_disk *disk)
+{
+    /* A partition's queue is its disk's. */
+    static const char *const places[] = {"", "/.."};
+    char path[80];
+    unsigned long long most = 0;
+    struct stat st;
+
+    if (disk->read_only || fstat(disk->fd, &st) < 0) {
+        return false;
+    }
+    if (S_ISREG(st.st_mode)) {
+        /* Behind the end there is nothing to be lost. */
+        return fallocate(disk->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, st.st_size,
+                         BLOCK_DISK_ALIGN_MAX) == 0;
+    }
+    for (unsigned i = 0; most == 0 && i < sizeof(places) / sizeof(places[0]); i++) {
+        FILE *file;
+
+        (void)snprintf(path, sizeof(path),
+                       "/sys/dev/block/%u:%u%s/queue/discard_max_bytes",
+                       major(st.st_rdev), minor(st.st_rdev), places[i]); /* fits */
+        file = fopen(path, "re");
+        if (file != NULL) {
+            (void)!fscanf(file, "%llu", &most);
+            (void)fclose(file); /* only read */
+        }
+    }
+    return most > 0;
+}
+
 void block_disk_close(struct block_disk *disk)
 {
     if (disk->lock_path != NULL && disk->lock_fd >= 0) {

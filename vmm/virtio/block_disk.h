@@ -49,6 +49,8 @@ int block_disk_guard(struct block_disk *disk, const char *path, bool read_only,
 enum storage_format block_disk_probe(const char *path);
 /* True for a file that other hosts reach too. */
 bool block_disk_is_networked(const char *path);
+/* True if it can make holes. */
+bool block_disk_discards(const struct block_disk *disk);
 void block_disk_close(struct block_disk *disk);
 /* DROVER_EINUSE after BLOCK_DISK_LOCK_MS of trying. What the host has cached of the disk
  * is forgotten. */

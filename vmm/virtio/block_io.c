@@ -17,6 +17,30 @@
 
 /* ---- submitting ----------------------------------------------------------- */
 
+/* False: it has to wait; the timer will look again. */
+static bool limits_allow(struct virtio_block *block, struct block_request *request)
+{
+    bool is_transfer = request->kind == BLOCK_READ || request->kind == BLOCK_WRITE;
+    uint64_t now_ns, wait_ns, bytes_ns;
+
+    if (!is_transfer || request->charged ||
+        (block->request_limit.units_per_s == 0 && block->byte_limit.units_per_s == 0)) {
+        return true;
+    }
+    now_ns = clock_now_ns();
+    wait_ns = rate_limit_wait_ns(&block->request_limit, now_ns);
+    bytes_ns = rate_limit_wait_ns(&block->byte_limit, now_ns);
+    wait_ns = wait_ns > bytes_ns ? wait_ns : bytes_ns;
+    if (wait_ns > 0) {
+        (void)event_loop_timer_set(block->limit_timer, now_ns + wait_ns);
+        return false;
+    }
+    rate_limit_take(&block->request_limit, 1);
+    rate_limit_take(&block->byte_limit, request->size);
+    request->charged = true;
+    return true;
+}
+
 static void submit(struct virtio_block *block)
 {
     struct block_request *request;
@@ -27,7 +51,8 @@ static void submit(struct virtio_block *block)
     if (!virtio_io_allowed(&block->virtio) || !block->engine->ready(block)) {
         return;
     }
-    while ((request = block_list_take(&block->pending)) != NULL) {
+    while ((request = block->pending.first) != NULL && limits_allow(block, request)) {
+        (void)block_list_take(&block->pending);
         if (block->engine->prepare(block, request)) {
             block->submitted_count++;
         } else {
@@ -68,7 +93,7 @@ static void transfer_complete(struct virtio_block *block, struct block_request *
         return;
     }
     if (request->kind == BLOCK_READ && request->bounce != NULL) {
-        int written = virtqueue_chain_write(block_ring(block), &request->chain,
+        int written = virtqueue_chain_write(block_ring(block, request), &request->chain,
                                             request->done, request->bounce, (size_t)ret);
 
         CHECK(written == 0); /* inside the chain by construction */
@@ -116,8 +141,8 @@ void block_io_returned(struct virtio_block *block, struct block_request *request
     if (request->kind == BLOCK_READ) {
         /* What has come of it, also if it failed half way, was written behind our back.
          */
-        virtqueue_chain_mark_dirty(block_ring(block), &request->chain, request->done,
-                                   request->submitted_bytes);
+        virtqueue_chain_mark_dirty(block_ring(block, request), &request->chain,
+                                   request->done, request->submitted_bytes);
     }
     if ((ret == -EINTR || ret == -EAGAIN) && request->retries++ < BLOCK_RETRIES_MAX) {
         block_list_add(&block->pending, request);
@@ -128,11 +153,29 @@ void block_io_returned(struct virtio_block *block, struct block_request *request
     }
 }
 
+static bool requests_left(const struct virtio_block *block)
+{
+    return block->free != NULL || block->request_begun < block->request_count;
+}
+
+static void signal_all(struct virtio_block *block)
+{
+    if (virtio_running(&block->virtio) || atomic_load(&block->virtio.stopped)) {
+        for (unsigned i = 0; i < block->virtio.queue_count; i++) {
+            virtio_queue_signal(&block->virtio, i);
+        }
+    }
+}
+
 void block_io_continue(struct virtio_block *block)
 {
     submit(block);
-    if (virtio_running(&block->virtio) || atomic_load(&block->virtio.stopped)) {
-        virtio_queue_signal(&block->virtio, 0);
+    signal_all(block);
+    if (block->starved && requests_left(block)) {
+        block->starved = false;
+        for (unsigned i = 0; i < block->virtio.queue_count; i++) {
+            virtio_queue_kick(&block->virtio, i);
+        }
     }
     if (block->submitted_count == 0) {
         virtio_became_idle(&block->virtio);
@@ -151,12 +194,14 @@ static void taken_begin(struct virtio_block *block)
             block->taken_count -= i;
             memmove(block->taken_heads, block->taken_heads + i,
                     block->taken_count * sizeof(block->taken_heads[0]));
+            block->starved = true;
             return;
         }
-        if (virtqueue_chain_load(block_ring(block), block->taken_heads[i],
-                                 &request->chain) < 0) {
+        request->queue_index = block->taken_heads[i] >> 16;
+        if (virtqueue_chain_load(block_ring(block, request),
+                                 (uint16_t)block->taken_heads[i], &request->chain) < 0) {
             block_request_put(block, request);
-            virtio_broken(&block->virtio, block_ring(block)->broken);
+            virtio_broken(&block->virtio, block_ring(block, request)->broken);
             break;
         }
         block_request_begin(block, request);
@@ -164,23 +209,18 @@ static void taken_begin(struct virtio_block *block)
     block->taken_count = 0;
 }
 
-static bool requests_left(const struct virtio_block *block)
-{
-    return block->free != NULL || block->request_begun < block->request_count;
-}
-
 /* True if the guest may have added more while notifications were being asked for. */
-static bool queue_take(struct virtio_block *block)
+static bool queue_take(struct virtio_block *block, unsigned queue_index)
 {
-    struct virtqueue *ring = block_ring(block);
+    struct virtqueue *ring = &block->virtio.queues[queue_index].ring;
 
     virtqueue_notify_disable(ring);
-    for (;;) {
-        struct block_request *request =
-            virtio_running(&block->virtio) ? block_request_take(block) : NULL;
+    while (virtio_running(&block->virtio)) {
+        struct block_request *request = block_request_take(block);
         int ret;
 
         if (request == NULL) {
+            block->starved = true;
             break;
         }
         ret = virtqueue_pop(ring, &request->chain);
@@ -194,6 +234,7 @@ static bool queue_take(struct virtio_block *block)
         if (ret == 0) {
             break;
         }
+        request->queue_index = queue_index;
         block_request_begin(block, request);
     }
     virtqueue_notify_enable(ring);
@@ -201,17 +242,17 @@ static bool queue_take(struct virtio_block *block)
            virtqueue_pending(ring);
 }
 
-void block_io_run(struct virtio_block *block)
+void block_io_run(struct virtio_block *block, unsigned queue_index)
 {
     if (virtio_io_allowed(&block->virtio)) {
         taken_begin(block);
         /* Once more at most: a guest that adds for ever waits for its next turn. */
-        if (queue_take(block) && queue_take(block)) {
-            virtio_queue_kick(&block->virtio, 0);
+        if (queue_take(block, queue_index) && queue_take(block, queue_index)) {
+            virtio_queue_kick(&block->virtio, queue_index);
         }
-        virtio_queue_signal(&block->virtio, 0);
     }
     submit(block);
+    signal_all(block);
 }
 
 void block_io_forget(struct virtio_block *block)
@@ -228,7 +269,7 @@ void block_io_forget(struct virtio_block *block)
 }
 
 unsigned block_io_taken(const struct virtio_block *block,
-                        uint16_t ret_heads[BLOCK_QUEUE_SIZE])
+                        uint32_t ret_heads[BLOCK_QUEUE_SIZE])
 {
     const struct block_list *lists[] = {&block->pending, &block->waiting};
     unsigned count = 0;
@@ -240,7 +281,7 @@ unsigned block_io_taken(const struct virtio_block *block,
         for (const struct block_request *request = lists[i]->first; request != NULL;
              request = request->next) {
             CHECK(count < BLOCK_QUEUE_SIZE);
-            ret_heads[count++] = request->chain.head;
+            ret_heads[count++] = request->queue_index << 16 | request->chain.head;
         }
     }
     return count;
@@ -259,8 +300,26 @@ int block_io_init(struct virtio_block *block, unsigned request_count, struct err
                : 0;
 }
 
+static void limit_over(void *owner)
+{
+    struct virtio_block *block = owner;
+
+    pthread_mutex_lock(&block->virtio.lock);
+    block_io_continue(block);
+    pthread_mutex_unlock(&block->virtio.lock);
+}
+
+int block_io_attach(struct virtio_block *block)
+{
+    int ret = event_loop_timer_create(vm_io_loop(block->virtio.vm), limit_over, block,
+                                      &block->limit_timer);
+
+    return ret < 0 ? ret : block->engine->attach(block);
+}
+
 void block_io_done(struct virtio_block *block)
 {
+    event_loop_remove(block->limit_timer);
     if (block->engine != NULL) {
         block->engine->free(block);
     }

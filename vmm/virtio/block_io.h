@@ -6,6 +6,7 @@
 
 #include <liburing.h>
 
+#include "vmm/rate_limit.h"
 #include "vmm/virtio/block_disk.h"
 #include "vmm/virtio/virtio.h"
 
@@ -17,6 +18,7 @@
 #define BLOCK_ID_SIZE     20
 #define BLOCK_HEADER_SIZE 16 /* of a request */
 #define BLOCK_RETRIES_MAX 16
+#define BLOCK_FEW         8 /* segments of a small request, which touches less memory */
 /* What a guest asks for at once is cut, so that stopping never waits long for what is
  * under way. */
 #define BLOCK_SUBMIT_MAX    (4u * 1024u * 1024u)
@@ -26,6 +28,7 @@
 #define BLOCK_FEATURE_RO           VIRTIO_FEATURE(5)
 #define BLOCK_FEATURE_BLK_SIZE     VIRTIO_FEATURE(6)
 #define BLOCK_FEATURE_FLUSH        VIRTIO_FEATURE(9)
+#define BLOCK_FEATURE_MQ           VIRTIO_FEATURE(12)
 #define BLOCK_FEATURE_DISCARD      VIRTIO_FEATURE(13)
 #define BLOCK_FEATURE_WRITE_ZEROES VIRTIO_FEATURE(14)
 
@@ -50,7 +53,9 @@ struct block_request {
     struct block_request *next; /* in the list of free, pending or waiting ones */
     enum block_kind kind;
     bool unmap;    /* of BLOCK_ZEROES */
+    bool charged;  /* against the limits */
     bool flushing; /* a write whose data is with the daemon, and not stable yet */
+    unsigned queue_index;
     unsigned retries;
     uint64_t offset; /* on the disk, bytes */
     uint64_t size;
@@ -58,6 +63,7 @@ struct block_request {
     uint64_t flush_mark; /* of BLOCK_FLUSH: the writes that it covers */
     uint8_t *bounce;     /* NULL: none */
     size_t submitted_bytes;
+    struct iovec few[BLOCK_FEW]; /* instead of `vectors` where they do */
     struct virtqueue_chain chain;
     struct iovec vectors[VIRTQUEUE_SEGMENTS_MAX];
 };
@@ -109,13 +115,16 @@ struct virtio_block {
     struct block_vhost *vhost; /* NULL: none */
     unsigned submitted_count;
     bool error_logged;
+    bool starved; /* a queue has more requests than there are structs for */
+    struct rate_limit request_limit, byte_limit;
+    struct event_source *limit_timer;
     struct block_list pending, waiting;
     struct block_request *free; /* used last, taken first */
     struct block_request *requests;
     unsigned request_count; /* that there may be */
     unsigned request_begun; /* from here on none was ever touched */
-    /* Taken before a migration, to be begun first. */
-    uint16_t taken_heads[BLOCK_QUEUE_SIZE];
+    /* Taken before a migration, to be begun first: queue << 16 | head. */
+    uint32_t taken_heads[BLOCK_QUEUE_SIZE];
     unsigned taken_count;
 };
 
@@ -123,23 +132,26 @@ int block_uring_init(struct virtio_block *block, int lock_fd, struct error *err)
 
 int block_io_init(struct virtio_block *block, unsigned request_count, struct error *err);
 void block_io_done(struct virtio_block *block);
-/* Takes what is in the ring, and submits. */
-void block_io_run(struct virtio_block *block);
+/* On the I/O loop, once. */
+int block_io_attach(struct virtio_block *block);
+/* Takes what is in a queue's ring, and submits. */
+void block_io_run(struct virtio_block *block, unsigned queue_index);
 /* Submits what is pending, and tells the guest what came back. */
 void block_io_continue(struct virtio_block *block);
 /* Drops requests that have not been submitted: the guest has reset the device. */
 void block_io_forget(struct virtio_block *block);
-/* Heads of the requests that have not been submitted, in `ret_heads`; returns their
- * number. */
+/* The requests that have not been submitted, as queue << 16 | head; returns their number.
+ */
 unsigned block_io_taken(const struct virtio_block *block,
-                        uint16_t ret_heads[BLOCK_QUEUE_SIZE]);
+                        uint32_t ret_heads[BLOCK_QUEUE_SIZE]);
 /* For engines: a piece is back, with its bytes or 0 (what is no transfer), or -errno. */
 void block_io_returned(struct virtio_block *block, struct block_request *request,
                        int64_t ret);
 
-static inline struct virtqueue *block_ring(struct virtio_block *block)
+static inline struct virtqueue *block_ring(struct virtio_block *block,
+                                           const struct block_request *request)
 {
-    return &block->virtio.queues[0].ring;
+    return &block->virtio.queues[request->queue_index].ring;
 }
 
 void block_list_add(struct block_list *list, struct block_request *request);

@@ -78,7 +78,7 @@ void block_request_put(struct virtio_block *block, struct block_request *request
 void block_request_end(struct virtio_block *block, struct block_request *request,
                        enum block_status status)
 {
-    struct virtqueue *ring = block_ring(block);
+    struct virtqueue *ring = block_ring(block, request);
     const struct virtqueue_chain *chain = &request->chain;
     uint64_t data_bytes = chain->writable_bytes - 1;
     uint64_t written = request->kind == BLOCK_READ ? request->done : 0;
@@ -132,8 +132,8 @@ static void range_begin(struct virtio_block *block, struct block_request *reques
     uint32_t count, flags;
 
     if (request->chain.readable_bytes != HEADER_SIZE + RANGE_SIZE ||
-        virtqueue_chain_read(block_ring(block), &request->chain, HEADER_SIZE, range,
-                             RANGE_SIZE) < 0) {
+        virtqueue_chain_read(block_ring(block, request), &request->chain, HEADER_SIZE,
+                             range, RANGE_SIZE) < 0) {
         block_request_end(block, request, BLOCK_STATUS_IOERR);
         return;
     }
@@ -155,8 +155,8 @@ static void id_write(struct virtio_block *block, struct block_request *request)
 {
     uint64_t room = request->chain.writable_bytes - 1;
     size_t size = room < BLOCK_ID_SIZE ? (size_t)room : BLOCK_ID_SIZE;
-    int ret =
-        virtqueue_chain_write(block_ring(block), &request->chain, 0, block->serial, size);
+    int ret = virtqueue_chain_write(block_ring(block, request), &request->chain, 0,
+                                    block->serial, size);
 
     CHECK(ret == 0); /* fits */
     request->done = size;
@@ -173,10 +173,11 @@ void block_request_begin(struct virtio_block *block, struct block_request *reque
     request->kind = BLOCK_READ;
     request->done = request->size = request->offset = 0;
     request->retries = 0;
-    request->flushing = false;
+    request->flushing = request->charged = false;
     request->bounce = NULL;
     if (chain->writable_bytes < 1 ||
-        virtqueue_chain_read(block_ring(block), chain, 0, header, HEADER_SIZE) < 0) {
+        virtqueue_chain_read(block_ring(block, request), chain, 0, header, HEADER_SIZE) <
+            0) {
         virtio_broken(&block->virtio, "a request has no header or no status byte");
         block_request_put(block, request);
         return;

@@ -17,8 +17,9 @@
 #include "vmm/virtio/block_io.h"
 #include "vmm/vm.h"
 
-#define SUBMIT_TRIES_MAX 100 /* a millisecond each: the host's kernel is out of memory   \
-                              */
+#define SUBMIT_TRIES_MAX                                                                 \
+    100 /* a millisecond each: the host's kernel is out of memory                        \
+         */
 
 /* ---- preparing ------------------------------------------------------------ */
 
@@ -48,10 +49,10 @@ static bool bounce_take(struct virtio_block *block, struct block_request *reques
     }
     request->submitted_bytes =
         left < BLOCK_BOUNCE_SIZE ? (size_t)left : BLOCK_BOUNCE_SIZE;
-    request->vectors[0] =
+    request->few[0] =
         (struct iovec){.iov_base = request->bounce, .iov_len = request->submitted_bytes};
     if (request->kind == BLOCK_WRITE) {
-        int ret = virtqueue_chain_read(block_ring(block), &request->chain,
+        int ret = virtqueue_chain_read(block_ring(block, request), &request->chain,
                                        BLOCK_HEADER_SIZE + request->done, request->bounce,
                                        request->submitted_bytes);
 
@@ -64,6 +65,9 @@ static bool transfer_prepare(struct virtio_block *block, struct block_request *r
 {
     bool is_write = request->kind == BLOCK_WRITE;
     uint64_t offset = request->offset + request->done;
+    bool is_small =
+        request->chain.readable_count + request->chain.writable_count <= BLOCK_FEW;
+    struct iovec *vectors = is_small ? request->few : request->vectors;
     struct io_uring_sqe *sqe;
     int count;
 
@@ -71,14 +75,16 @@ static bool transfer_prepare(struct virtio_block *block, struct block_request *r
     if (request->submitted_bytes > BLOCK_SUBMIT_MAX) {
         request->submitted_bytes = BLOCK_SUBMIT_MAX;
     }
-    count = virtqueue_chain_vectors(block_ring(block), &request->chain, !is_write,
-                                    (is_write ? BLOCK_HEADER_SIZE : 0) + request->done,
-                                    request->submitted_bytes, request->vectors);
+    count =
+        virtqueue_chain_vectors(block_ring(block, request), &request->chain, !is_write,
+                                (is_write ? BLOCK_HEADER_SIZE : 0) + request->done,
+                                request->submitted_bytes, vectors);
     CHECK(count > 0);
-    if (block->disk.direct && !vectors_aligned(&block->disk, request->vectors, count)) {
+    if (block->disk.direct && !vectors_aligned(&block->disk, vectors, count)) {
         if (!bounce_take(block, request)) {
             return false;
         }
+        vectors = request->few;
         count = 1;
     }
     sqe = io_uring_get_sqe(&block->uring.ring);
@@ -88,11 +94,10 @@ static bool transfer_prepare(struct virtio_block *block, struct block_request *r
          * stable. */
         bool through = !virtio_feature(&block->virtio, BLOCK_FEATURE_FLUSH);
 
-        io_uring_prep_writev2(sqe, block->disk.fd, request->vectors, (unsigned)count,
-                              offset, through ? RWF_DSYNC : 0);
+        io_uring_prep_writev2(sqe, block->disk.fd, vectors, (unsigned)count, offset,
+                              through ? RWF_DSYNC : 0);
     } else {
-        io_uring_prep_readv(sqe, block->disk.fd, request->vectors, (unsigned)count,
-                            offset);
+        io_uring_prep_readv(sqe, block->disk.fd, vectors, (unsigned)count, offset);
     }
     io_uring_sqe_set_data(sqe, request);
     return true;

@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "vmm/event_loop.h"
 #include "vmm/virtio/block_io.h"
@@ -56,7 +57,7 @@ static void config_read(struct virtio_device *virtio, unsigned offset, uint8_t *
     memcpy(config, &capacity, 8);
     memcpy(config + 12, &words[0], 4);
     memcpy(config + 20, &words[1], 4);
-    config[34] = 1;
+    config[34] = (uint8_t)virtio->queue_count;
     memcpy(config + 36, &words[2], 4);
     memcpy(config + 40, &words[3], 4);
     memcpy(config + 44, &words[4], 4);
@@ -71,8 +72,7 @@ static void config_read(struct virtio_device *virtio, unsigned offset, uint8_t *
 
 static void queue_run(struct virtio_device *virtio, unsigned queue_index)
 {
-    (void)queue_index; /* there is one */
-    block_io_run(from_virtio(virtio));
+    block_io_run(from_virtio(virtio), queue_index);
 }
 
 static bool idle(struct virtio_device *virtio)
@@ -89,9 +89,7 @@ static void forget(struct virtio_device *virtio)
 
 static int attach(struct virtio_device *virtio)
 {
-    struct virtio_block *block = from_virtio(virtio);
-
-    return block->engine->attach(block);
+    return block_io_attach(from_virtio(virtio));
 }
 
 static const struct virtio_ops virtio_block_ops = {
@@ -112,8 +110,7 @@ static int save(struct device *device, struct buffer *out)
 {
     struct virtio_block *block = from_device(device);
     Drover__VirtioBlockState message = DROVER__VIRTIO_BLOCK_STATE__INIT;
-    uint16_t heads[BLOCK_QUEUE_SIZE];
-    uint32_t wide[BLOCK_QUEUE_SIZE];
+    uint32_t heads[BLOCK_QUEUE_SIZE];
 
     message.capacity_sectors = block->disk.size_bytes / BLOCK_SECTOR_SIZE;
     message.block_size = block->disk.offset_align;
@@ -121,10 +118,7 @@ static int save(struct device *device, struct buffer *out)
     message.serial.data = block->serial;
     message.serial.len = BLOCK_ID_SIZE;
     message.n_taken_heads = block_io_taken(block, heads);
-    for (size_t i = 0; i < message.n_taken_heads; i++) {
-        wide[i] = heads[i];
-    }
-    message.taken_heads = wide;
+    message.taken_heads = heads;
     return virtio_state_save(&block->virtio, &message.base, &message.virtio, out);
 }
 
@@ -164,7 +158,8 @@ static int disk_judge(const struct virtio_block *block,
         return virtio_state_malformed(&block->virtio, err, "a field is too long");
     }
     for (size_t i = 0; i < message->n_taken_heads; i++) {
-        if (message->taken_heads[i] >= BLOCK_QUEUE_SIZE) {
+        if ((message->taken_heads[i] & 0xffff) >= BLOCK_QUEUE_SIZE ||
+            message->taken_heads[i] >> 16 >= block->virtio.queue_count) {
             return virtio_state_malformed(&block->virtio, err,
                                           "a request is outside of the queue");
         }
@@ -183,7 +178,9 @@ static int message_load(struct virtio_device *virtio, const ProtobufCMessage *ba
     if (ret < 0) {
         return ret;
     }
-    taken_counts[0] = (uint16_t)message->n_taken_heads;
+    for (size_t i = 0; i < message->n_taken_heads; i++) {
+        taken_counts[message->taken_heads[i] >> 16]++;
+    }
     ret = virtio_state_load(&block->virtio, message->virtio, taken_counts, err);
     if (ret < 0) {
         return ret;
@@ -191,7 +188,7 @@ static int message_load(struct virtio_device *virtio, const ProtobufCMessage *ba
     block_io_forget(block);
     block->disk.size_bytes = message->capacity_sectors * BLOCK_SECTOR_SIZE;
     for (size_t i = 0; i < message->n_taken_heads; i++) {
-        block->taken_heads[i] = (uint16_t)message->taken_heads[i];
+        block->taken_heads[i] = message->taken_heads[i];
     }
     block->taken_count = (unsigned)message->n_taken_heads;
     memset(block->serial, 0, BLOCK_ID_SIZE);
@@ -321,6 +318,13 @@ static int block_start(struct virtio_block *block, struct vm *vm,
     }
     features |= config->read_only ? BLOCK_FEATURE_RO
                                   : BLOCK_FEATURE_DISCARD | BLOCK_FEATURE_WRITE_ZEROES;
+    features |= config->queues > 1 ? BLOCK_FEATURE_MQ : 0;
+    if (config->storage == NULL && !block_disk_discards(&block->disk)) {
+        features &= ~BLOCK_FEATURE_DISCARD;
+    }
+    block->virtio.queue_count = config->queues;
+    rate_limit_init(&block->request_limit, config->requests_per_s, clock_now_ns());
+    rate_limit_init(&block->byte_limit, config->bytes_per_s, clock_now_ns());
     serial_set(block, config->serial);
     return virtio_init(&block->virtio, vm, features, err);
 }

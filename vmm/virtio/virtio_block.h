@@ -23,6 +23,9 @@ struct virtio_block_config {
     const struct storage_ops *storage; /* NULL: a raw disk, served in this process */
     void *storage_owner;
     unsigned storage_index;
+    unsigned queues;         /* 0: one */
+    uint64_t requests_per_s; /* 0: no limit, as the next */
+    uint64_t bytes_per_s;
     bool read_only;
     bool direct; /* O_DIRECT; block devices and files on network file systems always have
                     it */
