@@ -12,9 +12,11 @@ import subprocess
 from . import image, paths
 from .paths import LabError
 
-RECIPE = "2"  # grows whenever this file makes other images of the same inputs
+RECIPE = "3"  # grows whenever this file makes other images of the same inputs
 PACKAGES = ["systemd-sysv", "udev", "dbus", "kmod", "iproute2", "login", "passwd", "zstd",
             "initramfs-tools", "linux-image-amd64"]
+# "Only the drivers that this system needs", as the installer offers it: a third of the time to boot.
+INITRD_MODULES = ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"]
 MIB = 1 << 20
 SECTOR = 512
 # Name, type, first and last MiB of each partition.
@@ -61,12 +63,16 @@ def _key():
     inputs = [path for path, _ in _files()]
     inputs += [os.path.join(paths.LAB_DIR, "image-installer"), _recordd()]
     return image.key_of([RECIPE, image.release(), *PACKAGES, *image.sources(), str(PARTITIONS),
-                         str(GRUB_MODULES), INSTALLER_CFG], inputs)
+                         str(GRUB_MODULES), str(INITRD_MODULES), INSTALLER_CFG], inputs)
 
 
 def _bootstrap(root, log):
     hook = os.path.join(paths.LAB_DIR, "image-installer")
-    image.bootstrap(root, PACKAGES, [f"--customize-hook={hook} \"$1\"",
+    conf, modules = "etc/initramfs-tools/conf.d", "usr/share/initramfs-tools/modules.d"
+    image.bootstrap(root, PACKAGES, [f"--essential-hook=cd \"$1\" && mkdir -p {conf} {modules} && "
+                                     f"echo MODULES=list > {conf}/lab && "
+                                     f"printf '%s\\n' {' '.join(INITRD_MODULES)} > {modules}/lab",
+                                     f"--customize-hook={hook} \"$1\"",
                                      "--customize-hook=echo root:lab | chroot \"$1\" chpasswd"], log)
     for path, name in _files():
         target = os.path.join(root, name)

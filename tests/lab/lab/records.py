@@ -157,10 +157,10 @@ class Entry:
         self.text = words[6] if len(words) > 6 else ""
 
 
-def read_area(path, kind):
+def read_area(path, kind, offset=0):
     entries = []
     with open(path, "rb") as f:
-        f.seek(AREAS[kind] * SLOT)
+        f.seek(offset + AREAS[kind] * SLOT)
         while True:
             data = f.read(SLOT)
             if len(data) < SLOT or data[0] == 0:
@@ -168,10 +168,10 @@ def read_area(path, kind):
             entries.append(Entry(data))
 
 
-def check_disk(path, acknowledged):
-    """Problems found on the disk, as texts; an empty list is what everybody wants."""
+def check_disk(path, acknowledged, offset=0):
+    """Problems found on the disk (or a part of it, from `offset` on), as texts; an empty list is what everybody wants."""
     problems = []
-    areas = {kind: read_area(path, kind) for kind in AREAS}
+    areas = {kind: read_area(path, kind, offset) for kind in AREAS}
     for kind, entries in areas.items():
         for number, entry in enumerate(entries):
             if entry.kind != kind or entry.number != number:
