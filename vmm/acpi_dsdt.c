@@ -5,6 +5,7 @@
 #include "vmm/acpi_internal.h"
 #include "vmm/aml.h"
 #include "vmm/layout.h"
+#include "vmm/panic.h"
 
 /* The windows leave out both places where firmware puts the ECAM range. */
 static void aml_windows(struct aml *aml, const struct acpi_machine *machine)
@@ -72,6 +73,20 @@ static void aml_legacy_device(struct aml *aml, const char *name, const char *id,
     aml_end(aml);
 }
 
+/* Present and working, but nothing to show to people: not all systems have a driver. */
+static void aml_panic_device(struct aml *aml)
+{
+    aml_device_begin(aml, "PEVT");
+    aml_name(aml, "_HID");
+    aml_string(aml, "QEMU0001");
+    aml_name(aml, "_STA");
+    aml_integer(aml, 0x0b);
+    aml_resources_begin(aml);
+    aml_resource_io(aml, PANIC_PORT, 1);
+    aml_resources_end(aml);
+    aml_end(aml);
+}
+
 int acpi_dsdt_make(const struct acpi_machine *machine, struct buffer *out)
 {
     uint8_t header[ACPI_HEADER_SIZE] = {0};
@@ -87,6 +102,7 @@ int acpi_dsdt_make(const struct acpi_machine *machine, struct buffer *out)
     aml_host_bridge(&aml, machine);
     aml_legacy_device(&aml, "COM1", "PNP0501", LAYOUT_PORT_COM1, 8, LAYOUT_IRQ_COM1);
     aml_legacy_device(&aml, "RTC_", "PNP0B00", LAYOUT_PORT_RTC, 2, LAYOUT_IRQ_RTC);
+    aml_panic_device(&aml);
     /* The motherboard's own: keeps the ECAM range from being given to others. */
     aml_device_begin(&aml, "MRES");
     aml_name(&aml, "_HID");

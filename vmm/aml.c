@@ -15,6 +15,7 @@
 #define OP_BYTE       0x0a
 #define OP_WORD       0x0b
 #define OP_DWORD      0x0c
+#define OP_STRING     0x0d
 #define OP_QWORD      0x0e
 #define OP_SCOPE      0x10
 #define OP_BUFFER     0x11
@@ -147,6 +148,12 @@ static unsigned hex_digit(char c)
 
 /* Three letters of five bits and four hex digits, big endian (ACPI 6.3 section 19.3.4).
  */
+void aml_string(struct aml *aml, const char *text)
+{
+    put_number(aml, OP_STRING, 1);
+    put(aml, text, strlen(text) + 1);
+}
+
 void aml_eisa_id(struct aml *aml, const char *id)
 {
     CHECK(strlen(id) == 7);

@@ -33,6 +33,7 @@ void aml_end(struct aml *aml);
 /* Name(name, ...): what follows is its value. */
 void aml_name(struct aml *aml, const char *name);
 void aml_integer(struct aml *aml, uint64_t value);
+void aml_string(struct aml *aml, const char *text);
 /* A compressed id as "PNP0A08". */
 void aml_eisa_id(struct aml *aml, const char *id);
 

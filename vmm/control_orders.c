@@ -13,6 +13,7 @@
 #include "vmm/broker.h"
 #include "vmm/guest_ram.h"
 #include "vmm/migrate.h"
+#include "vmm/panic.h"
 #include "vmm/virtio/virtio_balloon.h"
 
 #define US_PER_MS 1000
@@ -39,7 +40,7 @@ static Drover__VmRunState run_state(struct vm *vm)
         return frozen ? DROVER__VM_RUN_STATE__VM_RUN_FROZEN
                       : DROVER__VM_RUN_STATE__VM_RUN_FREEZING;
     }
-    if ((holds & VM_HOLD_OPERATOR) != 0) {
+    if ((holds & (VM_HOLD_OPERATOR | VM_HOLD_PANIC)) != 0) {
         return DROVER__VM_RUN_STATE__VM_RUN_PAUSED;
     }
     return DROVER__VM_RUN_STATE__VM_RUN_RUNNING;
@@ -112,6 +113,15 @@ static void balloon_fill(struct vm *vm, struct control_status *status)
     status->status.balloon = balloon;
 }
 
+static void panic_fill(struct vm *vm, Drover__VmStatus *status)
+{
+    struct panic_status now;
+    panic_status(vm, &now);
+    status->guest_panicked = now.panicked;
+    status->guest_panics = now.panics;
+    status->guest_panicked_unix_ms = now.last_unix_ms;
+}
+
 void control_status_fill(struct vm *vm, struct migrate *migrate,
                          struct control_status *ret_status)
 {
@@ -132,6 +142,7 @@ void control_status_fill(struct vm *vm, struct migrate *migrate,
     status->guest_powered_off = vm_guest_powered_off(vm);
     status->paused_wanted = (vm_holds(vm) & VM_HOLD_OPERATOR) != 0;
     status->uptime_ms = vm_uptime_ms(vm);
+    panic_fill(vm, status);
     balloon_fill(vm, ret_status);
     migration_fill(migrate, ret_status);
 }
@@ -226,6 +237,7 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
     switch (request->order_case) {
     case DROVER__CONTROL_REQUEST__ORDER_RESUME:
         vm_hold_clear(vm, VM_HOLD_OPERATOR);
+        vm_hold_clear(vm, VM_HOLD_PANIC);
         return 0;
     case DROVER__CONTROL_REQUEST__ORDER_POWER_BUTTON:
         vm_power_button(vm);

@@ -60,6 +60,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/options_firmware.c vmm/options_firmware.h \
 	vmm/options_net.c vmm/options_net.h \
 	vmm/options_vsock.c vmm/options_vsock.h \
+	vmm/panic.c vmm/panic.h \
 	vmm/pci.c vmm/pci.h vmm/pci_internal.h \
 	vmm/pci_host.c \
 	vmm/pci_msi.c \

@@ -29,6 +29,7 @@
 #include "vmm/firmware.h"
 #include "vmm/migrate.h"
 #include "vmm/options.h"
+#include "vmm/panic.h"
 #include "vmm/platform.h"
 #include "vmm/process.h"
 #include "vmm/serial.h"
@@ -284,6 +285,7 @@ static int devices_create(struct program *program, struct error *err)
     }
     serial_host_attach(program->serial_host, serial_port_input, serial);
     result = platform_create(vm, err);
+    result = result < 0 ? result : panic_create(vm, program->options.on_panic, err);
     result = result < 0 ? result : cdroms_create(program, err);
     result = result < 0 ? result : disks_create(program, err);
     result = result < 0 ? result : nets_create(program, err);
@@ -406,7 +408,10 @@ static int run(struct program *program)
                    program->options.name, program->options.cpus,
                    program->options.memory_bytes >> 20);
         int result = vm_run(program->vm);
-        status = result < 0 || vm_failed(program->vm) ? EXIT_FAILURE : EXIT_SUCCESS;
+        struct panic_status panic;
+        panic_status(program->vm, &panic);
+        bool bad = result < 0 || vm_failed(program->vm) || panic.ended;
+        status = bad ? EXIT_FAILURE : EXIT_SUCCESS;
     }
     program_done(program);
     return status;

@@ -57,6 +57,7 @@ const char options_help[] =
     "  --serial stdio|none|file:PATH|unix:PATH    (default stdio; there, Ctrl-A x ends "
     "the VM)\n"
     "  --console none|file:PATH|unix:PATH         hvc0 of the guest (default none)\n"
+    "  --on-panic stop|reset|pause|ignore         when the guest's kernel has crashed (stop)\n"
     "\n"
     "Control\n"
     "  --control PATH         socket for orders\n"
@@ -107,6 +108,7 @@ enum option_key {
     KEY_USER,
     KEY_NO_JAIL,
     KEY_JAIL_LOG,
+    KEY_ON_PANIC,
     KEY_HELP,
     KEY_VERSION,
 };
@@ -144,6 +146,7 @@ static const struct option long_options[] = {
     {"epoch", required_argument, NULL, KEY_EPOCH},
     {"patience", required_argument, NULL, KEY_PATIENCE},
     {"ha", no_argument, NULL, KEY_HA},
+    {"on-panic", required_argument, NULL, KEY_ON_PANIC},
     {"help", no_argument, NULL, KEY_HELP},
     {"version", no_argument, NULL, KEY_VERSION},
     {NULL, 0, NULL, 0},
@@ -311,6 +314,11 @@ static int control_option(int key, const char *text, struct options *options,
     case KEY_JAIL_LOG:
         options->jail_log = true;
         return 0;
+    case KEY_ON_PANIC:
+        return panic_policy_parse(text, &options->on_panic) == 0
+                   ? 0
+                   : error_set(err, DROVER_EBADINPUT,
+                               "--on-panic %s: give stop, reset, pause or ignore", text);
     case KEY_HELP:
         options->action = OPTIONS_ACTION_HELP;
         return 0;

@@ -13,6 +13,7 @@
 #include "vmm/options_disk.h"
 #include "vmm/options_net.h"
 #include "vmm/options_vsock.h"
+#include "vmm/panic.h"
 
 struct error;
 
@@ -31,6 +32,7 @@ struct options {
     unsigned cpu_weight; /* 0: not given, as the next */
     unsigned cpu_quota_percent;
     struct options_cpu_set cpu_affinity;
+    enum panic_policy on_panic;
     bool huge_pages;
     bool mergeable;
     bool preallocated;

@@ -38,6 +38,7 @@ enum vm_hold {
     VM_HOLD_SHUTDOWN = 1 << 5, /* ended for good */
     VM_HOLD_RESET = 1 << 6,    /* between two lives of the guest */
     VM_HOLD_SNAPSHOT = 1 << 7,
+    VM_HOLD_PANIC = 1 << 8, /* the guest has crashed, and shall stand still then */
 };
 
 /* ---- for devices ----------------------------------------------------------------------

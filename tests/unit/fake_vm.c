@@ -215,6 +215,21 @@ void vm_request_reset(struct vm *vm)
     vm->reset_count++;
 }
 
+void vm_end(struct vm *vm, bool failed, const char *reason)
+{
+    (void)failed;
+    (void)reason;
+    vm->end_count++;
+}
+
+int vm_hold_set(struct vm *vm, enum vm_hold hold, vm_quiet_handler quiet, void *owner)
+{
+    (void)quiet;
+    (void)owner;
+    vm->holds |= hold;
+    return 0;
+}
+
 void vm_state_changed(struct vm *vm)
 {
     (void)vm; /* nobody watches */

@@ -33,6 +33,8 @@ struct vm {
     uint64_t lease_deadline_ns; /* with config.ha */
     unsigned drained_count; /* calls of vm_device_drained() */
     unsigned reset_count;   /* by port 0xCF9 */
+    unsigned end_count; /* calls of vm_end() */
+    unsigned holds;     /* by vm_hold_set() */
     unsigned msi_count;
     struct fake_msi
         msi[FAKE_VM_MSI_MAX]; /* the last ones, by msi_count modulo the size */

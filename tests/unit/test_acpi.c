@@ -179,7 +179,7 @@ static void test_dsdt_names_what_guests_look_for(void **state)
     const struct acpi_machine machine = machine_of(1);
     assert_int_equal(acpi_dsdt_make(&machine, &out), 0);
     assert_sums_to_zero(out.data, out.size);
-    static const char *const names[] = {"PCI0", "_PRT", "COM1", "RTC_", "_S5_"};
+    static const char *const names[] = {"PCI0", "_PRT", "COM1", "RTC_", "PEVT", "_S5_"};
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         assert_non_null(memmem(out.data, out.size, names[i], 4));
     }
