@@ -127,6 +127,9 @@ int broker_list_open(struct broker_list *list, unsigned id, uint32_t argument,
 
 void broker_list_done(struct broker_list *list)
 {
+    if (list->storage_stop != NULL) {
+        list->storage_stop(list->storage_owner);
+    }
     for (unsigned i = 0; i < list->count; i++) {
         if (list->entries[i]->kind == BROKER_REMOVE_AT_END) {
             (void)unlink(list->entries[i]->path); /* it is only a courtesy */

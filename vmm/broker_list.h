@@ -27,6 +27,7 @@ struct broker_list {
     struct broker_entry *entries[BROKER_ENTRIES_MAX];
     broker_storage_handler storage; /* NULL: none */
     void *storage_owner;
+    void (*storage_stop)(void *owner); /* by broker_list_done(); NULL: nothing */
 };
 
 int broker_list_allow(struct broker_list *list, uint32_t kind, const char *path,

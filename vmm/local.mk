@@ -76,9 +76,10 @@ vmm_libvmm_a_SOURCES = \
 	vmm/smbios.c vmm/smbios.h \
 	vmm/state.c vmm/state.h \
 	vmm/storage.h \
+	vmm/storage_broker.c vmm/storage_broker.h \
 	vmm/storage_daemon.c vmm/storage_daemon.h \
 	vmm/storage_format.c \
-	vmm/storage_local.c vmm/storage_local.h \
+	vmm/storage_keeper.c vmm/storage_keeper.h \
 	vmm/storage_node.c vmm/storage_node.h \
 	vmm/storage_qmp.c vmm/storage_qmp.h \
 	vmm/unix_socket.c vmm/unix_socket.h \

@@ -34,7 +34,7 @@
 #include "vmm/process.h"
 #include "vmm/serial.h"
 #include "vmm/serial_host.h"
-#include "vmm/storage_local.h"
+#include "vmm/storage_broker.h"
 #include "vmm/virtio/virtio_balloon.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/virtio/virtio_console.h"
@@ -53,7 +53,7 @@ struct program {
     struct log log;
     struct process process;
     struct vm *vm;
-    struct storage_local *storage; /* NULL: no disk needs a daemon */
+    struct storage_broker *storage; /* NULL: no disk needs a daemon */
     struct serial_host *serial_host;
     struct serial_host *console_host;
     struct migrate *migrate;
@@ -127,22 +127,17 @@ static int signals_take(struct program *program)
 
 /* A daemon for a disk that is not raw. */
 static int storage_add(struct program *program, const struct options_disk *disk,
-                       int lock_fd, unsigned *ret_index, struct error *err)
+                       struct virtio_block_config *config, struct error *err)
 {
-    const struct storage_disk storage = {
-        .path = disk->path,
-        .format = disk->format,
-        .key = disk->key[0] != '\0' ? disk->key : NULL,
-        .read_only = disk->read_only,
-        .direct = disk->direct,
-        .lock_fd = lock_fd,
-    };
     if (program->storage == NULL) {
-        program->storage = storage_local_create();
+        program->storage = storage_broker_create(program->process.broker);
     }
-    return program->storage == NULL
-               ? error_set(err, -ENOMEM, "no memory for disk %s", disk->path)
-               : storage_local_add(program->storage, &storage, ret_index, err);
+    if (program->storage == NULL) {
+        return error_set(err, -ENOMEM, "no memory for disk %s", disk->path);
+    }
+    config->storage = storage_broker_ops();
+    config->storage_owner = program->storage;
+    return storage_broker_add(program->storage, disk->path, &config->storage_index, err);
 }
 
 static int disks_create(struct program *program, struct error *err)
@@ -164,10 +159,7 @@ static int disks_create(struct program *program, struct error *err)
         };
         int result = 0;
         if (storage_needs_daemon(disk->path, disk->format)) {
-            result =
-                storage_add(program, disk, config.lock_fd, &config.storage_index, err);
-            config.storage = &storage_local_ops;
-            config.storage_owner = program->storage;
+            result = storage_add(program, disk, &config, err);
         }
         result = result < 0 ? result : virtio_block_create(program->vm, &config, err);
         if (result < 0) {
@@ -393,7 +385,7 @@ static void program_done(struct program *program)
     serial_host_free(program->serial_host);
     serial_host_free(program->console_host);
     vm_free(program->vm);
-    storage_local_free(program->storage);
+    storage_broker_free(program->storage);
     cleanup_fd(&program->signal_fd);
 }
 

@@ -2,6 +2,7 @@
 /* The way from one process with all rights to a launcher and a VMM with none. */
 #include "vmm/process.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <unistd.h>
@@ -14,7 +15,7 @@
 #include "vmm/jail.h"
 #include "vmm/launcher.h"
 #include "vmm/options.h"
-#include "vmm/storage.h"
+#include "vmm/storage_keeper.h"
 
 /* What a careless caller left open has no business in the jail. */
 static void descriptors_close(struct process *process)
@@ -52,15 +53,38 @@ static int limits_take(struct process *process, struct error *err)
     return result;
 }
 
-/* Daemons are children of the VMM as yet, which a jail would cut off from them. */
-static bool has_daemons(const struct options *options)
+/* Who serves the disks that are not raw; none is started before it is asked for. */
+static int keeper_make(struct process *process, struct broker_list *list,
+                       struct error *err)
 {
-    bool has = false;
+    const struct options *options = process->options;
     for (unsigned i = 0; i < options->disk_count; i++) {
-        has =
-            has || storage_needs_daemon(options->disks[i].path, options->disks[i].format);
+        const struct options_disk *disk = &options->disks[i];
+        const struct storage_disk storage = {
+            .path = disk->path,
+            .format = disk->format,
+            .key = disk->key[0] != '\0' ? disk->key : NULL,
+            .read_only = disk->read_only,
+            .direct = disk->direct,
+            .lock_fd = process->has_lock ? PROCESS_LOCK_FD : 0,
+        };
+        if (!storage_needs_daemon(disk->path, disk->format)) {
+            continue;
+        }
+        if (process->keeper == NULL) {
+            process->keeper = storage_keeper_create();
+        }
+        if (process->keeper == NULL) {
+            return error_set(err, -ENOMEM, "out of memory");
+        }
+        storage_keeper_add(process->keeper, &storage);
     }
-    return has;
+    if (process->keeper != NULL) {
+        list->storage = storage_keeper_handle;
+        list->storage_stop = storage_keeper_stop;
+        list->storage_owner = process->keeper;
+    }
+    return 0;
 }
 
 int process_init(const struct options *options, const struct log *log,
@@ -69,7 +93,7 @@ int process_init(const struct options *options, const struct log *log,
     struct process process = {
         .options = options,
         .log = log,
-        .jailed = geteuid() == 0 && !options->no_jail && !has_daemons(options),
+        .jailed = geteuid() == 0 && !options->no_jail,
     };
     descriptors_close(&process);
     int result = 0;
@@ -89,7 +113,8 @@ static int alone(struct process *process, struct error *err)
     if (result < 0) {
         return error_set(err, result, "out of memory");
     }
-    return limits_take(process, err);
+    result = keeper_make(process, broker_local_list(process->broker), err);
+    return result < 0 ? result : limits_take(process, err);
 }
 
 int process_split(struct process *process, bool *ret_is_vmm, int *ret_status,
@@ -104,11 +129,13 @@ int process_split(struct process *process, bool *ret_is_vmm, int *ret_status,
     if (!process->jailed) {
         return alone(process, err);
     }
-    int result = launcher_split(&launcher, ret_is_vmm, &broker_fd, err);
+    int result = keeper_make(process, &launcher.list, err);
+    result = result < 0 ? result : launcher_split(&launcher, ret_is_vmm, &broker_fd, err);
     if (result == 0 && !*ret_is_vmm) {
         *ret_status = launcher_run(&launcher);
         return 0;
     }
+    storage_keeper_free(TAKE(process->keeper)); /* is the launcher's */
     if (result == 0) {
         result = broker_create(broker_fd, &process->broker);
         result = result < 0 ? error_set(err, result, "the launcher of this VM was killed")
@@ -137,9 +164,7 @@ int process_confine(struct process *process, struct error *err)
         return jail_enter(&config, err);
     }
     if (!process->options->no_jail) {
-        log_notice(process->log,
-                   "not started by root, or with a disk that is not raw: the VM has no "
-                   "jail vm=%s",
+        log_notice(process->log, "not started by root: the VM has no jail vm=%s",
                    process->options->name);
     }
     return 0;
@@ -148,6 +173,7 @@ int process_confine(struct process *process, struct error *err)
 void process_done(struct process *process)
 {
     broker_free(process->broker);
+    storage_keeper_free(process->keeper);
     if (process->cgroup != NULL && cgroup_leave(process->cgroup, 0) == 0 &&
         cgroup_remove(process->cgroup) < 0) {
         log_warn(process->log, "the empty cgroup stays vm=%s cgroup=%s",

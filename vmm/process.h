@@ -30,6 +30,8 @@ struct process {
     gid_t gid;
     struct cgroup *cgroup; /* NULL: no limits are wanted, or they are the launcher's */
     struct broker *broker; /* after process_split() */
+    struct storage_keeper *keeper; /* NULL: no disk needs a daemon, or it is the
+                                      launcher's */
 };
 
 /* Before anything is opened: closes what a careless caller left open. */

@@ -110,7 +110,7 @@ static const struct call plain[] = {
     {CALL(sigaltstack), SET_MAIN | SET_MOVE},
     {CALL(sched_getaffinity), SET_MAIN | SET_MOVE},
     {CALL(sched_setaffinity), SET_MAIN},
-    {CALL(seccomp), SET_MAIN},
+    {CALL(seccomp), SET_MAIN | SET_MOVE}, /* a storage thread that a move starts */
 };
 
 /* What a library may try without need: it is told that there is no such thing. */

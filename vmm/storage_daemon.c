@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,8 +170,31 @@ void storage_daemon_free(struct storage_daemon *daemon)
 
 /* ---- the process ---------------------------------------------------------- */
 
+/*
+ * A hostile image may take the daemon over. It has to open files by path, so it stays
+ * root where the launcher is; but of a root's rights it keeps the one to files, and it
+ * has no network unless its disk is on one.
+ */
+static void rights_drop(const struct storage_disk *disk)
+{
+    int spaces = CLONE_NEWIPC | CLONE_NEWUTS;
+
+    if (strncmp(disk->path, "nbd://", 6) != 0) {
+        spaces |= CLONE_NEWNET;
+    }
+    /* Fails where the VMM is no root: there is nothing to drop. */
+    (void)unshare(spaces);
+    for (int right = 0; right <= CAP_LAST_CAP; right++) {
+        if (right != CAP_DAC_OVERRIDE) {
+            (void)prctl(PR_CAPBSET_DROP, right);
+        }
+    }
+    (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
 /* In the child of a process with threads: nothing but system calls. */
-static _Noreturn void daemon_become(int qmp_fd, int lock_fd, pid_t parent)
+static _Noreturn void daemon_become(const struct storage_disk *disk, int qmp_fd,
+                                    pid_t parent)
 {
     static const char *const arguments[] = {"qemu-storage-daemon", "--chardev",
                                             "socket,id=qmp,fd=3",  "--monitor",
@@ -177,7 +202,7 @@ static _Noreturn void daemon_become(int qmp_fd, int lock_fd, pid_t parent)
     static const char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
     sigset_t none;
     int qmp_high = fcntl(qmp_fd, F_DUPFD, 64);
-    int lock_high = lock_fd > 0 ? fcntl(lock_fd, F_DUPFD, 64) : -1;
+    int lock_high = disk->lock_fd > 0 ? fcntl(disk->lock_fd, F_DUPFD, 64) : -1;
 
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
@@ -191,6 +216,7 @@ static _Noreturn void daemon_become(int qmp_fd, int lock_fd, pid_t parent)
         _exit(126);
     }
     (void)close_range(FREE_FD, ~0u, 0);
+    rights_drop(disk);
     (void)execve(STORAGE_DAEMON_PROGRAM, (char *const *)arguments,
                  (char *const *)environment); /* it only reads them */
     _exit(127);
@@ -218,7 +244,7 @@ int storage_daemon_start(struct storage_daemon *daemon, struct error *err)
     }
     daemon->pid = fork();
     if (daemon->pid == 0) {
-        daemon_become(sockets[1], daemon->disk.lock_fd, parent);
+        daemon_become(&daemon->disk, sockets[1], parent);
     }
     ret = daemon->pid < 0 ? -errno : 0;
     (void)close(sockets[1]);

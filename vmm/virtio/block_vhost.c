@@ -157,7 +157,7 @@ static void answer_take(struct virtio_block *block, struct block_request *reques
     block_io_returned(block, request, ret);
 }
 
-static void socket_retire(struct block_vhost *vhost)
+void block_vhost_socket_retire(struct block_vhost *vhost)
 {
     event_loop_remove(vhost->socket_source);
     vhost->socket_source = NULL;
@@ -199,7 +199,7 @@ static void failure_count(struct block_vhost *vhost, const char *why)
 static void daemon_lost(struct block_vhost *vhost, const char *why)
 {
     vhost->up = false;
-    socket_retire(vhost);
+    block_vhost_socket_retire(vhost);
     failure_count(vhost, why);
     if (!vhost->busy) {
         block_vhost_job_post(vhost, BLOCK_VHOST_JOB_KILL);
@@ -238,7 +238,7 @@ static void socket_event(void *owner, uint32_t epoll_events)
     if (vhost->up) {
         daemon_lost(vhost, "its storage daemon has died");
     } else {
-        socket_retire(vhost); /* it was told to close the image */
+        block_vhost_socket_retire(vhost); /* it was told to close the image */
     }
     pthread_mutex_unlock(&vhost->block->virtio.lock);
 }
@@ -290,7 +290,7 @@ static void connection_take(struct block_vhost *vhost)
 {
     int ret;
 
-    socket_retire(vhost);
+    block_vhost_socket_retire(vhost);
     vhost->socket_fd = vhost->next_fd;
     vhost->next_fd = -1;
     vhost->up = vhost->wanted;
@@ -322,7 +322,7 @@ static void worker_event(void *owner, uint32_t epoll_events)
     pthread_mutex_lock(&block->virtio.lock);
     if (!vhost->wanted) {
         vhost->up = false;
-        socket_retire(vhost);
+        block_vhost_socket_retire(vhost);
     }
     if (vhost->dead) {
         vhost->dead = false;
@@ -358,7 +358,7 @@ static void retry_due(void *owner)
     worker_event(owner, 0);
 }
 
-static bool lease_over(struct virtio_block *block, uint64_t since_ns)
+bool block_vhost_lease_over(struct virtio_block *block, uint64_t since_ns)
 {
     struct vm *vm = block->virtio.vm;
 
@@ -377,61 +377,14 @@ static bool idle(struct virtio_block *block)
         return true;
     }
     if (vhost->up && !vhost->down_asked &&
-        lease_over(block, BLOCK_VHOST_DRAIN_MS * NS_PER_MS)) {
+        block_vhost_lease_over(block, BLOCK_VHOST_DRAIN_MS * NS_PER_MS)) {
         vhost->down_asked = true;
         block_vhost_loop_wake(vhost);
     }
     return false;
 }
 
-/* ---- moving --------------------------------------------------------------- */
-
-int block_vhost_claim(struct virtio_block *block, struct error *err)
-{
-    struct block_vhost *vhost = block->vhost;
-    bool wanted;
-    int ret;
-
-    pthread_mutex_lock(&block->virtio.lock);
-    wanted = vhost->wanted;
-    pthread_mutex_unlock(&block->virtio.lock);
-    if (wanted) {
-        return 0;
-    }
-    ret = block_vhost_job_call(vhost, BLOCK_VHOST_JOB_OPEN, err);
-    if (ret == 0) {
-        pthread_mutex_lock(&block->virtio.lock);
-        vhost->wanted = true;
-        pthread_mutex_unlock(&block->virtio.lock);
-        block_vhost_loop_wake(vhost);
-    }
-    return ret;
-}
-
-int block_vhost_release(struct virtio_block *block, struct error *err)
-{
-    struct block_vhost *vhost = block->vhost;
-    bool wanted;
-
-    pthread_mutex_lock(&block->virtio.lock);
-    wanted = vhost->wanted;
-    vhost->wanted = vhost->up = false;
-    pthread_mutex_unlock(&block->virtio.lock);
-    if (!wanted) {
-        return 0;
-    }
-    block_vhost_loop_wake(vhost);
-    if (lease_over(block, 0)) {
-        /* Closing would write what the daemon holds back: too late for that. */
-        (void)block_vhost_job_call(vhost, BLOCK_VHOST_JOB_KILL, NULL);
-        return error_set(err, DROVER_ENOLEASE,
-                         "this host's lease ran out: disk %s can't be written any more",
-                         block->disk.path);
-    }
-    return block_vhost_job_call(vhost, BLOCK_VHOST_JOB_CLOSE, err);
-}
-
-/* ---- making and releasing ------------------------------------------------- */
+/* ---- the engine ----------------------------------------------------------- */
 
 static int attach(struct virtio_block *block)
 {
@@ -447,35 +400,6 @@ static int attach(struct virtio_block *block)
                                     &vhost->worker_source);
 }
 
-static void vhost_free(struct virtio_block *block)
-{
-    struct block_vhost *vhost = block->vhost;
-    int *fds[] = {&vhost->kick_fd, &vhost->call_fd, &vhost->worker_fd, &vhost->next_fd};
-
-    event_loop_remove(vhost->call_source);
-    event_loop_remove(vhost->worker_source);
-    event_loop_remove(vhost->retry_timer);
-    socket_retire(vhost);
-    if (vhost->worker_started) {
-        /* The guest is off: what it wrote shall be on the disk, if it is still ours. */
-        if (block->virtio.vm == NULL || block_vhost_release(block, NULL) < 0 ||
-            block->submitted_count > 0) {
-            (void)block_vhost_job_call(vhost, BLOCK_VHOST_JOB_KILL, NULL);
-        }
-        block_vhost_worker_end(vhost);
-    }
-    for (unsigned i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
-        if (*fds[i] >= 0) {
-            (void)close(*fds[i]);
-        }
-    }
-    vhost_ring_done(&vhost->ring);
-    (void)pthread_mutex_destroy(&vhost->job_lock);
-    (void)pthread_cond_destroy(&vhost->job_changed);
-    free(vhost);
-    block->vhost = NULL;
-}
-
 static const struct block_engine vhost_engine = {
     .prepare = prepare,
     .submit = submit,
@@ -484,69 +408,10 @@ static const struct block_engine vhost_engine = {
     .release = release,
     .attach = attach,
     .idle = idle,
-    .free = vhost_free,
+    .free = block_vhost_free,
 };
 
-static int parts_init(struct block_vhost *vhost, struct guest_ram *ram)
+const struct block_engine *block_vhost_engine(void)
 {
-    int ret = vhost_ring_init(&vhost->ring);
-
-    vhost->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    vhost->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    vhost->worker_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (ret == 0 && (vhost->kick_fd < 0 || vhost->call_fd < 0 || vhost->worker_fd < 0)) {
-        ret = -errno;
-    }
-    vhost->memory[0] = (struct vhost_user_memory){.address = VHOST_RING_ADDRESS,
-                                                  .size_bytes = VHOST_RING_BYTES,
-                                                  .fd = vhost->ring.fd};
-    for (unsigned i = 0; i < guest_ram_region_count(ram); i++) {
-        const struct guest_ram_region *region = guest_ram_region(ram, i);
-        struct vhost_user_memory *memory = &vhost->memory[i + 1];
-
-        memory->address = region->gpa;
-        memory->size_bytes = region->size_bytes;
-        memory->offset = guest_ram_offset(ram, i);
-        memory->fd = guest_ram_fd(ram);
-    }
-    return ret < 0 ? ret : block_vhost_worker_start(vhost);
-}
-
-int block_vhost_init(struct virtio_block *block, const struct block_vhost_config *config,
-                     struct error *err)
-{
-    struct block_vhost *vhost = calloc(1, sizeof(*vhost));
-    int ret;
-
-    if (vhost == NULL) {
-        return error_set(err, -ENOMEM, "no memory for disk %s", block->disk.path);
-    }
-    vhost->block = block;
-    vhost->ops = config->ops;
-    vhost->owner = config->owner;
-    vhost->index = config->index;
-    vhost->caches = config->caches;
-    vhost->next_fd = vhost->socket_fd = vhost->ring.fd = -1;
-    CHECK(pthread_mutex_init(&vhost->job_lock, NULL) == 0);
-    CHECK(pthread_cond_init(&vhost->job_changed, NULL) == 0);
-    block->vhost = vhost;
-    block->engine = &vhost_engine;
-    if (guest_ram_fd(vm_ram(block->virtio.vm)) < 0) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "disk %s needs a storage daemon, which can't reach --mergeable "
-                         "memory: leave that out, or convert the disk to raw",
-                         block->disk.path);
-    }
-    ret = parts_init(vhost, vm_ram(block->virtio.vm));
-    if (ret < 0) {
-        return error_set(err, ret, "can't prepare disk %s: %s", block->disk.path,
-                         err_text(ret));
-    }
-    if (config->later) {
-        return block_vhost_job_call(vhost, BLOCK_VHOST_JOB_START, err);
-    }
-    ret = block_vhost_job_call(vhost, BLOCK_VHOST_JOB_OPEN, err);
-    vhost->wanted = ret == 0;
-    block_vhost_loop_wake(vhost);
-    return ret;
+    return &vhost_engine;
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * virtio-blk's requests to a storage daemon, over a ring of our own. Shared by
- * block_vhost.c (requests, the I/O loop's part) and block_vhost_worker.c (the thread that
- * talks to whoever runs the daemon, and may wait). The device's lock guards what is not
- * marked otherwise.
+ * block_vhost.c (requests, the I/O loop's part), block_vhost_worker.c (who talks to
+ * whoever runs the daemon, and may wait) and block_vhost_life.c (begin, end, moves). The
+ * device's lock guards what is not marked otherwise.
  *
  *   wanted, not up --- worker: open, handshake ---> up --- it dies, or breaks the ring
  * ---. ^  ^                                        | | |  '--- in flight becomes pending
@@ -99,8 +99,16 @@ int block_vhost_release(struct virtio_block *block, struct error *err);
 
 /* ---- between the two ----------------------------------------------------------- */
 
-int block_vhost_worker_start(struct block_vhost *vhost);
+const struct block_engine *block_vhost_engine(void);
+/* On the I/O loop, or when it has ended. */
+void block_vhost_socket_retire(struct block_vhost *vhost);
+bool block_vhost_lease_over(struct virtio_block *block, uint64_t since_ns);
+void block_vhost_free(struct virtio_block *block);
+
 void block_vhost_worker_end(struct block_vhost *vhost);
+/* Does it itself: before there are threads, or when the others have ended. */
+int block_vhost_job_now(struct block_vhost *vhost, enum block_vhost_job job,
+                        struct error *err);
 /* Lets the worker do it, and waits. Not with the device's lock, nor on the I/O loop. */
 int block_vhost_job_call(struct block_vhost *vhost, enum block_vhost_job job,
                          struct error *err);

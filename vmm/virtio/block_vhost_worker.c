@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The thread that has a disk's storage daemon started, opened, closed and killed. It
- * lives as long as the disk: a daemon dies with the thread that started it. */
+/*
+ * Has a disk's storage daemon started, opened, closed and killed. Before the guest runs
+ * that is done by main; later by a thread of the disk's own, which is made when it is
+ * first needed and stays: without a jail, a daemon dies with the thread that started it.
+ */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -9,6 +12,8 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/log.h"
+#include "vmm/event_loop.h"
 #include "vmm/virtio/block_vhost.h"
 #include "vmm/vm.h"
 
@@ -189,6 +194,7 @@ static void *worker_run(void *argument)
     enum block_vhost_job job = BLOCK_VHOST_JOB_NONE;
 
     (void)pthread_setname_np(pthread_self(), "storage"); /* for people only */
+    vm_thread_confine(vhost->block->virtio.vm, SECCOMP_ROLE_MOVE);
     job_lock(vhost);
     while (job != BLOCK_VHOST_JOB_END) {
         struct error err = {0};
@@ -221,6 +227,24 @@ static void *worker_run(void *argument)
 
 /* ---- giving jobs ----------------------------------------------------------- */
 
+/* Under job_lock; main or migration thread, which alone may make threads. */
+static int worker_ensure(struct block_vhost *vhost)
+{
+    int ret = vhost->worker_started
+                  ? 0
+                  : -pthread_create(&vhost->worker, NULL, worker_run, vhost);
+
+    vhost->worker_started = ret == 0;
+    return ret;
+}
+
+int block_vhost_job_now(struct block_vhost *vhost, enum block_vhost_job job,
+                        struct error *err)
+{
+    CHECK(!vhost->worker_started);
+    return job_do(vhost, job, err);
+}
+
 int block_vhost_job_call(struct block_vhost *vhost, enum block_vhost_job job,
                          struct error *err)
 {
@@ -228,6 +252,12 @@ int block_vhost_job_call(struct block_vhost *vhost, enum block_vhost_job job,
 
     job_lock(vhost);
     CHECK(vhost->called_job == BLOCK_VHOST_JOB_NONE); /* one thread at a time */
+    ret = worker_ensure(vhost);
+    if (ret < 0) {
+        job_unlock(vhost);
+        return error_set(err, ret, "disk %s: can't start a thread: %s",
+                         vhost->block->disk.path, err_text(ret));
+    }
     vhost->called_job = job;
     CHECK(pthread_cond_broadcast(&vhost->job_changed) == 0);
     while (vhost->called_job != BLOCK_VHOST_JOB_NONE) {
@@ -241,22 +271,37 @@ int block_vhost_job_call(struct block_vhost *vhost, enum block_vhost_job job,
     return ret;
 }
 
+/* Main loop: the I/O loop may not make threads. */
+static void worker_wanted(void *owner)
+{
+    struct block_vhost *vhost = owner;
+    int ret;
+
+    job_lock(vhost);
+    ret = worker_ensure(vhost);
+    job_unlock(vhost);
+    if (ret < 0) {
+        log_error(vm_log(vhost->block->virtio.vm),
+                  "disk %s: I/O stands: can't start a thread: %s",
+                  vhost->block->disk.path, err_text(ret));
+    }
+}
+
 void block_vhost_job_post(struct block_vhost *vhost, enum block_vhost_job job)
 {
+    struct vm *vm = vhost->block->virtio.vm;
+    bool started;
+
     CHECK(!vhost->busy);
     vhost->busy = true;
     job_lock(vhost);
     vhost->loop_job = job;
+    started = vhost->worker_started;
     CHECK(pthread_cond_broadcast(&vhost->job_changed) == 0);
     job_unlock(vhost);
-}
-
-int block_vhost_worker_start(struct block_vhost *vhost)
-{
-    int ret = -pthread_create(&vhost->worker, NULL, worker_run, vhost);
-
-    vhost->worker_started = ret == 0;
-    return ret;
+    if (!started && event_loop_post(vm_main_loop(vm), worker_wanted, vhost) < 0) {
+        log_error(vm_log(vm), "disk %s: I/O stands: no memory", vhost->block->disk.path);
+    }
 }
 
 void block_vhost_worker_end(struct block_vhost *vhost)

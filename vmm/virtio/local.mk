@@ -8,6 +8,7 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/net_filter.c vmm/virtio/net_filter.h \
 	vmm/virtio/block_uring.c \
 	vmm/virtio/block_vhost.c vmm/virtio/block_vhost.h \
+	vmm/virtio/block_vhost_life.c \
 	vmm/virtio/block_vhost_worker.c \
 	vmm/virtio/net_io.c vmm/virtio/net_io.h \
 	vmm/virtio/net_state.c \
