@@ -19,6 +19,14 @@
 
 struct error;
 struct vcpu;
+struct vm;
+
+/* What a guest was told of its processor; vCPU 0's, the others differ in topology. */
+struct kvm_cpu_promise {
+    uint64_t arch_capabilities; /* MSR_IA32_ARCH_CAPABILITIES */
+    uint32_t count;
+    struct kvm_cpuid_entry2 entries[];
+};
 
 struct cpu_message {
     Drover__CpuState state;
@@ -42,6 +50,12 @@ struct cpu_message {
 /* All MSRs that KVM lists and lets be read, and the TSC. */
 int kvm_msrs_save(struct vcpu *vcpu, struct cpu_message *message);
 int kvm_msrs_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err);
+/* What a baseline's guest finds in MSRs that tell about the processor. */
+int kvm_baseline_msrs_set(struct vcpu *vcpu, struct error *err);
+uint64_t kvm_arch_capabilities(struct vcpu *vcpu);
+/* Keeps what vCPU 0 was made with: what this host offers, and what its guest has unless
+ * one arrives. */
+int kvm_cpu_promise_keep(struct vcpu *vcpu);
 /*
  * The guest keeps the processor that it booted on. Load refuses, with the feature's
  * place, what this host can't offer; it must come first.

@@ -13,8 +13,11 @@
 #include "vmm/kvm_cpu_state.h"
 #include "vmm/vm_internal.h"
 
-#define MSR_TSC      0x10u
-#define MSR_DEADLINE 0x6e0u
+#define MSR_TSC               0x10u
+#define MSR_DEADLINE          0x6e0u
+#define MSR_MICROCODE         0x8bu
+#define MSR_ARCH_CAPABILITIES 0x10au
+#define MICROCODE_BASELINE    (UINT64_C(1) << 32)
 
 /* The TSC goes its own way; counters of performance and of nested guests are not offered
  * to the guest. */
@@ -60,6 +63,38 @@ static int msr_set(struct vcpu *vcpu, uint32_t index, uint64_t value)
         return count < 0 ? -errno : DROVER_EBADINPUT;
     }
     return 0;
+}
+
+/*
+ * No promise that the processor is safe from anything (the CPUID bit of that MSR is not
+ * shown either), and a microcode that is nobody's. MSR_PLATFORM_INFO is KVM's own, the
+ * same everywhere.
+ */
+int kvm_baseline_msrs_set(struct vcpu *vcpu, struct error *err)
+{
+    static const struct {
+        uint32_t index;
+        uint64_t value;
+    } fixed[] = {{MSR_ARCH_CAPABILITIES, 0}, {MSR_MICROCODE, MICROCODE_BASELINE}};
+    for (unsigned i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++) {
+        uint64_t present = 0;
+        /* A KVM without the MSR shows the guest none. */
+        if (msr_get(vcpu, fixed[i].index, &present) < 0 || present == fixed[i].value) {
+            continue;
+        }
+        int result = msr_set(vcpu, fixed[i].index, fixed[i].value);
+        if (result < 0) {
+            return error_set(err, DROVER_ENOKVM, "KVM refused MSR 0x%x of vCPU %u: %s",
+                             fixed[i].index, vcpu->index, err_text(result));
+        }
+    }
+    return 0;
+}
+
+uint64_t kvm_arch_capabilities(struct vcpu *vcpu)
+{
+    uint64_t value = 0;
+    return msr_get(vcpu, MSR_ARCH_CAPABILITIES, &value) < 0 ? 0 : value;
 }
 
 static int tsc_save(struct vcpu *vcpu, Drover__CpuState *state)

@@ -28,6 +28,8 @@ vmm_libvmm_a_SOURCES = \
 	vmm/control_client.c vmm/control_client.h \
 	vmm/control_json.c \
 	vmm/control_orders.c vmm/control_orders.h \
+	vmm/cpu_features.c vmm/cpu_features.h \
+	vmm/cpu_model.c vmm/cpu_model.h \
 	vmm/device.h \
 	vmm/event_loop.c vmm/event_loop.h \
 	vmm/firmware.c vmm/firmware.h \
@@ -42,6 +44,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/kvm.h \
 	vmm/kvm_boot.c \
 	vmm/kvm_chip_state.c \
+	vmm/kvm_cpu_describe.h \
 	vmm/kvm_cpu_state.c vmm/kvm_cpu_state.h \
 	vmm/kvm_cpuid.c \
 	vmm/kvm_cpuid_state.c \

@@ -298,6 +298,7 @@ static int machine_create(struct program *program, struct error *err)
         .mergeable = options->mergeable,
         .preallocated = options->preallocated,
         .cpus = options->cpus,
+        .cpu_model = options->cpu_model,
         .cpu_affinity = &options->cpu_affinity,
         .kernel = options->kernel,
         .initrd = options->initrd,

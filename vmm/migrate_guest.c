@@ -20,6 +20,7 @@
 #include "vmm/event_loop.h"
 #include "vmm/flash.h"
 #include "vmm/guest_ram.h"
+#include "vmm/kvm_cpu_describe.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/vm.h"
 
@@ -111,11 +112,13 @@ static int machine_describe(struct vm *vm, char **names,
 static int config_save(struct migration_guest *guest, struct buffer *out)
 {
     char *names[DEVICES_MAX];
+    struct kvm_cpu_description cpu;
     Drover__MachineConfig machine;
     int rv = machine_describe(vm_of(guest), names, &machine);
     if (rv != 0) {
         return rv;
     }
+    kvm_cpu_describe(vm_of(guest), &cpu, &machine);
     size_t size = drover__machine_config__get_packed_size(&machine);
     rv = buffer_reserve(out, size);
     if (rv == 0) {
@@ -284,6 +287,7 @@ static int config_compare(struct migration_guest *guest, const uint8_t *config,
                          "the description of the machine is garbled");
     }
     rv = machines_compare(theirs, &ours, err);
+    rv = rv != 0 ? rv : kvm_cpu_compare(vm_of(guest), theirs, err);
     drover__machine_config__free_unpacked(theirs, NULL);
     return rv;
 }

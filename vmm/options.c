@@ -25,6 +25,8 @@ const char options_help[] =
     "  --name NAME            letters, digits and dashes: for logs and status\n"
     "  --memory SIZE          such as 512M or 4G\n"
     "  --cpus N               1 to 64\n"
+    "  --cpu MODEL            x86-64-v2, x86-64-v3, x86-64-v4: the same on unlike hosts; "
+    "host (default)\n"
     "  --cpu-weight N         share of the host's processors, 1 to 10000 (others: 100)\n"
     "  --cpu-quota PERCENT    at most so much: 100 is one processor\n"
     "  --cpu-affinity LIST    the host's processors to run on, such as 0-3,5\n"
@@ -124,6 +126,7 @@ static const struct option long_options[] = {
     {"vars", required_argument, NULL, OPTIONS_KEY_VARS},
     {"uuid", required_argument, NULL, OPTIONS_KEY_UUID},
     {"firmware-log", required_argument, NULL, OPTIONS_KEY_FIRMWARE_LOG},
+    {"cpu", required_argument, NULL, OPTIONS_KEY_CPU},
     {"cpu-weight", required_argument, NULL, OPTIONS_KEY_CPU_WEIGHT},
     {"cpu-quota", required_argument, NULL, OPTIONS_KEY_CPU_QUOTA},
     {"cpu-affinity", required_argument, NULL, OPTIONS_KEY_CPU_AFFINITY},

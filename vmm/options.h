@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/limits.h"
+#include "vmm/cpu_model.h"
 #include "vmm/options_cdrom.h"
 #include "vmm/options_cpu.h"
 #include "vmm/options_disk.h"
@@ -29,6 +30,7 @@ struct options {
     const char *name;
     uint64_t memory_bytes;
     unsigned cpus;
+    enum cpu_model cpu_model;
     unsigned cpu_weight; /* 0: not given, as the next */
     unsigned cpu_quota_percent;
     struct options_cpu_set cpu_affinity;

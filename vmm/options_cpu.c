@@ -104,6 +104,8 @@ int options_cpu_option(int key, const char *text, struct options *options,
                        struct error *err)
 {
     switch (key) {
+    case OPTIONS_KEY_CPU:
+        return cpu_model_parse(text, &options->cpu_model, err);
     case OPTIONS_KEY_CPU_WEIGHT:
         return options_cpu_weight_parse(text, &options->cpu_weight, err);
     case OPTIONS_KEY_CPU_QUOTA:

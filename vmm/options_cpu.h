@@ -13,7 +13,8 @@ struct options;
 /* Keys of getopt_long(), in a range of their own. */
 enum options_cpu_key {
     OPTIONS_KEY_CPU_FIRST = 600,
-    OPTIONS_KEY_CPU_WEIGHT = OPTIONS_KEY_CPU_FIRST,
+    OPTIONS_KEY_CPU = OPTIONS_KEY_CPU_FIRST,
+    OPTIONS_KEY_CPU_WEIGHT,
     OPTIONS_KEY_CPU_QUOTA,
     OPTIONS_KEY_CPU_AFFINITY,
     OPTIONS_KEY_HUGE_PAGES,

@@ -216,6 +216,8 @@ void vm_free(struct vm *vm)
     guest_ram_free(vm->ram);
     boot_close(vm->boot);
     buffer_done(&vm->power_on_cpu);
+    free(vm->offered_cpu);
+    free(vm->guest_cpu);
     free(vm);
 }
 

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vmm/cpu_model.h"
 #include "vmm/seccomp.h"
 
 struct broker;
@@ -89,6 +90,7 @@ struct vm_config {
     uint64_t memory_bytes;
     bool huge_pages, mergeable, preallocated; /* vmm/guest_ram.h */
     unsigned cpus;
+    enum cpu_model cpu_model;
     const struct options_cpu_set *cpu_affinity; /* NULL or empty: any; borrowed */
     const char *kernel;                         /* bzImage, or ELF with a PVH note; NULL:
                                                  boots by firmware */

@@ -20,6 +20,7 @@
 
 struct firmware;
 struct flash;
+struct kvm_cpu_promise;
 struct kvm_run;
 struct event_source;
 
@@ -112,6 +113,8 @@ struct vm {
     bool quit_wanted;
     uint64_t started_ms;
 
+    struct kvm_cpu_promise *offered_cpu; /* what this host gives with this --cpu */
+    struct kvm_cpu_promise *guest_cpu;   /* what the guest was told when it booted */
     struct buffer power_on_cpu; /* state of vCPU 0 before its first entry, for resets */
     struct boot *boot;
 

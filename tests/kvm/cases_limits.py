@@ -90,3 +90,35 @@ def test_balloon_orders_are_judged_and_told(folder):
         with Vmm(folder, guest("timer"), "--incoming", "tcp:127.0.0.1:0", name="two", memory="64M") as two:
             vm.command("migrate", two.command("status")["incoming_uri"])
             assert two.command("status")["balloon"]["target_bytes"] == 48 << 20
+
+
+def flags():
+    with open("/proc/cpuinfo", encoding="utf-8") as info:
+        return next(line for line in info if line.startswith("flags")).split()
+
+
+def test_a_baseline_that_the_host_lacks_is_refused_with_what_to_choose(folder):
+    refused(folder, "--cpu", "pentium", kernel=guest("hello"), says="give x86-64-v2, x86-64-v3")
+    for model, needs in (("x86-64-v2", "ssse3"), ("x86-64-v3", "avx2"), ("x86-64-v4", "avx512f")):
+        vm = Vmm(folder, guest("hello"), "--cpu", model)
+        status, said = vm.ended()
+        assert "Traceback" not in said
+        if status == 0:
+            assert needs in flags() and vm.text().startswith("hello"), said
+        else:
+            assert "this host lacks" in said and ": choose --cpu " in said, said
+            assert said.count("\n") == 1, said
+
+
+def test_a_guest_does_not_move_to_another_kind_of_processor(folder):
+    """Told before a byte of memory, and the guest goes on. The state's own test is test_state_*."""
+    with Vmm(folder, guest("timer"), memory="64M") as vm:
+        vm.wait_text("tick 1")
+        other = Vmm(folder, guest("timer"), "--incoming", "tcp:127.0.0.1:0", "--cpu", "x86-64-v2", name="two",
+                    memory="64M")
+        if other.process.poll() is None and os.path.exists(other.control):
+            said = vm.command("migrate", other.command("status")["incoming_uri"], fails=True)
+            assert "--cpu host" in said and "--cpu x86-64-v2" in said, said
+        other.process.kill()
+        other.process.communicate()
+        assert vm.command("status")["state"] == "running"
