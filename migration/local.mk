@@ -10,6 +10,8 @@ migration_libmigration_a_SOURCES = \
 	migration/pages.c migration/pages.h \
 	migration/plan.c migration/plan.h \
 	migration/rounds.c \
+	migration/snapshot_map.c migration/snapshot_map.h \
+	migration/snapshot_save.c migration/snapshot_save.h \
 	migration/source.c migration/source.h migration/source_internal.h \
 	migration/status.c migration/status.h \
 	migration/stream.c migration/stream.h \

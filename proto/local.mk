@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every .proto becomes NAME.pb-c.[ch] in the build tree.
-PROTOS = proto/control.proto proto/peer.proto proto/cluster.proto proto/device_state.proto proto/run.proto proto/virtio_state.proto
+PROTOS = proto/control.proto proto/peer.proto proto/cluster.proto proto/device_state.proto proto/run.proto proto/virtio_state.proto proto/snapshot.proto
 PROTO_C = $(PROTOS:.proto=.pb-c.c)
 PROTO_H = $(PROTOS:.proto=.pb-c.h)
 BUILT_SOURCES += $(PROTO_H)
@@ -19,7 +19,7 @@ proto_libproto_a_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS) -Wno-unused-paramete
 proto/control.pb-c.c: proto/protos.stamp
 proto/control.pb-c.h proto/peer.pb-c.c proto/peer.pb-c.h proto/cluster.pb-c.c proto/cluster.pb-c.h \
 proto/device_state.pb-c.c proto/device_state.pb-c.h proto/run.pb-c.c proto/run.pb-c.h \
-proto/virtio_state.pb-c.c proto/virtio_state.pb-c.h: proto/control.pb-c.c
+proto/virtio_state.pb-c.c proto/virtio_state.pb-c.h proto/snapshot.pb-c.c proto/snapshot.pb-c.h: proto/control.pb-c.c
 proto/protos.stamp: $(PROTOS)
 	$(AM_V_GEN)$(MKDIR_P) proto && $(PROTOC_C) --c_out=$(top_builddir) -I$(top_srcdir) \
 	    $(addprefix $(top_srcdir)/,$(PROTOS)) && touch $@

@@ -146,8 +146,12 @@ static void event_send(struct control_client *client)
     client_send(client);
 }
 
-static bool migration_runs(const struct control_status *status)
+/* Something goes on whose progress clients want to see. */
+static bool work_runs(const struct control_status *status)
 {
+    if (status->snapshot.state == DROVER__VM_SNAPSHOT_STATE__VM_SNAPSHOT_RUNS) {
+        return true;
+    }
     switch (status->migration.state) {
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CONNECTING:
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_PRECOPY:
@@ -168,7 +172,7 @@ static void events_send(struct control *control)
     }
     struct control_status status = {0};
     control_status_fill(control->vm, control->migrate, &status);
-    uint64_t next = migration_runs(&status) ? clock_now_ns() + MIGRATION_TICK_NS : 0;
+    uint64_t next = work_runs(&status) ? clock_now_ns() + MIGRATION_TICK_NS : 0;
     (void)event_loop_timer_set(control->tick,
                                next); /* without it, changes still are told */
 }
@@ -265,6 +269,9 @@ static void client_look(struct control_client *client)
             frame_decode(&client->in, FRAME_KIND_CONTROL, LIMIT_CONTROL_FRAME_BYTES,
                          &payload, &size, &frame_size);
         if (result == 0) {
+            if (client->in.size == 0) {
+                unix_files_done(&client->files); /* no order wanted them */
+            }
             return;
         }
         if (result > 0) {

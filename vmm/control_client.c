@@ -19,6 +19,7 @@
 #include "proto/move_link.h"
 #include "proto/unix_files.h"
 #include "vmm/options.h"
+#include "vmm/snapshot_folder.h"
 #include "vmm/state.h"
 #include "vmm/unix_socket.h"
 
@@ -46,7 +47,10 @@ static const char help[] =
     "  reclaim               after a handover that nobody confirmed: the other side "
     "never ran it\n"
     "  balloon SIZE          memory that the guest shall have, such as 512M\n"
-    "  snapshot DIR          (not supported yet)\n";
+    "  snapshot DIR          save memory and devices' state to a new folder; disks are not "
+    "copied!\n"
+    "                        Restored by drover-vmm --incoming file:DIR, with the disks as "
+    "they are now\n";
 
 struct client {
     int fd;
@@ -174,8 +178,52 @@ static bool migration_follow(const struct client *client,
     return true;
 }
 
-/* One answer to the request; then, for a migration, events until its end. */
-static int answer_wait(struct client *client, uint64_t request_id, bool follows,
+/* True if it was the last word of a snapshot, which is printed then. */
+static bool snapshot_follow(const struct client *client,
+                            const Drover__VmSnapshotStatus *snapshot, int *ret_result,
+                            struct error *err)
+{
+    if (snapshot == NULL || snapshot->state == DROVER__VM_SNAPSHOT_STATE__VM_SNAPSHOT_NONE) {
+        return false;
+    }
+    if (snapshot->state == DROVER__VM_SNAPSHOT_STATE__VM_SNAPSHOT_RUNS) {
+        if (client->is_terminal) {
+            (void)fprintf(stderr, "\r%.1f MiB left of %.1f   ",
+                          (double)snapshot->bytes_remaining / MIB,
+                          (double)snapshot->bytes_total / MIB);
+        }
+        return false;
+    }
+    if (snapshot->state == DROVER__VM_SNAPSHOT_STATE__VM_SNAPSHOT_DONE) {
+        json_print(control_json_snapshot(snapshot));
+    } else {
+        *ret_result = error_set(err, DROVER_ECANCELLED, "no snapshot was taken: %s",
+                                snapshot->error);
+    }
+    return true;
+}
+
+enum follow {
+    FOLLOW_NOTHING,
+    FOLLOW_MIGRATION,
+    FOLLOW_SNAPSHOT,
+};
+
+/* True if it was the last word of what is followed. */
+static bool status_follow(const struct client *client, enum follow what,
+                          const Drover__VmStatus *status, int *ret_result,
+                          struct error *err)
+{
+    if (status == NULL) {
+        return false;
+    }
+    return what == FOLLOW_MIGRATION
+               ? migration_follow(client, status->migration, ret_result, err)
+               : snapshot_follow(client, status->snapshot, ret_result, err);
+}
+
+/* One answer to the request; then, for long work, events until its end. */
+static int answer_wait(struct client *client, uint64_t request_id, enum follow follows,
                        struct error *err)
 {
     bool replied = false;
@@ -194,17 +242,15 @@ static int answer_wait(struct client *client, uint64_t request_id, bool follows,
             if (reply->error != 0) {
                 result = error_set(err, reply->error, "%s", reply->message);
                 over = true;
-            } else if (!follows) {
+            } else if (follows == FOLLOW_NOTHING) {
                 json_print(reply->status != NULL ? control_json_status(reply->status)
                                                  : NULL);
                 over = true;
-            } else if (reply->status != NULL) {
-                over = migration_follow(client, reply->status->migration, &result, err);
+            } else {
+                over = status_follow(client, follows, reply->status, &result, err);
             }
-        } else if (message->what_case == DROVER__CONTROL_MESSAGE__WHAT_EVENT && replied &&
-                   message->event->status != NULL) {
-            over =
-                migration_follow(client, message->event->status->migration, &result, err);
+        } else if (message->what_case == DROVER__CONTROL_MESSAGE__WHAT_EVENT && replied) {
+            over = status_follow(client, follows, message->event->status, &result, err);
         }
         drover__control_message__free_unpacked(message, NULL);
     }
@@ -374,6 +420,18 @@ static int descriptors_open(struct order *order, struct error *err)
     return result;
 }
 
+static enum follow follow_of(const struct order *order)
+{
+    switch (order->request.order_case) {
+    case DROVER__CONTROL_REQUEST__ORDER_MIGRATE:
+        return FOLLOW_MIGRATION;
+    case DROVER__CONTROL_REQUEST__ORDER_SNAPSHOT:
+        return FOLLOW_SNAPSHOT;
+    default:
+        return FOLLOW_NOTHING;
+    }
+}
+
 static int client_run(const char *path, struct order *order, struct error *err)
 {
     CLEANUP(client_done) struct client client = {.fd = -1};
@@ -382,8 +440,8 @@ static int client_run(const char *path, struct order *order, struct error *err)
         return result;
     }
     client.is_terminal = isatty(STDERR_FILENO) == 1;
-    bool follows = order->request.order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE;
-    if (follows) {
+    enum follow follows = follow_of(order);
+    if (follows != FOLLOW_NOTHING) {
         Drover__ControlRequest subscribe = DROVER__CONTROL_REQUEST__INIT;
         Drover__ControlSubscribe nothing = DROVER__CONTROL_SUBSCRIBE__INIT;
         subscribe.request_id = 1;
@@ -397,6 +455,24 @@ static int client_run(const char *path, struct order *order, struct error *err)
         result < 0 ? result : request_send(&client, &order->request, &order->files, err);
     return result < 0 ? result
                       : answer_wait(&client, order->request.request_id, follows, err);
+}
+
+/* The files are made by this process, for the VMM may be jailed. */
+static int snapshot_run(const char *path, struct order *order, struct error *err)
+{
+    struct snapshot_folder folder;
+    int result =
+        snapshot_folder_make(&folder, order->snapshot.directory, &order->files, err);
+    if (result < 0) {
+        return result;
+    }
+    result = client_run(path, order, err);
+    result = result < 0 ? result : snapshot_folder_finish(&folder, err);
+    if (result < 0) {
+        snapshot_folder_abandon(&folder);
+    }
+    snapshot_folder_close(&folder);
+    return result;
 }
 
 int control_client_main(int argc, char **argv)
@@ -418,8 +494,11 @@ int control_client_main(int argc, char **argv)
         (void)fprintf(stderr, "drover-vmm control: %s\n", err.text);
         return EXIT_USAGE;
     }
+    bool snapshots = follow_of(&order) == FOLLOW_SNAPSHOT;
     result = descriptors_open(&order, &err);
-    result = result < 0 ? result : client_run(argv[1], &order, &err);
+    result = result < 0  ? result
+             : snapshots ? snapshot_run(argv[1], &order, &err)
+                         : client_run(argv[1], &order, &err);
     unix_files_done(&order.files);
     if (result < 0) {
         (void)fprintf(stderr, "drover-vmm control: %s\n", err.text);

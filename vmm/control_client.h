@@ -15,5 +15,6 @@ int control_client_main(int argc, char **argv);
 /* The status as people's programs read it; a new reference, NULL when out of memory. */
 json_t *control_json_status(const Drover__VmStatus *status);
 json_t *control_json_migration(const Drover__VmMigrationStatus *migration);
+json_t *control_json_snapshot(const Drover__VmSnapshotStatus *snapshot);
 
 #endif

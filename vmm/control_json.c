@@ -99,6 +99,22 @@ static json_t *balloon_json(const Drover__VmBalloonStatus *balloon)
     return object;
 }
 
+json_t *control_json_snapshot(const Drover__VmSnapshotStatus *snapshot)
+{
+    static const char *const names[] = {"none", "runs", "completed", "failed"};
+    unsigned state = (unsigned)snapshot->state;
+    return json_pack("{s:s, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:i, s:s}", "status",
+                     state < sizeof(names) / sizeof(names[0]) ? names[state] : "unknown",
+                     "bytes_total", (json_int_t)snapshot->bytes_total, "bytes_remaining",
+                     (json_int_t)snapshot->bytes_remaining, "total_ms",
+                     (json_int_t)snapshot->total_ms, "pause_ms",
+                     (double)snapshot->pause_us / US_PER_MS, "bytes_written",
+                     (json_int_t)snapshot->bytes_written, "pages_written",
+                     (json_int_t)snapshot->pages_written, "pages_zero",
+                     (json_int_t)snapshot->pages_zero, "rounds", (int)snapshot->rounds,
+                     "error", snapshot->error);
+}
+
 json_t *control_json_status(const Drover__VmStatus *status)
 {
     json_t *object = json_pack(
@@ -124,6 +140,12 @@ json_t *control_json_status(const Drover__VmStatus *status)
     if (object != NULL && moves &&
         json_object_set_new(object, "migration",
                             control_json_migration(status->migration)) < 0) {
+        json_decref(object);
+        return NULL;
+    }
+    if (object != NULL && status->snapshot != NULL &&
+        json_object_set_new(object, "snapshot",
+                            control_json_snapshot(status->snapshot)) < 0) {
         json_decref(object);
         return NULL;
     }

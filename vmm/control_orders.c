@@ -46,6 +46,28 @@ static Drover__VmRunState run_state(struct vm *vm)
     return DROVER__VM_RUN_STATE__VM_RUN_RUNNING;
 }
 
+static void snapshot_fill(const struct snapshot_status *now, struct control_status *status)
+{
+    drover__vm_snapshot_status__init(&status->snapshot);
+    if (now->state == SNAPSHOT_STATE_NONE) {
+        return;
+    }
+    (void)snprintf(status->snapshot_error, sizeof(status->snapshot_error), "%s",
+                   now->error.text);
+    /* The job's numbers are those of the message (vmm/snapshot.h). */
+    status->snapshot.state = (Drover__VmSnapshotState)now->state;
+    status->snapshot.bytes_total = now->bytes_total;
+    status->snapshot.bytes_remaining = now->bytes_remaining;
+    status->snapshot.total_ms = now->figures.total_us / US_PER_MS;
+    status->snapshot.pause_us = now->figures.pause_us;
+    status->snapshot.bytes_written = now->figures.bytes_written;
+    status->snapshot.pages_written = now->figures.pages_written;
+    status->snapshot.pages_zero = now->figures.pages_zero;
+    status->snapshot.rounds = now->figures.rounds;
+    status->snapshot.error = status->snapshot_error;
+    status->status.snapshot = &status->snapshot;
+}
+
 static void migration_fill(struct migrate *migrate, struct control_status *status)
 {
     struct migrate_status now = {0};
@@ -80,6 +102,7 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->migration.error = status->error;
     status->status.migration = &status->migration;
     status->status.incoming_uri = status->incoming_uri;
+    snapshot_fill(&now.snapshot, status);
 }
 
 static uint64_t stat(const struct virtio_balloon_status *balloon,
@@ -257,8 +280,7 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
     case DROVER__CONTROL_REQUEST__ORDER_BALLOON:
         return virtio_balloon_order(vm, request->balloon->memory_bytes, err);
     case DROVER__CONTROL_REQUEST__ORDER_SNAPSHOT:
-        (void)files; /* it will want them */
-        return error_set(err, DROVER_EBADINPUT, "snapshots are not supported yet");
+        return migrate_snapshot(migrate, files, err);
     default:
         return error_set(err, DROVER_EBADINPUT,
                          "an order that this drover-vmm (%s) does not know",

@@ -19,10 +19,12 @@ struct control_status {
     Drover__VmMigrationStatus migration;
     Drover__MigrationFigures figures;
     Drover__VmBalloonStatus balloon;
+    Drover__VmSnapshotStatus snapshot;
     char reason[256];
     char uri[TRANSPORT_URI_SIZE];
     char incoming_uri[TRANSPORT_URI_SIZE];
     char error[ERROR_TEXT_SIZE];
+    char snapshot_error[ERROR_TEXT_SIZE];
 };
 
 void control_status_fill(struct vm *vm, struct migrate *migrate,

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,10 @@
 
 struct guest_ram {
     struct ram_backing backing;
+    atomic_bool fd_asked;
+    pthread_mutex_t filling_lock;
+    pthread_cond_t filled;
+    atomic_bool filling; /* written under filling_lock */
     bool is_reserved; /* the guest's for good: what it does not use is not given back */
     uint64_t size_bytes;
     unsigned region_count;
@@ -120,6 +125,8 @@ int guest_ram_create_config(const struct guest_ram_config *config,
         free(ram);
         return result;
     }
+    CHECK(pthread_mutex_init(&ram->filling_lock, NULL) == 0);
+    CHECK(pthread_cond_init(&ram->filled, NULL) == 0);
     ram->size_bytes = config->size_bytes;
     ram->is_reserved = config->huge_pages || config->preallocated;
     regions_lay_out(ram);
@@ -143,6 +150,8 @@ void guest_ram_free(struct guest_ram *ram)
     for (unsigned i = 0; i < GUEST_RAM_REGIONS_MAX; i++) {
         free((void *)ram->dirty[i]);
     }
+    (void)pthread_cond_destroy(&ram->filled); /* nobody uses them any more */
+    (void)pthread_mutex_destroy(&ram->filling_lock);
     free(ram);
 }
 
@@ -273,7 +282,24 @@ void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index, uint64_
                                 region->size_bytes / GUEST_PAGE_SIZE);
 }
 
-int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint64_t from,
+void guest_ram_filling_set(struct guest_ram *ram, bool filling)
+{
+    CHECK(pthread_mutex_lock(&ram->filling_lock) == 0);
+    atomic_store(&ram->filling, filling);
+    CHECK(pthread_cond_broadcast(&ram->filled) == 0);
+    CHECK(pthread_mutex_unlock(&ram->filling_lock) == 0);
+}
+
+static void filled_wait(struct guest_ram *ram)
+{
+    CHECK(pthread_mutex_lock(&ram->filling_lock) == 0);
+    while (atomic_load(&ram->filling)) {
+        CHECK(pthread_cond_wait(&ram->filled, &ram->filling_lock) == 0);
+    }
+    CHECK(pthread_mutex_unlock(&ram->filling_lock) == 0);
+}
+
+int guest_ram_populated(struct guest_ram *ram, unsigned region_index, uint64_t from,
                         uint64_t *ret_start, uint64_t *ret_end)
 {
     const struct guest_ram_region *region = guest_ram_region(ram, region_index);
@@ -283,6 +309,7 @@ int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint
     if (from >= region->size_bytes) {
         return 0;
     }
+    filled_wait(ram);
     int result = ram_backing_populated(&ram->backing, first + from,
                                        first + region->size_bytes, &start, &end);
     if (result > 0) {
@@ -292,9 +319,15 @@ int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint
     return result;
 }
 
-int guest_ram_fd(const struct guest_ram *ram)
+int guest_ram_fd(struct guest_ram *ram)
 {
+    atomic_store(&ram->fd_asked, true);
     return ram->backing.fd;
+}
+
+bool guest_ram_is_shared(const struct guest_ram *ram)
+{
+    return atomic_load(&ram->fd_asked);
 }
 
 bool guest_ram_is_reserved(const struct guest_ram *ram)
@@ -304,7 +337,7 @@ bool guest_ram_is_reserved(const struct guest_ram *ram)
 
 bool guest_ram_can_discard(const struct guest_ram *ram)
 {
-    return ram->backing.kind != RAM_BACKING_HUGE;
+    return ram->backing.kind != RAM_BACKING_HUGE && !atomic_load(&ram->filling);
 }
 
 int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size)
@@ -315,6 +348,9 @@ int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size)
     }
     if (gpa % GUEST_PAGE_SIZE != 0 || size % GUEST_PAGE_SIZE != 0) {
         return -EINVAL;
+    }
+    if (atomic_load(&ram->filling)) {
+        return -EBUSY;
     }
     uint64_t offset =
         (uint64_t)(region->host - ram->backing.mapping) + (gpa - region->gpa);

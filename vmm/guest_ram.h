@@ -50,10 +50,19 @@ int guest_ram_read(const struct guest_ram *ram, uint64_t gpa, void *data, size_t
 int guest_ram_write(struct guest_ram *ram, uint64_t gpa, const void *data, size_t size);
 
 /* The memfd, in which a region's bytes begin where region->host - region 0's host says;
- * -1 when the memory is mergeable, and this process' own. Borrowed. */
-int guest_ram_fd(const struct guest_ram *ram);
+ * -1 when the memory is mergeable, and this process' own. Borrowed. Who will hand it to
+ * another process asks before the VM starts. */
+int guest_ram_fd(struct guest_ram *ram);
 /* Where in it a region begins. */
 uint64_t guest_ram_offset(const struct guest_ram *ram, unsigned index);
+/* Somebody has asked for it. */
+bool guest_ram_is_shared(const struct guest_ram *ram);
+
+/*
+ * While a snapshot's memory is still on its way here, nothing is given back, and
+ * guest_ram_populated() waits. Any thread.
+ */
+void guest_ram_filling_set(struct guest_ram *ram, bool filling);
 
 /*
  * A range for direct I/O (io_uring, readv): NULL unless all of it is memory in one
@@ -82,14 +91,14 @@ void guest_ram_fetch_dirty_range(struct guest_ram *ram, unsigned region_index,
  * ever touched: 1, or 0 when there is none; -errno. Memory outside is zero, and reading
  * it would back it for nothing.
  */
-int guest_ram_populated(const struct guest_ram *ram, unsigned region_index, uint64_t from,
+int guest_ram_populated(struct guest_ram *ram, unsigned region_index, uint64_t from,
                         uint64_t *ret_start, uint64_t *ret_end);
 
 /*
  * Gives whole pages back to the host: from then on they read as zero, count as dirty, and
  * are outside of what guest_ram_populated() finds, until somebody writes to them. Any
  * thread. -EFAULT unless all of it is memory in one region, -EINVAL unless whole pages.
- * Huge pages stay and keep what they hold (guest_ram_can_discard() is false).
+ * -EBUSY while it is filled. Huge pages stay and keep what they hold; guest_ram_can_discard() is false in both cases.
  */
 int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size);
 bool guest_ram_can_discard(const struct guest_ram *ram);

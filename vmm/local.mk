@@ -77,6 +77,11 @@ vmm_libvmm_a_SOURCES = \
 	vmm/serial.c vmm/serial.h \
 	vmm/serial_host.c vmm/serial_host.h \
 	vmm/smbios.c vmm/smbios.h \
+	vmm/snapshot.c vmm/snapshot.h \
+	vmm/snapshot_folder.c vmm/snapshot_folder.h \
+	vmm/snapshot_manifest.c vmm/snapshot_manifest.h \
+	vmm/snapshot_pager.c vmm/snapshot_pager.h \
+	vmm/snapshot_restore.c vmm/snapshot_restore.h \
 	vmm/state.c vmm/state.h \
 	vmm/storage.h \
 	vmm/storage_broker.c vmm/storage_broker.h \

@@ -345,6 +345,10 @@ static int program_open(struct program *program, struct error *err)
         return error_set(err, result, "cannot prepare for migration: %s",
                          err_text(result));
     }
+    for (unsigned i = 0; i < program->options.disk_count; i++) {
+        /* There is room for all that the options can name. */
+        CHECK(migrate_disk_add(program->migrate, program->options.disks[i].path) == 0);
+    }
     if (program->options.incoming != NULL) {
         result = migrate_listen(program->migrate, program->options.incoming, err);
     }

@@ -20,6 +20,7 @@
 #include "proto/control.pb-c.h"
 #include "vmm/event_loop.h"
 #include "vmm/migrate_guest.h"
+#include "vmm/snapshot_restore.h"
 #include "vmm/vm.h"
 
 /* The engine's states go over the control socket by number. */
@@ -46,6 +47,8 @@ struct migrate {
     struct migration_times times;
     struct migration_source *source; /* the latest departure; NULL: none */
     struct migration_target *target; /* NULL: this VM did not arrive */
+    struct snapshot *snapshot;
+    struct snapshot_restore *restore; /* NULL: this VM did not come from a snapshot */
     struct event_source *moved;      /* timer: MOVED_STAYS_NS are over */
     char uri[TRANSPORT_URI_SIZE];
 };
@@ -75,12 +78,14 @@ int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_mig
     }
     migrate->vm = vm;
     migrate->times = migration_times_from(patience_ms);
-    int rv = migrate_guest_init(&migrate->guest, vm);
+    int rv = migrate_guest_init(&migrate->guest, vm, VM_HOLD_HANDOVER);
+    rv = rv != 0 ? rv : snapshot_create(vm, &migrate->snapshot);
     if (rv == 0) {
         rv = event_loop_timer_create(vm_main_loop(vm), moved_over, migrate,
                                      &migrate->moved);
     }
     if (rv != 0) {
+        snapshot_free(migrate->snapshot);
         migrate_guest_done(&migrate->guest);
         free(migrate);
         return rv;
@@ -94,6 +99,8 @@ void migrate_free(struct migrate *migrate)
     if (migrate == NULL) {
         return;
     }
+    snapshot_free(migrate->snapshot);
+    snapshot_restore_free(migrate->restore);
     migration_source_free(migrate->source);
     migration_target_free(migrate->target);
     event_loop_remove(migrate->moved);
@@ -158,6 +165,9 @@ static void target_changed(void *owner)
 int migrate_listen(struct migrate *migrate, const char *uri, struct error *err)
 {
     CHECK(migrate->target == NULL && vm_config(migrate->vm)->incoming);
+    if (snapshot_restore_wanted(uri)) {
+        return snapshot_restore_open(migrate->vm, uri, &migrate->restore, err);
+    }
     struct migration_target_config config = {
         .guest = &migrate->guest.guest,
         .uri = uri,
@@ -173,6 +183,10 @@ int migrate_listen(struct migrate *migrate, const char *uri, struct error *err)
 
 int migrate_await(struct migrate *migrate, struct error *err)
 {
+    if (migrate->restore != NULL) {
+        return snapshot_restore_run(migrate->restore, &migrate->guest.guest,
+                                    migrate->snapshot, err);
+    }
     CHECK(migrate->target != NULL);
     int rv = migration_target_start(migrate->target);
     if (rv != 0) {
@@ -226,9 +240,9 @@ static int may_leave(struct migrate *migrate, struct error *err)
         return error_set(err, DROVER_EWRONGSTATE,
                          "the VM has not arrived here yet: wait until it runs");
     }
-    if ((holds & VM_HOLD_SNAPSHOT) != 0) {
-        return error_set(err, DROVER_EWRONGSTATE,
-                         "a snapshot is being taken: try again then");
+    if (snapshot_runs(migrate->snapshot)) {
+        return error_set(err, DROVER_EINUSE,
+                         "a snapshot is being taken: wait for its end, or cancel it");
     }
     struct migrate_status status;
     migrate_status(migrate, &status);
@@ -290,15 +304,39 @@ int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtim
     return 0;
 }
 
+int migrate_snapshot(struct migrate *migrate, struct unix_files *files,
+                     struct error *err)
+{
+    struct migrate_status status;
+    migrate_status(migrate, &status);
+    if (migrate->source != NULL && !migration_state_final(status.engine.state)) {
+        return error_set(err, DROVER_EINUSE,
+                         "the VM is being moved to %s: take the snapshot there, or "
+                         "cancel that first",
+                         migrate->uri);
+    }
+    return snapshot_begin(migrate->snapshot, files, err);
+}
+
+int migrate_disk_add(struct migrate *migrate, const char *path)
+{
+    return snapshot_disk_add(migrate->snapshot, path);
+}
+
 int migrate_cancel(struct migrate *migrate, struct error *err)
 {
+    if (snapshot_runs(migrate->snapshot)) {
+        snapshot_cancel(migrate->snapshot);
+        return 0;
+    }
     struct migrate_status status;
     migrate_status(migrate, &status);
     if (migrate->source == NULL || migration_state_final(status.engine.state)) {
         return status.engine.state == MIGRATION_STATE_UNKNOWN
                    ? error_set(err, DROVER_EHANDEDOVER,
                                "the VM was handed over: too late to cancel")
-                   : error_set(err, DROVER_EWRONGSTATE, "no move is under way");
+                   : error_set(err, DROVER_EWRONGSTATE,
+                               "no move or snapshot is under way");
     }
     int rv = migration_source_cancel(migrate->source);
     return rv != 0 ? error_set(err, rv, "the VM was handed over: too late to cancel") : 0;
@@ -321,6 +359,7 @@ int migrate_reclaim(struct migrate *migrate, struct error *err)
 void migrate_status(struct migrate *migrate, struct migrate_status *ret_status)
 {
     memset(ret_status, 0, sizeof(*ret_status));
+    snapshot_status(migrate->snapshot, &ret_status->snapshot);
     if (migrate->target != NULL && (vm_holds(migrate->vm) & VM_HOLD_INCOMING) != 0) {
         migration_target_uri(migrate->target, ret_status->incoming_uri);
     }

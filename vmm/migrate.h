@@ -11,9 +11,11 @@
 
 #include "migration/status.h"
 #include "migration/transport.h"
+#include "vmm/snapshot.h"
 
 struct error;
 struct migrate;
+struct unix_files;
 struct vm;
 
 struct migrate_status {
@@ -21,6 +23,7 @@ struct migrate_status {
     char uri[TRANSPORT_URI_SIZE];          /* where it goes to; "" for an arrival */
     char incoming_uri[TRANSPORT_URI_SIZE]; /* where an arrival is waited for, with the
                                               real port; "" else */
+    struct snapshot_status snapshot;       /* the latest that was taken */
 };
 
 /* `patience_ms`: see migration/times.h; 0: the default. */
@@ -54,7 +57,13 @@ int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtim
  * knows that the guest did not arrive, and that the source may be told so. NULL is fine.
  */
 void migrate_quit(struct migrate *migrate);
+/* Of a snapshot, too. */
 int migrate_cancel(struct migrate *migrate, struct error *err);
+/* A snapshot into `files`, which it takes on success; it and a move exclude one another. */
+int migrate_snapshot(struct migrate *migrate, struct unix_files *files,
+                     struct error *err);
+/* A disk of the VM, in order; see snapshot_disk_add(). */
+int migrate_disk_add(struct migrate *migrate, const char *path);
 int migrate_reclaim(struct migrate *migrate, struct error *err);
 /* Nothing was ever under way: engine.state is MIGRATION_STATE_NONE. */
 void migrate_status(struct migrate *migrate, struct migrate_status *ret_status);

@@ -175,7 +175,7 @@ static int stop_begin(struct migration_guest *guest)
     eventfd_t count;
     (void)eventfd_read(self->quiet_fd,
                        &count); /* of an earlier stop; mostly there is none */
-    return vm_hold_set(self->vm, VM_HOLD_HANDOVER, became_quiet, self);
+    return vm_hold_set(self->vm, self->hold, became_quiet, self);
 }
 
 static int stop_wait(struct migration_guest *guest, uint32_t wait_ms,
@@ -235,6 +235,10 @@ static void go_on(struct migration_guest *guest)
 {
     struct vm *vm = vm_of(guest);
     struct error err = {0};
+    if (self_of(guest)->hold != VM_HOLD_HANDOVER) {
+        vm_hold_clear(vm, self_of(guest)->hold); /* nothing was released */
+        return;
+    }
     if (storage_lock(vm, &err) != 0) {
         /* The go was not sent, or the cluster says that it never arrived: nobody else
          * runs this guest. */
@@ -242,7 +246,7 @@ static void go_on(struct migration_guest *guest)
                   vm_config(vm)->name, err.text);
     }
     vm_handed_over_set(vm, false);
-    vm_hold_clear(vm, VM_HOLD_HANDOVER);
+    vm_hold_clear(vm, self_of(guest)->hold);
 }
 
 /* ---- target ------------------------------------------------------------------------ */
@@ -407,9 +411,9 @@ static const struct migration_guest_ops ops = {
     .abandon = abandon,
 };
 
-int migrate_guest_init(struct migrate_guest *guest, struct vm *vm)
+int migrate_guest_init(struct migrate_guest *guest, struct vm *vm, enum vm_hold hold)
 {
-    *guest = (struct migrate_guest){.guest.ops = &ops, .vm = vm};
+    *guest = (struct migrate_guest){.guest.ops = &ops, .vm = vm, .hold = hold};
     guest->quiet_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return guest->quiet_fd < 0 ? -errno : 0;
 }

@@ -6,19 +6,19 @@
 #include <stdbool.h>
 
 #include "migration/guest.h"
-
-struct vm;
+#include "vmm/vm.h"
 
 /* The VM as the engine sees it. Owned by the engine's thread while a move is under way.
  */
 struct migrate_guest {
     struct migration_guest guest; /* first */
     struct vm *vm;
+    enum vm_hold hold; /* by which it stands: VM_HOLD_HANDOVER or VM_HOLD_SNAPSHOT */
     int quiet_fd;  /* eventfd: the VM became quiet */
     bool tracking; /* the dirty log is on */
 };
 
-int migrate_guest_init(struct migrate_guest *guest, struct vm *vm);
+int migrate_guest_init(struct migrate_guest *guest, struct vm *vm, enum vm_hold hold);
 void migrate_guest_done(struct migrate_guest *guest);
 
 #endif

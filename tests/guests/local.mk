@@ -21,7 +21,7 @@ EXTRA_DIST += tests/kvm/cases_cdrom.py tests/kvm/cases_panic.py tests/kvm/cases_
 noinst_PROGRAMS += tests/kvm/state
 tests_kvm_state_SOURCES = tests/kvm/state.c
 tests_kvm_state_LDADD = $(VMM_LIBS)
-EXTRA_DIST += tests/kvm/cases_state.py
+EXTRA_DIST += tests/kvm/cases_state.py tests/kvm/cases_snapshot.py
 
 # The two that need nothing of start.S.
 noinst_DATA += tests/guests/first.elf tests/guests/first.rom

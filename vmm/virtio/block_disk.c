@@ -292,8 +292,14 @@ bool block_disk_discards(const struct block_disk *disk)
     }
     if (S_ISREG(st.st_mode)) {
         /* Behind the end there is nothing to be lost. */
-        return fallocate(disk->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, st.st_size,
-                         BLOCK_DISK_ALIGN_MAX) == 0;
+        bool discards =
+            fallocate(disk->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, st.st_size,
+                      BLOCK_DISK_ALIGN_MAX) == 0;
+        /* The file was not written: snapshots and backups go by its time of change. */
+        const struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
+
+        (void)futimens(disk->fd, times); /* if it fails they are only too careful */
+        return discards;
     }
     for (unsigned i = 0; most == 0 && i < sizeof(places) / sizeof(places[0]); i++) {
         FILE *file;
