@@ -18,7 +18,8 @@
 #include "vmm/guest_ram.h"
 #include "vmm/layout.h"
 
-#define ORDERS_MAX 200
+#define ORDERS_MAX   200
+#define ORDERS_WHOLE 224 /* from here on */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -104,6 +105,94 @@ static void request(struct target *target, struct input *input)
     driver_kick(target->driver, queue);
 }
 
+/* All that the device offers, and its first queues. */
+static void start_whole(struct target *target, struct input *input)
+{
+    uint64_t features = 0;
+    uint8_t shape = (uint8_t)take(input, 1);
+
+    for (unsigned half = 0; half < 2; half++) {
+        driver_write(target->driver, target->driver->common, half, 4);
+        features |= driver_read(target->driver, target->driver->common + 4, 4)
+                    << (32 * half);
+    }
+    if ((shape & 1) != 0) {
+        features &= ~DRIVER_F_EVENT_IDX;
+    }
+    (void)driver_start(target->driver, features, 1 + shape / 2 % DRIVER_QUEUES,
+                       (uint16_t)(8u << shape / 16 % 5));
+}
+
+/* What a driver of each kind of device might send: readable parts, writable parts of a
+ * size that fits, contents from the input. */
+static void request_whole(struct target *target, struct input *input)
+{
+    unsigned queue = take(input, 1) % DRIVER_QUEUES;
+    uint8_t kind = (uint8_t)take(input, 1);
+    uint8_t shape = (uint8_t)take(input, 1);
+    uint32_t size = shape % 4 == 3 ? take(input, 2) + 1 : (shape / 4 % 8 + 1) * 512u;
+    uint8_t content[32] = {kind};
+    struct driver_buffer buffers[3] = {{DRIVER_DATA_GPA, 16},
+                                       {DRIVER_DATA_GPA + 0x1000, size},
+                                       {DRIVER_DATA_GPA + 0x800, 1}};
+    bool writes = kind % 2 == 1;
+
+    if (target->driver->queues[queue].size < 3) {
+        return;
+    }
+    content[8] = (uint8_t)take(input, 1);
+    driver_memory_write(target->driver, buffers[0].gpa, content, 16);
+    for (unsigned i = 0; i < sizeof(content); i++) {
+        content[i] = (uint8_t)take(input, i < 12 ? 1 : 0);
+    }
+    if ((shape & 0x80) != 0) {
+        buffers[1].gpa += shape & 0x40 ? 3 : 512; /* not at a page's start */
+    }
+    driver_memory_write(target->driver, buffers[1].gpa, content, sizeof(content));
+    if (kind == 11 || kind == 13) {
+        buffers[1].size = 16; /* a range */
+    }
+    if ((shape & 0x20) != 0) { /* one part, as net, console and rng have it */
+        driver_add(target->driver, queue, buffers + 1, writes ? 1 : 0, writes ? 0 : 1);
+    } else if (kind == 4) { /* a flush has no data */
+        buffers[1] = buffers[2];
+        driver_add(target->driver, queue, buffers, 1, 1);
+    } else {
+        driver_add(target->driver, queue, buffers, writes ? 2 : 1, writes ? 1 : 2);
+    }
+    driver_kick(target->driver, queue);
+}
+
+static void host_event(struct target *target, struct input *input)
+{
+    uint8_t data[64];
+    unsigned size = take(input, 1) % sizeof(data);
+
+    for (unsigned i = 0; i < size; i++) {
+        data[i] = (uint8_t)take(input, 1);
+    }
+    fuzz_vm_host_event(target->fuzz, target->index, data, size);
+}
+
+/* The upper orders: what leads further at once. */
+static void order_run_whole(struct target *target, struct input *input, uint8_t order)
+{
+    switch (order % 4) {
+    case 0:
+        start_whole(target, input);
+        break;
+    case 1:
+        request_whole(target, input);
+        break;
+    case 2:
+        host_event(target, input);
+        break;
+    default:
+        fake_vm_run_ms(target->fuzz->vm, 1);
+        break;
+    }
+}
+
 static void available(struct target *target, struct input *input)
 {
     unsigned queue = take(input, 1) % DRIVER_QUEUES;
@@ -164,8 +253,13 @@ static void save_and_load(struct target *target)
 static void order_run(struct target *target, struct input *input)
 {
     struct device *device = target->device;
+    uint8_t order = (uint8_t)take(input, 1);
 
-    switch (take(input, 1) % 14) {
+    if (order >= ORDERS_WHOLE) {
+        order_run_whole(target, input, order);
+        return;
+    }
+    switch (order % 14) {
     case 0:
         start(target, input);
         break;
