@@ -213,6 +213,8 @@ int cli_vm_show_answer(struct cli *cli, const json_t *vm)
     }
     (void)printf("host      %s, epoch %" PRIu64 "\n", cli_text(vm, "host"),
                  cli_number(vm, "epoch"));
+    print_number(vm, "crashes   ", "panics");
+    (void)printf("%s", cli_number(vm, "panics") != 0 ? "\n" : "");
     print_spec(json_object_get(vm, "spec"));
     print_guest_memory(vm);
     const json_t *migration = json_object_get(vm, "migration");

@@ -31,6 +31,7 @@ int apply_vm_assign(struct apply_step *step, const Drover__VmAssign *order);
 int apply_vm_started(struct apply_step *step, const Drover__VmStarted *order);
 int apply_vm_stopped(struct apply_step *step, const Drover__VmStopped *order);
 int apply_vm_problem(struct apply_step *step, const Drover__VmProblem *order);
+int apply_vm_panicked(struct apply_step *step, const Drover__VmPanicked *order);
 int apply_migration_begin(struct apply_step *step, const Drover__MigrationBegin *order);
 int apply_migration_ready(struct apply_step *step, const Drover__MigrationReady *order);
 int apply_migration_cancel(struct apply_step *step, const Drover__MigrationCancel *order);

@@ -426,3 +426,41 @@ int apply_vm_problem(struct apply_step *step, const Drover__VmProblem *order)
     }
     return 0;
 }
+
+/* What the host does about it, for people. */
+static const char *panic_consequence(const Drover__VmSpec *spec)
+{
+    if (strcmp(spec->on_panic, "reset") == 0) {
+        return "it is reset";
+    }
+    if (strcmp(spec->on_panic, "pause") == 0) {
+        return "it stands still for a look at it";
+    }
+    if (strcmp(spec->on_panic, "ignore") == 0) {
+        return "nothing is done about it";
+    }
+    return "it is stopped, and started again if it is wanted running";
+}
+
+int apply_vm_panicked(struct apply_step *step, const Drover__VmPanicked *order)
+{
+    int rv =
+        check_owner(step, order->vm_id, order->epoch, order->host_id, order->incarnation);
+    if (rv != 0) {
+        return rv;
+    }
+    if (step_vm(step, order->vm_id)->last_panic_unix_ms == order->at_unix_ms) {
+        return 0;
+    }
+    Drover__VmRecord *vm = step_edit_vm(step, order->vm_id);
+    if (vm == NULL) {
+        return -ENOMEM;
+    }
+    char name[STEP_NAME_SIZE];
+    vm->panics++;
+    vm->last_panic_unix_ms = order->at_unix_ms;
+    step_event(step, "vm.panicked", subject_of(vm),
+               "the guest's kernel of VM '%s' has crashed on host %s: %s", vm->spec->name,
+               step_host_name(step, order->host_id, name), panic_consequence(vm->spec));
+    return 0;
+}

@@ -119,6 +119,8 @@ static int dispatch(struct apply_step *step, const Drover__Command *command)
         return apply_vm_update(step, command->vm_update);
     case DROVER__COMMAND__WHAT_VM_PROBLEM:
         return apply_vm_problem(step, command->vm_problem);
+    case DROVER__COMMAND__WHAT_VM_PANICKED:
+        return apply_vm_panicked(step, command->vm_panicked);
     case DROVER__COMMAND__WHAT_MIGRATION_BEGIN:
         return apply_migration_begin(step, command->migration_begin);
     case DROVER__COMMAND__WHAT_MIGRATION_READY:

@@ -126,6 +126,11 @@ void host_core_vmm_status(struct host_core *core, const Drover__VmStatus *status
         drover__vm_status__free_unpacked(vmm->status, NULL);
     }
     vmm->status = copy;
+    if (copy->guest_panicked_unix_ms != 0) {
+        core->hurry |= vm->panic_unix_ms != copy->guest_panicked_unix_ms;
+        vm->panic_unix_ms = copy->guest_panicked_unix_ms;
+        vm->panic_epoch = copy->epoch;
+    }
     vmm->cancels_seen = vmm->cancels;
     vmm->got_go |= shows_go(copy);
     vmm->failed |= shows_never(copy);

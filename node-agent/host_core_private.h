@@ -17,6 +17,7 @@
     8 /* of one VM on one host: the right one, and old ones that end                     \
        */
 #define HOST_BACKOFF_MAX     5 /* doublings of retry_ms: 32 times */
+#define HOST_PANIC_RENEWALS  60 /* of the lease, between two crashes of a guest that are told */
 #define HOST_CRASHES_TO_TELL 3 /* crashes of a VM that ran, until the cluster is told */
 
 enum host_order {
@@ -80,6 +81,11 @@ struct host_vm {
     unsigned failures;
     uint64_t start_again_ms;
     bool problem; /* gone.reason is to be told */
+    /* The guest's last crash, until the record has it. */
+    uint64_t panic_unix_ms; /* 0: none */
+    uint64_t panic_epoch;
+    uint64_t panic_told_ms;  /* the last one that the record has had */
+    uint64_t panic_again_ms; /* the next one is not told before */
 };
 
 struct host_core {

@@ -185,6 +185,46 @@ static void state_problem(struct host_core *core, struct host_vm *vm,
     host_state(core, vm, &command, now_ms);
 }
 
+/*
+ * Tells of the guest's last crash what the record does not have yet. True while that is
+ * under way: the VM is not given up, nor started again, before it is told. Each minute
+ * once: a guest that crashes all the time must not fill the log.
+ */
+static bool state_panicked(struct host_core *core, struct host_vm *vm,
+                           const Drover__VmRecord *record, uint64_t now_ms)
+{
+    if (vm->panic_unix_ms == 0 || vm->panic_epoch != record->epoch ||
+        vm->panic_unix_ms == record->last_panic_unix_ms) {
+        return false;
+    }
+    if (now_ms < vm->panic_again_ms) {
+        host_wake_at(core, vm->panic_again_ms);
+        return false;
+    }
+    Drover__VmPanicked panicked = DROVER__VM_PANICKED__INIT;
+    panicked.vm_id = vm->vm_id;
+    panicked.epoch = record->epoch;
+    panicked.host_id = core->identity.host_id;
+    panicked.incarnation =
+        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
+    panicked.at_unix_ms = vm->panic_unix_ms;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_VM_PANICKED;
+    command.vm_panicked = &panicked;
+    host_state(core, vm, &command, now_ms);
+    return true;
+}
+
+static void panic_told(const struct host_core *core, struct host_vm *vm, const Drover__VmRecord *record,
+                       uint64_t now_ms)
+{
+    if (vm->panic_unix_ms != 0 && vm->panic_unix_ms == record->last_panic_unix_ms &&
+        vm->panic_told_ms != vm->panic_unix_ms) {
+        vm->panic_told_ms = vm->panic_unix_ms;
+        vm->panic_again_ms = now_ms + HOST_PANIC_RENEWALS * (uint64_t)core->timing.renew_ms;
+    }
+}
+
 /* ---- wanted and observed -------------------------------------------------------------
  */
 
@@ -289,6 +329,10 @@ static void owner_reconcile(struct host_core *core, struct host_vm *vm,
                             struct host_vmm *vmm, const Drover__VmRecord *record,
                             uint64_t now_ms)
 {
+    panic_told(core, vm, record, now_ms);
+    if (state_panicked(core, vm, record, now_ms) && vmm == NULL) {
+        return;
+    }
     if (vmm == NULL) {
         if (vm->vmm_count ==
             0) { /* else old ones are on their way out: their I/O first */

@@ -58,6 +58,9 @@ static const char *state_as_seen(const Drover__VmRecord *vm,
                                  const Drover__VmStatus *status, char *ret_reason,
                                  size_t size)
 {
+    if (status->guest_panicked) {
+        (void)snprintf(ret_reason, size, "its guest's kernel has crashed");
+    }
     switch (status->run_state) {
     case DROVER__VM_RUN_STATE__VM_RUN_RUNNING:
         return wanted_up(vm) ? "running" : "stopping";
@@ -234,7 +237,8 @@ json_t *json_vm(const Drover__VmRecord *vm, const struct cluster_state *state,
     json_size_text(vm->balloon_bytes != 0 ? vm->balloon_bytes : vm->spec->memory_bytes,
                    balloon);
     return json_pack(
-        "{s:s, s:I, s:s, s:o, s:s, s:s?, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:I, s:b}",
+        "{s:s, s:I, s:s, s:o, s:s, s:s?, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:I, s:b, s:I, "
+        "s:b}",
         "name", vm->spec->name, "id", (json_int_t)vm->vm_id, "state", text, "reason",
         json_text(reason), "wanted", wanted_text(vm->wanted), "host",
         json_host_name(state, vm->owner_host_id), "epoch", (json_int_t)vm->epoch,
@@ -242,5 +246,6 @@ json_t *json_vm(const Drover__VmRecord *vm, const struct cluster_state *state,
         "guest_memory", json_guest_memory(current ? seen->status : NULL), "migration",
         json_migration(vm, state, seen), "last_migration",
         json_figures(vm->last_migration), "proof_index", (json_int_t)vm->proof_index,
-        "stale", !seen->leads);
+        "guest_panicked", current && seen->status->guest_panicked, "panics",
+        (json_int_t)vm->panics, "stale", !seen->leads);
 }

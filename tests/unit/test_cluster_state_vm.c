@@ -182,6 +182,32 @@ static void test_problem_is_told_once(void **state)
     assert_string_equal(world_vm(world, vm)->last_error, "");
 }
 
+static void test_crash_of_the_guest_is_told_once(void **state)
+{
+    struct world *world = *state;
+    world_hosts(world, 1);
+    uint64_t vm = world_running_vm(world, "web", 1, true);
+    Drover__VmPanicked panicked = DROVER__VM_PANICKED__INIT;
+    panicked.vm_id = vm;
+    panicked.epoch = 1;
+    panicked.host_id = 1;
+    panicked.incarnation = (char *)"run1";
+    panicked.at_unix_ms = 1000;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_VM_PANICKED;
+    command.vm_panicked = &panicked;
+    assert_done(world_apply(world, &command));
+    assert_done(world_apply(world, &command));
+    assert_int_equal(world_event_count(world, "vm.panicked"), 1);
+    assert_int_equal(world_vm(world, vm)->panics, 1);
+    panicked.at_unix_ms = 2000;
+    assert_done(world_apply(world, &command));
+    assert_int_equal(world_vm(world, vm)->panics, 2);
+    panicked.at_unix_ms = 3000;
+    panicked.epoch = 2;
+    assert_refused(world_apply(world, &command), DROVER_ESTALEEPOCH);
+}
+
 /* ---- descriptions ------------------------------------------------------------------ */
 
 static void test_names_and_writable_disks_belong_to_one_vm(void **state)
@@ -496,6 +522,7 @@ int main(void)
         ON_WORLD(test_vm_with_an_owner_is_not_deleted),
         ON_WORLD(test_host_is_not_given_more_than_its_memory),
         ON_WORLD(test_problem_is_told_once),
+        ON_WORLD(test_crash_of_the_guest_is_told_once),
         ON_WORLD(test_names_and_writable_disks_belong_to_one_vm),
         ON_WORLD(test_bad_descriptions_are_refused),
         ON_WORLD(test_a_stopped_vm_gets_another_description),

@@ -392,6 +392,64 @@ static void test_stop_that_is_taken_back_does_not_lose_the_start(void **state)
     assert_int_equal(f->starts, 2); /* the button was ours: no wish of the guest's */
 }
 
+static void says_panicked(struct fixture *f, uint64_t vm_id, uint64_t at_unix_ms)
+{
+    Drover__VmStatus status = DROVER__VM_STATUS__INIT;
+    status.vm_id = vm_id;
+    status.epoch = 1;
+    status.run_state = DROVER__VM_RUN_STATE__VM_RUN_STOPPED;
+    status.guest_panicked = true;
+    status.guest_panicked_unix_ms = at_unix_ms;
+    host_core_vmm_status(f->core, &status, f->now_ms);
+    tick(f);
+}
+
+static void panic_applied(struct fixture *f, uint64_t vm_id, uint64_t at_unix_ms)
+{
+    Drover__VmPanicked panicked = DROVER__VM_PANICKED__INIT;
+    panicked.vm_id = vm_id;
+    panicked.epoch = 1;
+    panicked.host_id = SELF;
+    panicked.incarnation = (char *)"run1";
+    panicked.at_unix_ms = at_unix_ms;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_VM_PANICKED;
+    command.vm_panicked = &panicked;
+    assert_int_equal(small_cluster_apply(&f->cluster, &command), 0);
+}
+
+/* The VMM may be gone before anybody could be told. */
+static void test_crash_of_a_guest_is_told_before_it_starts_again(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    small_cluster_started(&f->cluster, vm);
+    proposal_ends(f, 0);
+    says_panicked(f, vm, 5000);
+    host_core_vmm_gone(f->core, vm, 1, "the guest's kernel has crashed", false,
+                       f->now_ms);
+    tick(f);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_VM_PANICKED);
+    proposal_ends(f, DROVER_ENOLEADER);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_VM_PANICKED); /* again */
+    assert_int_equal(f->starts, 1);
+    panic_applied(f, vm, 5000);
+    proposal_ends(f, 0);
+    assert_int_equal(f->starts, 2);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT__NOT_SET);
+    says_panicked(f, vm, 6000); /* so soon: not told, but it goes on all the same */
+    host_core_vmm_gone(f->core, vm, 1, "the guest's kernel has crashed", false,
+                       f->now_ms);
+    for (unsigned i = 0; i < 4; i++) {
+        renew(f, f->cluster.index);
+    }
+    assert_int_not_equal(f->proposed, DROVER__COMMAND__WHAT_VM_PANICKED);
+    assert_int_equal(f->starts, 3);
+}
+
 static void says_balloon(struct fixture *f, uint64_t vm_id, uint64_t target_bytes)
 {
     Drover__VmStatus status = DROVER__VM_STATUS__INIT;
@@ -663,6 +721,7 @@ int main(void)
         TEST(test_epoch_that_was_given_up_is_never_started_again),
         TEST(test_crashed_vm_starts_again_here_after_a_delay),
         TEST(test_stop_that_is_taken_back_does_not_lose_the_start),
+        TEST(test_crash_of_a_guest_is_told_before_it_starts_again),
         TEST(test_balloon_is_ordered_until_the_vmm_has_it),
         TEST(test_guest_that_powers_off_by_itself_stays_off),
         TEST(test_source_orders_once_and_states_a_failure_before_the_go),
