@@ -19,10 +19,13 @@
 #define DESCRIPTOR_FIRST   16u
 #define DESCRIPTORS_MAX    32u
 #define DESCRIPTOR_BOOT    0
+#define DESCRIPTOR_PRIMARY 1
 #define DESCRIPTOR_END     255
 #define BOOT_SYSTEM        "EL TORITO SPECIFICATION"
 #define BOOT_CATALOG_AT    0x47
 #define CATALOG_ENTRY_SIZE 32u
+#define VOLUME_BLOCKS_AT   80
+#define PADDING_BLOCKS_MAX 300u
 #define ENTRY_VALIDATION   0x01
 #define ENTRY_BOOTABLE     0x88
 #define ENTRY_HEADER       0x90 /* of a section; the last one has bit 0 set */
@@ -167,6 +170,21 @@ static int boot_look(struct cdrom_image *image, struct error *err)
     return 0;
 }
 
+/* Writers differ by some blocks of padding at the end. */
+static int length_judge(const struct cdrom_image *image, const uint8_t *primary,
+                        struct error *err)
+{
+    uint32_t volume_blocks = little32(primary + VOLUME_BLOCKS_AT);
+    if (primary[0] != DESCRIPTOR_PRIMARY ||
+        volume_blocks <= (uint64_t)image->block_count + PADDING_BLOCKS_MAX) {
+        return 0;
+    }
+    return error_set(err, DROVER_EBADINPUT,
+                     "CD-ROM image %s is cut off, it has %" PRIu32 " of %" PRIu32
+                     " blocks: is its download complete?",
+                     image->path, image->block_count, volume_blocks);
+}
+
 static int content_judge(struct cdrom_image *image, struct error *err)
 {
     uint8_t block[CDROM_BLOCK_SIZE];
@@ -181,7 +199,10 @@ static int content_judge(struct cdrom_image *image, struct error *err)
                          "--disk for a disk image",
                          image->path);
     }
-    return boot_look(image, err);
+    if (memcmp(block + 1, "CD001", 5) == 0) {
+        result = length_judge(image, block, err);
+    }
+    return result < 0 ? result : boot_look(image, err);
 }
 
 int cdrom_image_open(struct cdrom_image *image, const char *path, struct error *err)

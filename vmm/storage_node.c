@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/err.h"
 #include "base/limits.h"
@@ -103,8 +104,12 @@ static json_t *nbd_build(const char *path, struct error *err)
  * holds for threads and native AIO, not for io_uring. */
 static json_t *file_build(const struct storage_disk *disk, bool direct, bool locking)
 {
-    return json_pack("{s:s,s:s,s:s,s:s}", "driver", "file", "filename", disk->path, "aio",
-                     direct ? "native" : "threads", "locking", locking ? "auto" : "off");
+    struct stat status;
+    bool is_device = stat(disk->path, &status) == 0 && S_ISBLK(status.st_mode);
+
+    return json_pack("{s:s,s:s,s:s,s:s}", "driver", is_device ? "host_device" : "file",
+                     "filename", disk->path, "aio", direct ? "native" : "threads",
+                     "locking", locking ? "auto" : "off");
 }
 
 static json_t *common_add(json_t *node, const struct storage_disk *disk, bool direct)

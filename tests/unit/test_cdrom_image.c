@@ -102,6 +102,16 @@ static void test_damaged_boot_records_boot_nothing(void **state)
     assert_false(fixture->image.boots_bios || fixture->image.boots_uefi);
 }
 
+static void test_what_is_cut_off_is_refused(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->bytes[16][81] = 1; /* 256 blocks: as good as padding */
+    assert_int_equal(image_open(fixture, sizeof(fixture->bytes)), 0);
+    cdrom_image_close(&fixture->image);
+    fixture->bytes[16][82] = 1;
+    assert_refused(fixture, sizeof(fixture->bytes), "is cut off");
+}
+
 static void test_what_is_no_iso_is_refused(void **state)
 {
     struct fixture *fixture = *state;
@@ -133,6 +143,7 @@ int main(void)
         TEST(test_an_iso_tells_its_size_and_who_boots_it),
         TEST(test_a_second_section_boots_uefi),
         TEST(test_damaged_boot_records_boot_nothing),
+        TEST(test_what_is_cut_off_is_refused),
         TEST(test_what_is_no_iso_is_refused),
         TEST(test_udf_alone_is_accepted),
     };
