@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """drover-vmm alone, without a cluster: started in a host, watched on its serial console, moved to another."""
 import json
+import os
 import re
 import shlex
 import threading
@@ -15,9 +16,10 @@ MIGRATION_PORT = 9000
 class Console:
     """A client of a VM's serial port: all that it ever showed, and a keyboard."""
 
-    def __init__(self, host, path):
-        self.host, self._path, self._data, self._news = host, path, b"", threading.Condition()
-        self._job = host.spawn(["socat", "-", f"UNIX-CONNECT:{path}"])
+    def __init__(self, host, name, command):
+        self._data, self._news = b"", threading.Condition()
+        self._log = os.path.join(host.state_dir, f"vm-{name}.log")
+        self._job = host.spawn(command)
         threading.Thread(target=self._read, args=(self._job,), daemon=True).start()
 
     def _read(self, job):
@@ -27,7 +29,9 @@ class Console:
                     with self._news:
                         self._data += data
                         self._news.notify_all()
-        except LabError:
+                    with open(self._log, "ab") as f:
+                        f.write(data)
+        except (LabError, OSError):
             pass
 
     @property
@@ -69,8 +73,10 @@ class Vmm:
                 "--net", f"tap={self.name},mac={self._mac}", "--serial", f"unix:{self.serial_path}",
                 "--control", self.control_path, *self.options, *more]
 
-    def start(self, host, *more):
-        """Until its control socket is there. LabError with the program's last line when it ends."""
+    def start(self, host=None, *more):
+        """On the first host, or another; returns it when the control socket is there. LabError with the program's last
+        line when it ends."""
+        host = host or self.s.lab.hosts[0]
         if host not in self._hosts:
             host.run(f"ip tuntap add dev {self.name} mode tap && ip link set {self.name} master drover0 up")
             self._hosts.append(host)
@@ -78,9 +84,10 @@ class Vmm:
         host.run(f"rm -f {self.control_path}; {shlex.join(self.words(*more))} </dev/null >{log} 2>&1 & "
                  f"for i in $(seq 300); do [ -S {self.control_path} ] && exit 0; kill -0 $! || break; "
                  f"sleep 0.1; done 2>/dev/null; tail -n 1 {log} >&2; exit 1")
+        return host
 
     def console(self, host):
-        return Console(host, self.serial_path)
+        return Console(host, self.name, ["socat", "-", f"UNIX-CONNECT:{self.serial_path}"])
 
     def control(self, host, *words, timeout=120):
         return json.loads(host.run(["drover-vmm", "control", self.control_path, *words],
@@ -101,7 +108,9 @@ class Vmm:
         for name in ("total_ms", "downtime_ms", "bytes_sent", "rounds"):
             self.s.figure(name, migration[name])
 
-    def wait_end(self, host, timeout=90):
+    def stop(self, host, timeout=90):
+        """By its power button."""
+        self.control(host, "stop")
         pattern = f"[d]rover-vmm --name {self.name} "
         host.run(f"for i in $(seq {timeout * 10}); do pgrep -f '{pattern}' >/dev/null || exit 0; "
                  "sleep 0.1; done; exit 1", timeout=timeout + 10)
@@ -112,6 +121,41 @@ class Vmm:
             host.run(f"[ -S {self.control_path} ] && timeout 5 drover-vmm control {self.control_path} "
                      f"quit >/dev/null; ip link del {self.name}; rm -f /run/{self.name}.*; true")
         self._hosts = []
+
+
+class ClusterVm:
+    """The same for a VM of the scenario's cluster: `options` are those of `drover vm create`."""
+
+    def __init__(self, s, name, number, options, memory="384M", cpus=2):
+        self.s, self.name = s, name
+        self.address = f"10.77.0.{100 + number}"
+        self._words = ["vm", "create", name, "--memory", memory, "--cpus", str(cpus), "--net",
+                       f"bridge=drover0,mac=52:54:00:77:01:{100 + number:02x}", *options]
+        self._created = False
+
+    def start(self):
+        self.s.cluster.ask(*self._words)
+        self._created = True
+        self.s.cluster.wait_vm(self.name, lambda vm: True, 60)
+        return self.s.cluster.vm_host(self.name)
+
+    def console(self, host):
+        return Console(host, self.name, ["drover", "vm", "console", self.name])
+
+    def move(self, _source, target):
+        self.s.cluster.ask("vm", "migrate", self.name, "--to", target.name, timeout=300)
+        vm = self.s.cluster.wait_vm(self.name, lambda vm: vm["host"] == target.name, 60)
+        for name in ("total_ms", "downtime_ms"):
+            self.s.figure(name, float(vm["last_migration"][name]))
+
+    def stop(self, _host):
+        self.s.cluster.ask("vm", "stop", self.name)
+        self.s.cluster.wait_vm(self.name, lambda vm: True, 90, state="stopped")
+
+    def end(self):
+        if self._created:
+            self.stop(None)
+            self.s.cluster.ask("vm", "delete", self.name)
 
 
 class Watch:

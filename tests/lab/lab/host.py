@@ -209,7 +209,8 @@ class Host:
         """Consoles and journals, and what the host itself can still tell."""
         target = os.path.join(folder, self.name)
         os.makedirs(target, exist_ok=True)
-        for name in ("console.log", "journal.log", "qemu.log", "cpu.log"):
+        names = ["console.log", "journal.log", "qemu.log", "cpu.log"]
+        for name in names + [n for n in os.listdir(self.state_dir) if n.startswith("vm-")]:
             source = os.path.join(self.state_dir, name)
             if os.path.exists(source):
                 with open(source, "rb") as f, open(os.path.join(target, name), "wb") as out:

@@ -35,9 +35,10 @@ def run(s):
     refuse(s, source)
     s.lab.wipe_shared_disk(3)
     s.vmm = alone.Vmm(s, "inst", 7, ["--firmware", "uefi", "--cdrom", f"{ISO},boot=1",
-                                     "--disk", "/dev/disk/by-id/virtio-shared3"], cpus=1)
+                                     "--disk", "/dev/disk/by-id/virtio-shared3"],
+                      memory="512M", cpus=1)
     began = time.monotonic()
-    s.vmm.start(source)
+    s.vmm.start()
     console = s.vmm.console(source)
     s.check(console.wait("GRUB for [^ ]* loads", 120), f"no GRUB: {console.text[-300:]!r}")
     s.figure("start_to_grub_s", time.monotonic() - began)
