@@ -4,7 +4,7 @@ import time
 
 from . import alone, guest_disk, records
 
-BOOT_S = 240  # GRUB, kernel, initrd and systemd, in an emulator in an emulator
+BOOT_S = 420  # GRUB, kernel, initrd and systemd, in an emulator in an emulator
 
 
 def boot_and_move(s, vmm, disk=None, meanwhile=lambda: None):

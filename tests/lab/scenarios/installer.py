@@ -40,14 +40,14 @@ def run(s):
     began = time.monotonic()
     s.vmm.start()
     console = s.vmm.console(source)
-    s.check(console.wait("GRUB for [^ ]* loads", 120), f"no GRUB: {console.text[-300:]!r}")
+    s.check(console.wait("GRUB for [^ ]* loads", 240), f"no GRUB: {console.text[-300:]!r}")
     s.figure("start_to_grub_s", time.monotonic() - began)
-    s.check(console.wait(SCREENS[0], 240), f"no first screen: {console.text[-300:]!r}")
+    s.check(console.wait(SCREENS[0], 420), f"no first screen: {console.text[-300:]!r}")
     s.figure("start_to_screen_s", time.monotonic() - began)
     s.vmm.move(source, target)
     moved = s.vmm.console(target)
     moved.type("\r")
-    s.check(moved.wait(SCREENS[1], 120), f"no next screen after the move: {moved.text[-300:]!r}")
+    s.check(moved.wait(SCREENS[1], 180), f"no next screen after the move: {moved.text[-300:]!r}")
     s.check_no_resets()
 
 
