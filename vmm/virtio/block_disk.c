@@ -21,6 +21,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "vmm/broker.h"
 
 #define LOCK_DIRECTORY      "/run/lock"
 #define LOCK_DIRECTORY_ELSE "/run"
@@ -279,6 +280,8 @@ int block_disk_guard(struct block_disk *disk, const char *path, bool read_only,
                                : lock_prepare(disk, &st, err);
 }
 
+static void lock_file_remove(struct block_disk *disk);
+
 bool block_disk_discards(const struct block_disk *disk)
 {
     /* A partition's queue is its disk's. */
@@ -316,12 +319,28 @@ bool block_disk_discards(const struct block_disk *disk)
     return most > 0;
 }
 
+int block_disk_broker_set(struct block_disk *disk, struct broker *broker,
+                          struct error *err)
+{
+    int ret =
+        disk->lock_path == NULL || broker == NULL
+            ? 0
+            : broker_allow(broker, BROKER_LOCK_FILE, disk->lock_path, &disk->broker_id);
+
+    if (ret < 0) {
+        return error_set(err, ret,
+                         "the lock file %s can't be used from the VM's jail: %s",
+                         disk->lock_path, err_text(ret));
+    }
+    disk->broker = broker;
+    return 0;
+}
+
 void block_disk_close(struct block_disk *disk)
 {
     if (disk->lock_path != NULL && disk->lock_fd >= 0) {
         if (disk->locked && !disk->read_only) {
-            (void)unlink(disk->lock_path); /* ours alone; if it stays, it is empty and
-                                              does no harm */
+            lock_file_remove(disk);
         }
         (void)close(disk->lock_fd);
     }
@@ -366,9 +385,27 @@ static int lock_file_try(struct block_disk *disk, short type)
     return -EAGAIN;
 }
 
+static void lock_file_remove(struct block_disk *disk)
+{
+    int fd = -1;
+
+    if (disk->broker == NULL) {
+        (void)unlink(disk->lock_path); /* ours alone; if it stays, it is empty and does no
+                                          harm */
+    } else {
+        (void)broker_open(disk->broker, disk->broker_id, BROKER_LOCK_REMOVE, &fd, NULL);
+    }
+}
+
 static int lock_try(struct block_disk *disk)
 {
     short type = disk->read_only ? F_RDLCK : F_WRLCK;
+
+    if (disk->lock_path != NULL && disk->broker != NULL) {
+        return broker_open(disk->broker, disk->broker_id,
+                           disk->read_only ? BROKER_LOCK_READ : BROKER_LOCK_WRITE,
+                           &disk->lock_fd, NULL);
+    }
 
     return disk->lock_path != NULL ? lock_file_try(disk, type)
                                    : range_lock(disk->fd, type);
@@ -419,7 +456,7 @@ int block_disk_unlock(struct block_disk *disk, struct error *err)
     }
     if (disk->lock_path != NULL) {
         if (!disk->read_only) {
-            (void)unlink(disk->lock_path); /* as in close */
+            lock_file_remove(disk);
         }
         (void)close(disk->lock_fd);
         disk->lock_fd = -1;

@@ -12,6 +12,7 @@
 
 #include "vmm/storage.h"
 
+struct broker;
 struct error;
 
 #define BLOCK_SECTOR_SIZE 512u
@@ -26,6 +27,8 @@ struct block_disk {
     int lock_fd; /* fd itself, or the host's lock file for disks on network file systems
                   */
     char *lock_path; /* of the lock file, or NULL */
+    struct broker *broker; /* opens the lock file, from a jail; NULL: this process does */
+    unsigned broker_id;
     bool read_only;
     bool direct;
     bool networked; /* a file on a network file system */
@@ -45,6 +48,9 @@ int block_disk_open(struct block_disk *disk, const char *path, bool read_only,
  */
 int block_disk_guard(struct block_disk *disk, const char *path, bool read_only,
                      struct error *err);
+/* Before a jail is closed: lock files are the broker's from here on. */
+int block_disk_broker_set(struct block_disk *disk, struct broker *broker,
+                          struct error *err);
 /* What its beginning looks like; RAW also when it can't be read. */
 enum storage_format block_disk_probe(const char *path);
 /* True for a file that other hosts reach too. */

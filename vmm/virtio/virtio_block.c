@@ -277,6 +277,9 @@ static int raw_start(struct virtio_block *block, const struct virtio_block_confi
     ret = ret < 0 ? ret
                   : block_disk_open(&block->disk, block->path, config->read_only,
                                     config->direct, err);
+    ret = ret < 0
+              ? ret
+              : block_disk_broker_set(&block->disk, vm_broker(block->virtio.vm), err);
     if (ret == 0 && !config->unlocked) {
         ret = block_disk_lock(&block->disk, err);
     }
