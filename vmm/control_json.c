@@ -119,7 +119,7 @@ json_t *control_json_status(const Drover__VmStatus *status)
 {
     json_t *object = json_pack(
         "{s:s, s:s, s:I, s:I, s:i, s:I, s:i, s:b, s:I, s:s, s:I, s:b, s:b, s:I, s:s, "
-        "s:s}",
+        "s:s, s:s}",
         "name", status->name, "state", run_state_name(status->run_state), "vm_id",
         (json_int_t)status->vm_id, "epoch", (json_int_t)status->epoch, "pid",
         (int)status->pid, "memory_bytes", (json_int_t)status->memory_bytes, "cpus",
@@ -128,7 +128,7 @@ json_t *control_json_status(const Drover__VmStatus *status)
         "uptime_ms", (json_int_t)status->uptime_ms, "guest_powered_off",
         status->guest_powered_off, "guest_panicked", status->guest_panicked,
         "guest_panics", (json_int_t)status->guest_panics, "reason", status->reason,
-        "version", status->version);
+        "storage_trouble", status->storage_trouble, "version", status->version);
     if (object != NULL && status->balloon != NULL &&
         json_object_set_new(object, "balloon", balloon_json(status->balloon)) < 0) {
         json_decref(object);

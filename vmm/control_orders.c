@@ -15,6 +15,7 @@
 #include "vmm/migrate.h"
 #include "vmm/panic.h"
 #include "vmm/virtio/virtio_balloon.h"
+#include "vmm/virtio/virtio_block.h"
 
 #define US_PER_MS 1000
 
@@ -46,7 +47,8 @@ static Drover__VmRunState run_state(struct vm *vm)
     return DROVER__VM_RUN_STATE__VM_RUN_RUNNING;
 }
 
-static void snapshot_fill(const struct snapshot_status *now, struct control_status *status)
+static void snapshot_fill(const struct snapshot_status *now,
+                          struct control_status *status)
 {
     drover__vm_snapshot_status__init(&status->snapshot);
     if (now->state == SNAPSHOT_STATE_NONE) {
@@ -165,6 +167,9 @@ void control_status_fill(struct vm *vm, struct migrate *migrate,
     status->guest_powered_off = vm_guest_powered_off(vm);
     status->paused_wanted = (vm_holds(vm) & VM_HOLD_OPERATOR) != 0;
     status->uptime_ms = vm_uptime_ms(vm);
+    virtio_block_trouble(vm_devices(vm), ret_status->storage_trouble,
+                         sizeof(ret_status->storage_trouble));
+    status->storage_trouble = ret_status->storage_trouble;
     panic_fill(vm, status);
     balloon_fill(vm, ret_status);
     migration_fill(migrate, ret_status);

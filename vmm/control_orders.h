@@ -25,6 +25,7 @@ struct control_status {
     char incoming_uri[TRANSPORT_URI_SIZE];
     char error[ERROR_TEXT_SIZE];
     char snapshot_error[ERROR_TEXT_SIZE];
+    char storage_trouble[ERROR_TEXT_SIZE];
 };
 
 void control_status_fill(struct vm *vm, struct migrate *migrate,

@@ -343,6 +343,28 @@ static void test_frozen_vms_image_is_not_closed_in_order(void **state)
     assert_int_equal(f->killed_count, 1);
 }
 
+static void test_daemon_that_can_not_be_had_is_told_as_trouble(void **state)
+{
+    struct storage_fixture *f = *state;
+    char text[128], moved[80];
+
+    add(f, BLOCK_DRIVER_F_FLUSH);
+    write_some(f, 8, 1);
+    flush(f);
+    virtio_block_trouble(vm_devices(f->block->vm), text, sizeof(text));
+    assert_string_equal(text, "");
+    (void)snprintf(moved, sizeof(moved), "%s-moved", f->block->path);
+    assert_int_equal(rename(f->block->path, moved), 0);
+    daemon_die(f);
+    for (unsigned i = 0; i < 300 && text[0] == '\0'; i++) {
+        fake_vm_run_ms(f->block->vm, 10);
+        virtio_block_trouble(vm_devices(f->block->vm), text, sizeof(text));
+    }
+    assert_non_null(strstr(text, "I/O stands"));
+    assert_int_equal(rename(moved, f->block->path), 0);
+    assert_int_equal(fake_vm_logged(f->block->vm, "I/O stands"), 1);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -355,6 +377,7 @@ int main(void)
         TEST(test_guest_is_reset_when_unflushed_writes_died_with_the_daemon),
         TEST(test_without_flush_each_write_is_stable_before_it_is_acknowledged),
         TEST(test_nothing_is_opened_after_the_deadline),
+        TEST(test_daemon_that_can_not_be_had_is_told_as_trouble),
         TEST(test_image_is_free_between_release_and_claim),
         TEST(test_frozen_vms_image_is_not_closed_in_order),
     };

@@ -8,6 +8,7 @@
 #include "vmm/virtio/block_vhost.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -200,6 +201,7 @@ static void daemon_lost(struct block_vhost *vhost, const char *why)
 {
     vhost->up = false;
     block_vhost_socket_retire(vhost);
+    (void)snprintf(vhost->why, sizeof(vhost->why), "%s", why);
     failure_count(vhost, why);
     if (!vhost->busy) {
         block_vhost_job_post(vhost, BLOCK_VHOST_JOB_KILL);
@@ -330,7 +332,7 @@ static void worker_event(void *owner, uint32_t epoll_events)
     }
     if (vhost->open_failed) {
         vhost->open_failed = false;
-        failure_count(vhost, vhost->open_why);
+        failure_count(vhost, vhost->why);
     }
     if (vhost->next_fd >= 0) {
         connection_take(vhost);

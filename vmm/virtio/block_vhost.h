@@ -56,7 +56,7 @@ struct block_vhost {
     bool dead;       /* the worker has killed it: what was in flight is not any more */
     bool busy;       /* the worker has a job of the I/O loop's */
     bool open_failed;
-    char open_why[ERROR_TEXT_SIZE];
+    char why[ERROR_TEXT_SIZE]; /* of the last failure */
     uint64_t written, flushed; /* counts of writes: acknowledged, and stable */
 
     /* The I/O loop's. */

@@ -182,7 +182,7 @@ static void loop_job_do(struct block_vhost *vhost, enum block_vhost_job job)
     vhost->dead = vhost->dead || job == BLOCK_VHOST_JOB_KILL;
     if (ret < 0) {
         vhost->open_failed = true;
-        (void)snprintf(vhost->open_why, sizeof(vhost->open_why), "%s", err.text);
+        (void)snprintf(vhost->why, sizeof(vhost->why), "%s", err.text);
     }
     pthread_mutex_unlock(lock);
     block_vhost_loop_wake(vhost);

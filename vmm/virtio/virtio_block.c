@@ -277,9 +277,8 @@ static int raw_start(struct virtio_block *block, const struct virtio_block_confi
     ret = ret < 0 ? ret
                   : block_disk_open(&block->disk, block->path, config->read_only,
                                     config->direct, err);
-    ret = ret < 0
-              ? ret
-              : block_disk_broker_set(&block->disk, vm_broker(block->virtio.vm), err);
+    ret = ret < 0 ? ret
+                  : block_disk_broker_set(&block->disk, vm_broker(block->virtio.vm), err);
     if (ret == 0 && !config->unlocked) {
         ret = block_disk_lock(&block->disk, err);
     }
@@ -353,6 +352,25 @@ int virtio_block_create(struct vm *vm, const struct virtio_block_config *config,
         block_free(&block->virtio.device);
     }
     return ret;
+}
+
+void virtio_block_trouble(struct device *devices, char *ret_text, size_t size)
+{
+    ret_text[0] = '\0';
+    for (struct device *device = devices; device != NULL && ret_text[0] == '\0';
+         device = device->next) {
+        struct virtio_block *block = from_device(device);
+
+        if (device->ops != &block_device_ops || block->vhost == NULL) {
+            continue;
+        }
+        pthread_mutex_lock(&block->virtio.lock);
+        if (block->vhost->trouble) {
+            (void)snprintf(ret_text, size, "disk %s: I/O stands: %s", block->disk.path,
+                           block->vhost->why); /* cut is fine */
+        }
+        pthread_mutex_unlock(&block->virtio.lock);
+    }
 }
 
 /* ---- locks ---------------------------------------------------------------- */

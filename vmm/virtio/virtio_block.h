@@ -10,6 +10,7 @@
 #define DROVER_VMM_VIRTIO_VIRTIO_BLOCK_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "vmm/storage.h"
 
@@ -41,6 +42,11 @@ struct virtio_block_config {
  * file and says what to do. */
 int virtio_block_create(struct vm *vm, const struct virtio_block_config *config,
                         struct error *err);
+
+/* Of the disks of `devices` (vm_devices()), the first whose I/O stands: a line for
+ * people;
+ * "" if there is none. Any thread. */
+void virtio_block_trouble(struct device *devices, char *ret_text, size_t size);
 
 /*
  * The lock's way through a migration; main or migration thread, with the VM's I/O
