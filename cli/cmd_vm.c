@@ -10,7 +10,6 @@
 
 #include "base/err.h"
 #include "base/id.h"
-#include "cli/console.h"
 #include "cli/table.h"
 #include "cli/vm_wait.h"
 
@@ -423,44 +422,6 @@ static int simple(struct cli *cli, int argc, char **argv, const char *verb,
     return status;
 }
 
-/* The console is served by the VM's own host: tells which, if that is another. */
-static int check_console_host(struct cli *cli, const char *name)
-{
-    json_t *vm = NULL, *cluster = NULL;
-    int status = cli_call(cli, "GET", NULL, &vm, "/vms/%s", name);
-    if (status == CLI_OK) {
-        status = cli_call(cli, "GET", NULL, &cluster, "/cluster");
-    }
-    if (status == CLI_OK && json_is_null(json_object_get(vm, "host"))) {
-        status = cli_fail("%s runs nowhere: start it (drover vm start %s)", name, name);
-    } else if (status == CLI_OK &&
-               strcmp(cli_text(vm, "host"), cli_text(cluster, "node")) != 0) {
-        status = cli_fail("the console of %s is on host %s: run this there, or with "
-                          "--url https://%s:7401",
-                          name, cli_text(vm, "host"), cli_text(vm, "host"));
-    }
-    json_decref(vm);
-    json_decref(cluster);
-    return status;
-}
-
-static int run_console(struct cli *cli, int argc, char **argv)
-{
-    int status = check_name("vm console", argc, argv, 1);
-    if (status == CLI_OK) {
-        status = check_console_host(cli, argv[1]);
-    }
-    if (status != CLI_OK) {
-        return status;
-    }
-    if (isatty(STDIN_FILENO) == 1) {
-        (void)fprintf(stderr, "console of %s: Ctrl-] leaves it\n", argv[1]);
-    }
-    struct error err = {0};
-    return console_run(cli->config, argv[1], &err) == 0 ? CLI_OK
-                                                        : cli_fail("%s", err.text);
-}
-
 static int run_balloon(struct cli *cli, int argc, char **argv)
 {
     static const char verb[] = "vm balloon";
@@ -535,13 +496,14 @@ static const struct cli_command commands[] = {
      "and keeps what it needs when it runs short.\n"},
     {"cancel", run_cancel, "cancels a migration that is under way",
      "usage: drover vm cancel VM\n"},
-    {"console", run_console, "the VM's serial port on this terminal",
-     "usage: drover vm console VM\n"
+    {"console", cli_vm_console, "the VM's serial port on this terminal",
+     "usage: drover vm console [--lines N | --no-history] VM\n"
      "\n"
-     "Run it on the VM's host (`drover vm show VM`). What the guest wrote last is shown "
-     "first. Several may look at\n"
-     "once. Ctrl-] leaves; when stdin is no terminal, it ends after stdin and a second "
-     "of silence.\n"},
+     "From any host of the cluster. What the guest wrote last (64 KiB) is shown first; "
+     "--lines N: its last N lines\n"
+     "only; --no-history: nothing of it. Several may look at once. Ctrl-] leaves; when "
+     "stdin is no terminal, it ends\n"
+     "after stdin and a second of silence.\n"},
     {"delete", run_delete, "forgets a stopped VM; its disks are not touched",
      "usage: drover vm delete VM\n"},
     {NULL, NULL, NULL, NULL},

@@ -9,6 +9,7 @@ extern const char cli_vm_create_help[];
 extern const char cli_vm_apply_help[];
 int cli_vm_create(struct cli *cli, int argc, char **argv);
 int cli_vm_apply(struct cli *cli, int argc, char **argv);
+int cli_vm_console(struct cli *cli, int argc, char **argv);
 /* Prints a VM, as JSON or for people. Borrows `vm`. Returns CLI_OK. */
 int cli_vm_show_answer(struct cli *cli, const json_t *vm);
 

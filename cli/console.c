@@ -18,6 +18,8 @@
 #define TYPED_SIZE   4096u
 #define RECEIVE_SIZE 4096u
 #define PORT_DEFAULT 7401
+#define HISTORY_SIZE 65536 /* what the port keeps */
+#define PAUSE_US     (300 * LWS_US_PER_MS)
 #define LINGER_US    LWS_US_PER_SEC /* after the end of a stdin that is no terminal */
 
 struct console {
@@ -27,12 +29,25 @@ struct console {
     uint8_t typed[LWS_PRE + TYPED_SIZE]; /* waits to be sent */
     size_t typed_size;
     bool connected, over;
+    /* What the guest wrote before comes at once, and unmarked: all that arrives before a
+     * pause. Only when not all of it shall be shown. */
+    bool gathering;
+    bool peer;
+    unsigned lines;
+    lws_sorted_usec_list_t pause;
+    uint8_t history[HISTORY_SIZE];
+    size_t history_size;
     int error;
     char reason[ERROR_TEXT_SIZE];
 };
 
+static void history_show(struct console *console);
+
 static void end(struct console *console, int error, const char *reason)
 {
+    if (!console->over && console->gathering) {
+        history_show(console);
+    }
     if (!console->over) {
         console->over = true;
         console->error = error;
@@ -116,6 +131,44 @@ static int show(struct console *console, const uint8_t *data, size_t size)
     return 0;
 }
 
+static void history_show(struct console *console)
+{
+    size_t at = console->history_size;
+    unsigned lines = console->lines;
+    console->gathering = false;
+    /* An unfinished line counts, so that a prompt is seen. */
+    while (lines > 0 && at > 0) {
+        at--;
+        bool ends = at > 0 && console->history[at - 1] == '\n';
+        lines -= ends ? 1 : 0;
+    }
+    (void)show(console, console->history + at, console->history_size - at);
+}
+
+static void pause_over(lws_sorted_usec_list_t *timer)
+{
+    struct console *console = lws_container_of(timer, struct console, pause);
+    if (console->gathering) {
+        history_show(console);
+    }
+}
+
+static int received(struct console *console, const uint8_t *data, size_t size)
+{
+    if (!console->gathering) {
+        return show(console, data, size);
+    }
+    if (size > HISTORY_SIZE - console->history_size) {
+        history_show(console); /* more than there can be of it: the guest writes on */
+        return show(console, data, size);
+    }
+    memcpy(console->history + console->history_size, data, size);
+    console->history_size += size;
+    lws_sul_schedule(lws_get_context(console->link), 0, &console->pause, pause_over,
+                     PAUSE_US);
+    return 0;
+}
+
 static int send_typed(struct console *console)
 {
     if (console->typed_size == 0) {
@@ -140,12 +193,15 @@ static int on_link(struct lws *wsi, enum lws_callback_reasons reason, void *user
     switch (reason) {
     case LWS_CALLBACK_CLIENT_ESTABLISHED:
         console->connected = true;
+        if (console->gathering) {
+            lws_sul_schedule(lws_get_context(wsi), 0, &console->pause, pause_over, PAUSE_US);
+        }
         if (console->input != NULL) {
             (void)lws_rx_flow_control(console->input, 1);
         }
         return 0;
     case LWS_CALLBACK_CLIENT_RECEIVE:
-        return show(console, in, size);
+        return received(console, in, size);
     case LWS_CALLBACK_CLIENT_WRITEABLE:
         return send_typed(console);
     case LWS_CALLBACK_CLIENT_CONNECTION_ERROR:
@@ -217,7 +273,10 @@ static int open_link(struct lws_context *context, const struct client_config *co
         return error_set(err, DROVER_EBADINPUT, "--url %s: give https://HOST:PORT",
                          config->url);
     } else {
-        info.ssl_connection = LCCSCF_USE_SSL;
+        /* Hosts know each other by the cluster's CA, not by names in DNS. */
+        info.ssl_connection =
+            LCCSCF_USE_SSL |
+            (console->peer ? LCCSCF_SKIP_SERVER_CERT_HOSTNAME_CHECK : 0);
         info.host = address;
     }
     info.address = address;
@@ -262,7 +321,7 @@ static bool make_raw(struct termios *before)
 }
 
 int console_run(const struct client_config *config, const char *vm_name,
-                struct error *err)
+                const struct console_options *options, struct error *err)
 {
     struct console *console = calloc(1, sizeof(*console));
     struct lws_context *context =
@@ -273,6 +332,9 @@ int console_run(const struct client_config *config, const char *vm_name,
                          "the console can't start: is memory left, and are --ca, --cert "
                          "and --key right?");
     }
+    console->lines = options->lines;
+    console->gathering = options->lines != CONSOLE_ALL_LINES;
+    console->peer = options->peer;
     int rv = open_link(context, config, vm_name, console, err);
     if (rv == 0) {
         rv = open_input(context, console, err);

@@ -4,10 +4,19 @@
 #ifndef DROVER_CLI_CONSOLE_H
 #define DROVER_CLI_CONSOLE_H
 
+#include <stdbool.h>
+
 struct client_config;
 struct error;
 
 #define CONSOLE_ESCAPE 0x1d /* Ctrl-] */
+
+#define CONSOLE_ALL_LINES 0xffffffffu
+
+struct console_options {
+    unsigned lines; /* of what the guest wrote before, at most */
+    bool peer;      /* the URL is another host's, by the cluster's own record */
+};
 
 /*
  * Passes bytes between stdin, stdout and the console until Ctrl-], the VM's end, or (when
@@ -15,6 +24,6 @@ struct error;
  * and is put back. 0, or what failed.
  */
 int console_run(const struct client_config *config, const char *vm_name,
-                struct error *err);
+                const struct console_options *options, struct error *err);
 
 #endif
