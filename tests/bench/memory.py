@@ -85,7 +85,7 @@ def drover(say=None):
 def peer(program, machine, say=None):
     with tempfile.TemporaryDirectory(prefix="drover-bench-") as folder:
         bus = "pci"
-        devices = [f"virtio-blk-{bus},drive=d0", f"virtio-net-{bus},netdev=n0", f"virtio-rng-{bus}",
+        devices = [f"virtio-blk-{bus},drive=d0", f"virtio-net-{bus},netdev=n0,romfile=", f"virtio-rng-{bus}",
                    f"virtio-serial-{bus}", f"virtio-balloon-{bus}"]
         words = compare.qemu_words(
             program, machine, MEMORY, "-object", f"memory-backend-memfd,id=ram,size={MEMORY},share=on",
