@@ -199,6 +199,10 @@ tests_unit_test_bus_LDADD = $(VMM_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_event_loop
 tests_unit_test_event_loop_SOURCES = tests/unit/test_event_loop.c tests/unit/unit.h
 tests_unit_test_event_loop_LDADD = $(VMM_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_snapshot
+tests_unit_test_snapshot_SOURCES = tests/unit/test_snapshot.c tests/unit/unit.h \
+	tests/unit/fake_guest.c tests/unit/fake_guest.h
+tests_unit_test_snapshot_LDADD = vmm/libvmm.a migration/libmigration.a $(VMM_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_unix_files
 tests_unit_test_unix_files_SOURCES = tests/unit/test_unix_files.c tests/unit/unit.h
 tests_unit_test_unix_files_LDADD = $(VMM_TEST_LIBS)

@@ -73,11 +73,10 @@ def run(s):
     source.run("for i in $(seq 100); do pgrep -x drover-vmm || exit 0; sleep 0.1; done; exit 1")
     count = len(writer.answer_times)
     off = time.monotonic()
-    job = start(source, "--incoming", f"file:{FOLDER},force")
+    start(source, "--incoming", f"file:{FOLDER},force")
     began = time.monotonic()
     control(source, "resume")
-    s.check(writer.wait_count(20, 60), "it writes no records after it came back: " + "".join(
-        data.decode() for _, data in job.chunks(2)) + source.run("tail -n 3 /run/vmm-console.log; true").out)
+    s.check(writer.wait_count(20, 60), "it writes no records after it came back")
     s.figure("resume_to_records_s", time.monotonic() - began)
     s.figure("off_s", began - off)
     again = records.wait_answer(ADDRESS, 60)
