@@ -5,6 +5,7 @@
  * control protocol's lines; a value of --disk, and the node that is made of it; a file's
  * beginning. What must hold: no crash, no endless waiting, and that nothing comes back
  * from the ring which was not in flight.
+ * fuzz-sources: tests/unit/fake_vm.c
  */
 #include <string.h>
 #include <sys/eventfd.h>
