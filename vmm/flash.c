@@ -9,7 +9,13 @@
  *        '--0x50: the status is cleared
  *      0xff, or what it does not know: back to ARRAY
  *
- * Outside of ARRAY, the part is not mapped: reads come here too, and give the status.
+ * Outside of ARRAY, the part is not mapped: reads come here too, and give the status. Back
+ * in ARRAY it is mapped again only after some reads: OVMF writes byte by byte, each with
+ * a way there and back, and changing the mapping costs.
+ *
+ * What was changed is written by the I/O loop soon after (FLUSH_DELAY_NS), and before the
+ * VM stands still for whatever reason but a lease that is over: then it stays marked, and
+ * is written when the VM goes on.
  */
 #include "vmm/flash.h"
 
@@ -23,11 +29,13 @@
 
 #include "base/check.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "proto/device_state.pb-c.h"
 #include "vmm/bus.h"
 #include "vmm/device.h"
+#include "vmm/event_loop.h"
 #include "vmm/kvm.h"
 #include "vmm/layout.h"
 #include "vmm/state.h"
@@ -46,6 +54,8 @@
 #define STATUS_PROGRAM_ERROR  0x10
 #define ID_MAKER              0x89 /* Intel */
 #define ID_DEVICE             0x18
+#define READS_TO_MAP          16 /* in a row, before the part is mapped again */
+#define FLUSH_DELAY_NS        (10 * NS_PER_MS)
 
 enum flash_mode {
     FLASH_ARRAY,
@@ -65,11 +75,15 @@ struct flash {
     uint64_t variables_gpa;
     uint64_t variables_bytes;
     struct vars_store *store;
-    pthread_mutex_t lock; /* of all below */
+    struct event_source *flush_timer; /* on the I/O loop; NULL: no store */
+    pthread_mutex_t lock;             /* of all below */
     uint8_t *variables;
     enum flash_mode mode;
     uint8_t status;
-    bool mapped; /* the variables' part, for the guest to read */
+    bool mapped;    /* the variables' part, for the guest to read */
+    unsigned reads; /* in a row, while it could be mapped */
+    bool flush_due; /* the timer is set */
+    bool running;   /* since io_start: a guest that never ran here owns no file here */
     bool failure_logged;
     uint8_t dirty[FLASH_SIZE_MAX / FLASH_SECTOR_SIZE / 8]; /* a bit per sector */
 };
@@ -120,10 +134,12 @@ static void store_failed(struct flash *flash, int result)
     }
 }
 
-/*
- * Under lock. Makes what was changed durable; while I/O is not allowed it stays marked,
- * and io_start tries again.
- */
+static bool lease_is_over(struct vm *vm)
+{
+    return vm_config(vm)->ha && clock_now_ns() >= vm_lease_deadline_ns(vm);
+}
+
+/* Under lock, and only while the VM may do I/O. Makes what was changed durable. */
 static void store_flush(struct flash *flash)
 {
     uint64_t count = flash->variables_bytes / FLASH_SECTOR_SIZE;
@@ -132,7 +148,7 @@ static void store_flush(struct flash *flash)
         if (!sector_dirty(flash, sector)) {
             continue;
         }
-        if (!vm_io_allowed(flash->vm)) {
+        if (lease_is_over(flash->vm)) {
             return;
         }
         int64_t next = run_write(flash, sector, count);
@@ -149,6 +165,27 @@ static void store_flush(struct flash *flash)
         return;
     }
     memset(flash->dirty, 0, sizeof(flash->dirty));
+}
+
+/* On the I/O loop. */
+static void flush_timer_over(void *owner)
+{
+    struct flash *flash = owner;
+    lock(flash);
+    flash->flush_due = false;
+    if (vm_io_allowed(flash->vm)) {
+        store_flush(flash);
+    }
+    unlock(flash);
+}
+
+/* Under lock. */
+static void flush_soon(struct flash *flash)
+{
+    if (flash->flush_timer != NULL && !flash->flush_due) {
+        flash->flush_due = event_loop_timer_set(flash->flush_timer,
+                                                clock_now_ns() + FLUSH_DELAY_NS) == 0;
+    }
 }
 
 static void map(struct flash *flash, bool wanted)
@@ -168,10 +205,10 @@ static void map(struct flash *flash, bool wanted)
 static void mode_set(struct flash *flash, enum flash_mode mode)
 {
     flash->mode = mode;
-    if (mode == FLASH_ARRAY) {
-        store_flush(flash);
+    flash->reads = 0;
+    if (mode != FLASH_ARRAY) {
+        map(flash, false);
     }
-    map(flash, mode == FLASH_ARRAY);
 }
 
 static void program(struct flash *flash, uint64_t offset, const uint8_t *data,
@@ -180,6 +217,7 @@ static void program(struct flash *flash, uint64_t offset, const uint8_t *data,
     memcpy(flash->variables + offset, data, size);
     sector_mark(flash, offset);
     sector_mark(flash, offset + size - 1);
+    flush_soon(flash);
     flash->status |= STATUS_READY;
     mode_set(flash, FLASH_STATUS);
 }
@@ -194,6 +232,7 @@ static void erase(struct flash *flash, uint64_t offset, uint8_t confirmation)
     memset(flash->variables + offset / FLASH_SECTOR_SIZE * FLASH_SECTOR_SIZE, 0xff,
            FLASH_SECTOR_SIZE);
     sector_mark(flash, offset);
+    flush_soon(flash);
     flash->status |= STATUS_READY;
     mode_set(flash, FLASH_STATUS);
 }
@@ -249,6 +288,10 @@ static void flash_read(void *owner, uint64_t offset, uint8_t *data, unsigned siz
     switch (flash->mode) {
     case FLASH_ARRAY:
         memcpy(data, flash->variables + offset, size);
+        flash->reads++;
+        if (flash->reads >= READS_TO_MAP) {
+            map(flash, true);
+        }
         break;
     case FLASH_ID:
         memset(data, 0, size);
@@ -274,12 +317,28 @@ uint64_t flash_code_size(const struct flash *flash)
     return flash->code_bytes;
 }
 
-/* What could not be written while I/O was not allowed, or has just arrived. */
+/*
+ * Main thread. While it flushes, the VM's I/O is not drained; a lease that is over forbids
+ * it. A vCPU that is not out yet may still write: that waits for io_start.
+ */
+static void flash_io_stop(struct device *device)
+{
+    struct flash *flash = (struct flash *)device;
+    lock(flash);
+    if (flash->running) {
+        flash->running = false;
+        store_flush(flash);
+    }
+    unlock(flash);
+}
+
+/* What could not be written before, or has just arrived. */
 static void flash_io_start(struct device *device)
 {
     struct flash *flash = (struct flash *)device;
     lock(flash);
-    store_flush(flash);
+    flash->running = true;
+    flush_soon(flash);
     unlock(flash);
 }
 
@@ -289,6 +348,7 @@ static void flash_reset(struct device *device)
     lock(flash);
     flash->status = 0;
     mode_set(flash, FLASH_ARRAY);
+    map(flash, true);
     unlock(flash);
 }
 
@@ -367,6 +427,7 @@ static void flash_done(struct flash *flash)
     if (flash->variables != NULL) {
         (void)munmap(flash->variables, flash->variables_bytes);
     }
+    event_loop_remove(flash->flush_timer);
     vars_store_close(flash->store);
     (void)pthread_mutex_destroy(&flash->lock); /* nobody uses it any more */
     free(flash);
@@ -388,6 +449,7 @@ static void flash_free(struct device *device)
 static const struct device_ops flash_device_ops = {
     .name = "flash",
     .version = 1,
+    .io_stop = flash_io_stop,
     .io_start = flash_io_start,
     .save = flash_save,
     .load = flash_load,
@@ -457,6 +519,10 @@ int flash_create(struct vm *vm, const struct flash_config *config,
     flash->store = config->store;
     int result = code_init(flash, config);
     result = result < 0 ? result : variables_init(flash, config);
+    if (result == 0 && flash->store != NULL) {
+        result = event_loop_timer_create(vm_io_loop(vm), flush_timer_over, flash,
+                                         &flash->flush_timer);
+    }
     result = result < 0 ? result : guest_map(flash);
     if (result < 0) {
         flash_done(flash);

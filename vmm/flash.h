@@ -3,8 +3,7 @@
  * The firmware's flash below 4 GiB: a read-only part with its code, and, for UEFI, the
  * store of its variables right below it, as a chip with Intel's command set. The store
  * is a file of the VM's own; its content is part of the saved state. What the guest has
- * written is durable once it turns the chip back to reading, or waits for the VM's I/O
- * to go on where that is stopped.
+ * written becomes durable some milliseconds later, and before the VM stands still.
  */
 #ifndef DROVER_VMM_FLASH_H
 #define DROVER_VMM_FLASH_H

@@ -26,6 +26,8 @@
 #define LPC_PLACE PCI_PLACE(31, 0)
 
 /* Registers of the LPC bridge, as Intel's ICH9 has them. */
+#define LPC_COMMAND      0x04
+#define LPC_COMMAND_ON   0x7  /* ports, memory, bus master: OVMF wants to see them on */
 #define LPC_PMBASE       0x40 /* power management ports: fixed here */
 #define LPC_PMBASE_IO    0x1
 #define LPC_ACPI_CNTL    0x44
@@ -251,6 +253,7 @@ static int lpc_add(struct chipset *chipset)
     if (result < 0) {
         return result;
     }
+    pci_register_add(chipset->lpc, LPC_COMMAND, 2, LPC_COMMAND_ON, 0);
     pci_register_add(chipset->lpc, LPC_PMBASE, 4, LAYOUT_PORT_ACPI_EVENT | LPC_PMBASE_IO,
                      0);
     pci_register_add(chipset->lpc, LPC_ACPI_CNTL, 1, LPC_ACPI_CNTL_ON, 0x07);

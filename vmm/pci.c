@@ -213,7 +213,7 @@ struct pci_function *pci_function_at(const struct pci_bus *bus, unsigned place)
 void pci_register_add(struct pci_function *function, unsigned offset, unsigned size,
                       uint64_t power_on, uint64_t writable)
 {
-    CHECK(offset >= PCI_CAPS_START && size <= 8 && offset + size <= PCI_CONFIG_SIZE);
+    CHECK(offset >= PCI_REG_COMMAND && size <= 8 && offset + size <= PCI_CONFIG_SIZE);
     for (unsigned i = 0; i < size; i++) {
         function->space[offset + i] = (uint8_t)(power_on >> (8 * i));
         function->power_on[offset + i] = (uint8_t)(power_on >> (8 * i));
