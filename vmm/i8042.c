@@ -13,6 +13,8 @@
 #include "vmm/vm.h"
 
 #define COMMAND_RESET 0xfe
+/* As where there is no such chip: OVMF waits seconds for any that seems to be one. */
+#define STATUS_ABSENT 0xff
 
 struct i8042 {
     struct device device;
@@ -23,7 +25,7 @@ static void i8042_read(void *owner, uint64_t offset, uint8_t *data, unsigned siz
 {
     (void)owner;
     (void)offset;
-    memset(data, 0, size); /* ready for commands, nothing typed */
+    memset(data, STATUS_ABSENT, size);
 }
 
 static void i8042_write(void *owner, uint64_t offset, const uint8_t *data, unsigned size)
