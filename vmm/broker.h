@@ -29,7 +29,7 @@ struct broker_list;
 struct error;
 
 enum broker_kind {
-    /* broker_open() connects to the unix socket `path`: blocking, close-on-exec. */
+    /* broker_open() connects to the unix socket `path`: non-blocking, close-on-exec. */
     BROKER_UNIX_SOCKET = 1,
     /* The same with "PATH_N", where N is the argument in decimal (vsock). */
     BROKER_UNIX_SOCKET_PORT,

@@ -75,10 +75,9 @@ static int log_open(struct firmware *firmware, const char *path, struct error *e
     }
     firmware->log_fd =
         open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0600);
-    int result = firmware->log_fd < 0
-                     ? -errno
-                     : bus_add(vm_port_bus(firmware->vm), LAYOUT_PORT_DEBUG, 1, &log_ops,
-                               firmware);
+    int result = firmware->log_fd < 0 ? -errno
+                                      : bus_add(vm_port_bus(firmware->vm),
+                                                LAYOUT_PORT_DEBUG, 1, &log_ops, firmware);
     if (result < 0) {
         cleanup_fd(&firmware->log_fd);
         firmware->log_fd = -1;
@@ -122,11 +121,11 @@ static int acpi_add(struct firmware *firmware, struct fw_cfg *fw_cfg)
     result = result < 0 ? result
                         : fw_cfg_file_add(fw_cfg, ACPI_FILE_TABLES, firmware->tables.data,
                                           firmware->tables.size);
-    result = result < 0 ? result
-                        : fw_cfg_file_add(fw_cfg, ACPI_FILE_RSDP, rsdp, sizeof(rsdp));
-    result = result < 0 ? result
-                        : fw_cfg_file_add(fw_cfg, ACPI_FILE_LOADER, loader.data,
-                                          loader.size);
+    result =
+        result < 0 ? result : fw_cfg_file_add(fw_cfg, ACPI_FILE_RSDP, rsdp, sizeof(rsdp));
+    result = result < 0
+                 ? result
+                 : fw_cfg_file_add(fw_cfg, ACPI_FILE_LOADER, loader.data, loader.size);
     if (result == 0) {
         fw_cfg_file_refresh(fw_cfg, ACPI_FILE_TABLES, tables_refresh, firmware);
     }
@@ -170,8 +169,7 @@ static int memory_add(struct vm *vm, struct fw_cfg *fw_cfg)
     }
     uint8_t size[8];
     set(size, guest_ram_size(ram), sizeof(size));
-    int result =
-        fw_cfg_file_add(fw_cfg, "etc/e820", map, (size_t)count * E820_ENTRY);
+    int result = fw_cfg_file_add(fw_cfg, "etc/e820", map, (size_t)count * E820_ENTRY);
     return result < 0 ? result
                       : fw_cfg_item_add(fw_cfg, FW_CFG_RAM_SIZE, size, sizeof(size));
 }
@@ -263,6 +261,9 @@ static int variables_open(struct firmware *firmware, const struct firmware_confi
     }
     result = vars_store_open(config->vars, flash->variables, flash->variables_bytes,
                              config->incoming, &flash->store, err);
+    if (result == 0) {
+        result = vars_store_broker_set(flash->store, vm_broker(firmware->vm), err);
+    }
     if (result < 0) {
         return result;
     }
@@ -297,8 +298,7 @@ static int image_add(struct firmware *firmware, const struct firmware_config *co
     CLEANUP(cleanup_free) uint8_t *variables = NULL;
     struct flash_config flash = {.code_fd = image->fd, .code_bytes = image->size};
     if (image->is_uefi) {
-        int result =
-            variables_open(firmware, config, image, &variables, &flash, err);
+        int result = variables_open(firmware, config, image, &variables, &flash, err);
         if (result < 0) {
             return result;
         }
@@ -312,8 +312,8 @@ static int flash_add(struct firmware *firmware, const struct firmware_config *co
     struct stat status;
     bool has_vars = config->vars != NULL && stat(config->vars, &status) == 0;
     struct firmware_image image;
-    int result = firmware_image_open(config->firmware,
-                                     has_vars ? (uint64_t)status.st_size : 0, &image, err);
+    int result = firmware_image_open(
+        config->firmware, has_vars ? (uint64_t)status.st_size : 0, &image, err);
     if (result == 0) {
         result = image_add(firmware, config, &image, err);
         firmware_image_close(&image);

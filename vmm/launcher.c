@@ -99,6 +99,8 @@ int launcher_split(struct launcher *launcher, bool *ret_is_vmm, int *ret_broker_
     }
     launcher->vmm_pid = pid;
     launcher->broker_fd = take_fd(&ours);
+    /* A VMM that does not read must not hold up its launcher. */
+    CHECK(fcntl(launcher->broker_fd, F_SETFL, O_NONBLOCK) == 0);
     /* Children that serve the VM later belong to the host's namespace. */
     if (setns(own, CLONE_NEWPID) < 0 || hello_send(launcher) < 0) {
         (void)kill(pid, SIGKILL);
@@ -128,8 +130,11 @@ static void reply(struct launcher *launcher, int result, const struct error *err
     size_t size = strnlen(text, sizeof(packet) - BROKER_REPLY_HEAD);
     broker_put32(packet, (uint32_t)result);
     memcpy(packet + BROKER_REPLY_HEAD, text, size);
-    /* Fails only when the VMM is gone: that is seen elsewhere. */
-    (void)broker_packet_send(launcher->broker_fd, packet, BROKER_REPLY_HEAD + size, fd);
+    /* One that is gone is seen elsewhere. */
+    if (broker_packet_send(launcher->broker_fd, packet, BROKER_REPLY_HEAD + size, fd) ==
+        -EAGAIN) {
+        vmm_kill(launcher, "does not read what its launcher answers");
+    }
 }
 
 static int allow(struct launcher *launcher, uint8_t *packet, size_t size)

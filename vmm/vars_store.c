@@ -26,8 +26,9 @@
 #define TEMPORARY_SUFFIX ".new"
 
 /* EFI_SYSTEM_NV_DATA_FV_GUID: a volume of variables. */
-static const uint8_t variables_guid[16] = {0x8d, 0x2b, 0xf1, 0xff, 0x96, 0x76, 0x8b, 0x4c,
-                                           0xa9, 0x85, 0x27, 0x47, 0x07, 0x5b, 0x4f, 0x50};
+static const uint8_t variables_guid[16] = {0x8d, 0x2b, 0xf1, 0xff, 0x96, 0x76,
+                                           0x8b, 0x4c, 0xa9, 0x85, 0x27, 0x47,
+                                           0x07, 0x5b, 0x4f, 0x50};
 
 struct vars_store {
     struct block_disk disk;
@@ -213,6 +214,12 @@ int vars_store_lock(struct vars_store *store, struct error *err)
                          store->disk.path);
     }
     return result;
+}
+
+int vars_store_broker_set(struct vars_store *store, struct broker *broker,
+                          struct error *err)
+{
+    return block_disk_broker_set(&store->disk, broker, err);
 }
 
 int vars_store_unlock(struct vars_store *store, struct error *err)

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct broker;
 struct error;
 struct vars_store;
 
@@ -28,6 +29,9 @@ int vars_store_open(const char *path, const uint8_t *initial, uint64_t size,
                     bool unlocked, struct vars_store **ret_store, struct error *err);
 void vars_store_close(struct vars_store *store);
 int vars_store_lock(struct vars_store *store, struct error *err);
+/* As block_disk_broker_set(). */
+int vars_store_broker_set(struct vars_store *store, struct broker *broker,
+                          struct error *err);
 int vars_store_unlock(struct vars_store *store, struct error *err);
 /* `data` is aligned to a page, `offset` and `size` to flash sectors. Not durable before
  * vars_store_sync(). -errno. */
