@@ -33,3 +33,9 @@ tests/guests/first.elf: tests/guests/first.S tests/guests/guest.lds
 tests/guests/first.rom: tests/guests/first.S
 	$(AM_V_CC)$(MKDIR_P) tests/guests && $(CC) $(GUEST_CFLAGS) -DAS_FIRMWARE -nostdlib -static -no-pie \
 	    -Wl,--build-id=none -Wl,-Ttext=0 -Wl,--oformat=binary -Wl,-e,0 -o $@ $(top_srcdir)/tests/guests/first.S
+
+# What a VMM that a guest has taken over can reach (cases_jail.py).
+noinst_PROGRAMS += tests/kvm/jail_probe
+tests_kvm_jail_probe_SOURCES = tests/kvm/jail_probe.c
+tests_kvm_jail_probe_LDADD = $(VMM_LIBS)
+EXTRA_DIST += tests/kvm/cases_jail.py

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The jail (docs/jail.md): what a VMM that a guest has taken over can reach, and what a running VMM looks like from
+outside."""
+import os
+import signal
+import socket
+import subprocess
+import time
+
+from process import BUILD, Vmm, guest, wait_until
+
+PROBE = os.path.join(BUILD, "tests/kvm/jail_probe")
+OWN = {"own-disk", "own-thread", "own-socket-by-broker"}
+# Without the filters: a new process or code in memory harm nobody outside; a new ring opens nothing, as there is nothing to open.
+HARMLESS = {"new-process", "memory-as-code", "listener-connects", "listener-fast-open", "signal-all", "user-namespace",
+            "groups", "bpf", "perf", "keyring"}
+
+
+def probe(*words):
+    done = subprocess.run([PROBE, *words], capture_output=True, text=True, timeout=120)
+    lines = [line.split() for line in done.stdout.splitlines() if not line.startswith("why:")]
+    assert done.returncode == 0 and len(lines) > 40, (done.returncode, done.stdout, done.stderr)
+    return {name: what for what, name in lines}
+
+
+def test_a_taken_vmm_reaches_only_what_is_its_own(folder):
+    if os.geteuid() != 0:
+        return
+    found = probe()
+    reached = {name for name, what in found.items() if what == "REACHED"}
+    assert reached == OWN, f"reached {sorted(reached)}"
+    assert "BROKEN" not in found.values(), found
+    killed = {name for name, what in found.items() if what == "killed"}
+    assert {"mount", "run-program", "bpf", "tcp", "broker-unknown", "broker-more"} <= killed, found
+
+
+def test_without_the_filters_the_rest_still_holds(folder):
+    if os.geteuid() != 0:
+        return
+    found = probe("off")
+    reached = {name for name, what in found.items() if what == "REACHED"}
+    assert OWN <= reached <= OWN | HARMLESS, f"reached {sorted(reached - OWN - HARMLESS)}"
+
+
+def fields(pid, thread=None):
+    path = f"/proc/{pid}/task/{thread}/status" if thread else f"/proc/{pid}/status"
+    with open(path, encoding="ascii") as status:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
+
+
+def test_a_running_vmm_is_in_its_jail(folder):
+    if os.geteuid() != 0:
+        return
+    disk = os.path.join(folder, "disk")
+    with open(disk, "wb") as file:
+        file.truncate(1 << 20)
+    with Vmm(folder, guest("timer"), "--disk", disk, "--user", "65432", serial=f"unix:{folder}/serial") as vm:
+        pid = vm.pid()
+        status = fields(pid)
+        assert status["Uid"].split() == ["65432"] * 4 and status["Gid"].split() == ["65432"] * 4, status
+        assert status["Groups"].strip() == "" and status["NoNewPrivs"] == "1"
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(status[name], 16) == 0, (name, status[name])
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            assert fields(pid, thread)["Seccomp"] == "2", f"thread {fields(pid, thread)['Name']} has no filter"
+        for space in ("mnt", "net", "pid", "ipc", "uts", "cgroup"):
+            assert os.readlink(f"/proc/{pid}/ns/{space}") != os.readlink(f"/proc/self/ns/{space}"), space
+        assert status["NSpid"].split() == [str(pid), "1"]
+        assert os.listdir(f"/proc/{pid}/root/") == []
+        with open(f"/proc/{pid}/mountinfo", encoding="ascii") as mounts:
+            mounts = mounts.read().splitlines()
+        assert len(mounts) == 1 and " ro,nosuid,nodev,noexec" in mounts[0], mounts
+        with open(f"/proc/{pid}/limits", encoding="ascii") as limits:
+            assert any(line.split()[:5] == ["Max", "core", "file", "size", "0"] for line in limits)
+        opened = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        assert disk in opened and not any(os.path.isdir(name) for name in opened), opened
+        assert os.stat(f"/proc/{pid}/mem").st_uid == 0, "it may be dumped and traced"
+
+
+def test_each_vm_has_a_user_of_its_own(folder):
+    if os.geteuid() != 0:
+        return
+    with Vmm(folder, guest("timer"), name="one") as one, Vmm(folder, guest("timer"), name="two") as two:
+        users = [int(fields(vm.pid())["Uid"].split()[0]) for vm in (one, two)]
+        assert users == [0x70000000 + one.pid(), 0x70000000 + two.pid()], users
+
+
+def test_a_killed_launcher_takes_its_vmm_along(folder):
+    with Vmm(folder, guest("timer")) as vm:
+        vm.wait_text("tick 1")
+        pid = vm.pid()
+        vm.process.send_signal(signal.SIGKILL)
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 5, "the VMM is gone")
+
+
+def test_a_killed_vmm_ends_its_launcher_by_the_same_signal(folder):
+    with Vmm(folder, guest("timer"), serial=f"unix:{folder}/serial") as vm:
+        wait_until(lambda: vm.command("status")["state"] == "running", 5, "it runs")
+        os.kill(vm.pid(), signal.SIGKILL)
+        assert vm.ended(5)[0] == -signal.SIGKILL
+        assert not os.path.exists(f"{folder}/serial") or os.geteuid() != 0, "its sockets are left"
+
+
+def test_the_user_is_judged(folder):
+    if os.geteuid() != 0:
+        return
+    for user, says in (("0", "give a number"), ("root", "is root"), ("no-such-user-here", "no such user")):
+        vm = Vmm(folder, guest("timer"), "--user", user)
+        status, said = vm.ended(10)
+        assert status == 1 and says in said and said.count("\n") == 1, said
+
+
+def test_a_closed_serial_client_and_signals_do_not_upset_the_jail(folder):
+    with Vmm(folder, guest("timer"), serial=f"unix:{folder}/serial") as vm:
+        for _ in range(5):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(f"{folder}/serial")
+            client.recv(16)
+            client.close()
+        vm.command("pause")
+        vm.command("resume")
+        time.sleep(0.1)
+        vm.process.send_signal(signal.SIGTERM)
+        status, said = vm.ended(10)
+        assert status == 0 and "signal 15" in said, said
