@@ -154,11 +154,6 @@ const struct log *vm_log(struct vm *vm)
     return &vm->log;
 }
 
-struct broker *vm_broker(struct vm *vm)
-{
-    return NULL;
-}
-
 struct event_loop *vm_io_loop(struct vm *vm)
 {
     return vm->loop;
