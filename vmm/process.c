@@ -17,6 +17,8 @@
 #include "vmm/options.h"
 #include "vmm/storage_keeper.h"
 
+#define THREADS_BESIDE_VCPUS 64u
+
 /* What a careless caller left open has no business in the jail. */
 static void descriptors_close(struct process *process)
 {
@@ -32,14 +34,27 @@ static void descriptors_close(struct process *process)
 /* The group that the VM's limits hold for. */
 static int limits_make(struct process *process, struct error *err)
 {
-    const struct cgroup_limits limits = {
+    struct cgroup_limits limits = {
         .cpu_weight = process->options->cpu_weight,
         .cpu_quota_percent = process->options->cpu_quota_percent,
     };
-    if (!cgroup_limits_any(&limits)) {
-        return 0;
+    bool asked = cgroup_limits_any(&limits);
+    if (process->jailed) {
+        struct error unasked = {0};
+        limits.memory_max_bytes = cgroup_memory_max(process->options->memory_bytes);
+        limits.processes_max = process->options->cpus + THREADS_BESIDE_VCPUS;
+        if (cgroup_create(process->options->name, &limits, &process->cgroup,
+                          asked ? err : &unasked) == 0) {
+            return 0;
+        }
+        if (!asked) {
+            return 0; /* a host without cgroup v2 has a jail without limits */
+        }
+        limits.memory_max_bytes = 0;
+        limits.processes_max = 0;
     }
-    return cgroup_create(process->options->name, &limits, &process->cgroup, err);
+    return asked ? cgroup_create(process->options->name, &limits, &process->cgroup, err)
+                 : 0;
 }
 
 /* Before anything big is made, so that it is charged to the VM. */

@@ -13,7 +13,7 @@
  * as two BOOTs that take turns.
  *
  * Port 7000, a line each:  APPEND TEXT | LAST | LIST [FROM] | STATUS | STREAM | LOAD MIB
- * PAGES_PER_S | POWEROFF
+ * PAGES_PER_S | FILL MIB | CHECK | POWEROFF
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -329,6 +329,56 @@ static int do_load(struct client *client, const char *text)
     return say(client->fd, "OK 0\n");
 }
 
+/* Memory that is held and known by heart: FILL 0 gives it back to the kernel. */
+static uint64_t *held;
+static size_t held_words;
+static pthread_mutex_t held_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static uint64_t held_word(size_t index)
+{
+    return (index + 1) * 0x9e3779b97f4a7c15u;
+}
+
+static int do_fill(struct client *client, const char *text)
+{
+    size_t words = (size_t)strtoul(text, NULL, 10) << 17;
+    int r = 0;
+    (void)pthread_mutex_lock(&held_lock);
+    if (held) {
+        (void)munmap(held, held_words * 8);
+    }
+    held = NULL;
+    held_words = words;
+    if (words > 0) {
+        held = mmap(NULL, words * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                    -1, 0);
+        held = held == MAP_FAILED ? NULL : held;
+        r = held ? 0 : -errno;
+    }
+    for (size_t i = 0; held && i < words; i++) {
+        held[i] = held_word(i);
+    }
+    (void)pthread_mutex_unlock(&held_lock);
+    return r < 0 ? say(client->fd, "ERROR %s\n", strerror(-r))
+                 : say(client->fd, "OK 0\n");
+}
+
+/* How many pages of it are not as they were written. */
+static int do_check(struct client *client)
+{
+    size_t wrong = 0;
+    (void)pthread_mutex_lock(&held_lock);
+    for (size_t page = 0; held && page < held_words / 512; page++) {
+        bool good = true;
+        for (size_t i = page * 512; i < (page + 1) * 512; i++) {
+            good = good && held[i] == held_word(i);
+        }
+        wrong += !good;
+    }
+    (void)pthread_mutex_unlock(&held_lock);
+    return say(client->fd, "OK %zu\n", wrong);
+}
+
 static int handle_line(struct client *client, char *line)
 {
     line[strcspn(line, "\r\n")] = 0;
@@ -352,6 +402,12 @@ static int handle_line(struct client *client, char *line)
     }
     if (strncmp(line, "LOAD ", 5) == 0) {
         return do_load(client, text);
+    }
+    if (strncmp(line, "FILL ", 5) == 0) {
+        return do_fill(client, text);
+    }
+    if (strcmp(line, "CHECK") == 0) {
+        return do_check(client);
     }
     if (strcmp(line, "POWEROFF") == 0) {
         (void)say(client->fd, "OK 0\n");

@@ -448,8 +448,8 @@ int virtio_balloon_order(struct vm *vm, uint64_t memory_bytes, struct error *err
     if (!guest_ram_can_discard(ram) && memory_bytes < whole) {
         return error_set(
             err, DROVER_EWRONGSTATE,
-            "this VM's memory is huge pages that are set aside for it: start "
-            "it without --huge-pages to use the balloon");
+            "this VM's memory can't be given back: it is huge pages (start it without "
+            "--huge-pages), or still comes from a snapshot (try again soon)");
     }
     pthread_mutex_lock(&balloon->virtio.lock);
     balloon->target_pages = (uint32_t)((whole - memory_bytes) / GUEST_PAGE_SIZE);

@@ -22,7 +22,7 @@ EXTRA_PACKAGES = ["systemd-sysv", "busybox-static", "procps", "socat"]
 VIRTIO_MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console"]
 BOOT_MODULES = {"host": [*VIRTIO_MODULES, "crc32c_generic", "ext4", "overlay"],
                 # `button` and `evdev`: the power button, as a key.
-                "guest": [*VIRTIO_MODULES, "button", "evdev"]}
+                "guest": [*VIRTIO_MODULES, "virtio_balloon", "button", "evdev"]}
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
