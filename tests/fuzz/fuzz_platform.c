@@ -17,6 +17,7 @@
 #include "vmm/bus.h"
 #include "vmm/device.h"
 #include "vmm/layout.h"
+#include "vmm/panic.h"
 #include "vmm/platform.h"
 #include "vmm/serial.h"
 
@@ -74,6 +75,7 @@ static struct machine *machine_fresh(void)
         const struct serial_config serial = {.output = output, .owner = &machine};
         CHECK(serial_create(machine.vm, &serial, &machine.serial, NULL) == 0);
         CHECK(platform_create(machine.vm, NULL) == 0);
+        CHECK(panic_create(machine.vm, PANIC_POLICY_PAUSE, NULL) == 0);
         machine.power = power_device;
     }
     for (struct device *device = vm_devices(machine.vm); device != NULL;
@@ -122,6 +124,9 @@ static uint16_t take_port(struct input *input)
     };
     uint8_t choice = (uint8_t)take(input, 1);
 
+    if (choice >= 0xe8 && choice < 0xf0) {
+        return PANIC_PORT;
+    }
     if (choice >= 0xf0) {
         return (uint16_t)take(input, 2);
     }
