@@ -42,6 +42,9 @@ enum broker_kind {
     BROKER_REMOVE_AT_END,
     /* Passed on to the storage daemons' keeper (broker_list.h, launcher.h). */
     BROKER_STORAGE,
+    /* The gate that is on this tap (virtio/net_guard.h) is taken off when the VMM is
+     * gone. Not to be opened. */
+    BROKER_TAP_AT_END,
 };
 
 enum broker_lock {

@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "vmm/virtio/net_guard.h"
 
 #define LOCK_OPEN_TRIES 16
 
@@ -25,7 +26,7 @@ int broker_list_allow(struct broker_list *list, uint32_t kind, const char *path,
     if (list->sealed) {
         return DROVER_EWRONGSTATE;
     }
-    if (kind < BROKER_UNIX_SOCKET || kind > BROKER_STORAGE) {
+    if (kind < BROKER_UNIX_SOCKET || kind > BROKER_TAP_AT_END) {
         return DROVER_EBADINPUT;
     }
     if (list->count == BROKER_ENTRIES_MAX || size > BROKER_PATH_SIZE) {
@@ -134,6 +135,7 @@ int broker_list_open(struct broker_list *list, unsigned id, uint32_t argument,
         }
         break;
     case BROKER_REMOVE_AT_END:
+    case BROKER_TAP_AT_END:
         break;
     }
     return error_set(err, DROVER_EBADINPUT, "%s is not to be opened", entry->path);
@@ -147,6 +149,8 @@ void broker_list_done(struct broker_list *list)
     for (unsigned i = 0; i < list->count; i++) {
         if (list->entries[i]->kind == BROKER_REMOVE_AT_END) {
             (void)unlink(list->entries[i]->path); /* it is only a courtesy */
+        } else if (list->entries[i]->kind == BROKER_TAP_AT_END) {
+            net_guard_clean(list->entries[i]->path);
         }
         free(list->entries[i]);
     }

@@ -39,6 +39,16 @@ struct device_ops {
     /* After a migration, on the host where the guest runs now (net: announce addresses).
      * May be NULL. */
     void (*arrived)(struct device *device);
+    /* How long the VM may run, from now on: CLOCK_BOOTTIME, of a VM with a lease. Main
+     * thread. May be NULL: asking vm_io_allowed() is enough. */
+    void (*lease_set)(struct device *device, uint64_t deadline_ns);
+    /*
+     * For a device that has the host's kernel write into memory behind our back: notes
+     * such pages from now on, or no more; then tells of a range by
+     * guest_ram_mark_dirty(). Any thread, while I/O runs. May be NULL, both or none.
+     */
+    int (*dirty_log)(struct device *device, bool on);
+    void (*dirty_sync)(struct device *device, uint64_t gpa, uint64_t size_bytes);
     /* Machine reset: back to power-on state. Called with vCPUs out of the guest and I/O
      * drained. */
     void (*reset)(struct device *device);

@@ -45,6 +45,9 @@ void kvm_vcpus_deadline_set(struct vm *vm, uint64_t deadline_ns);
 /* Tells the guests' kernels that they stood still. VM is quiet. */
 void kvm_vcpus_was_paused(struct vm *vm);
 
+/* kvm_irqfd.c's part of the end. */
+void kvm_irqfds_free(struct vm *vm);
+
 int kvm_cpuid_set(struct vm *vm, struct vcpu *vcpu, struct error *err);
 
 /* Registers at a boot entry; all vCPUs but the first wait for SIPI. */

@@ -158,6 +158,7 @@ int kvm_rom_set(struct vm *vm, enum kvm_rom rom, uint64_t gpa, const void *memor
 
 void kvm_vm_close(struct vm *vm)
 {
+    kvm_irqfds_free(vm);
     cleanup_fd(&vm->fd);
     cleanup_fd(&vm->kvm_fd);
     vm->fd = -1;
@@ -187,12 +188,25 @@ int vm_kvm_fd(struct vm *vm)
     return vm->fd;
 }
 
+static int devices_log(struct vm *vm, bool on)
+{
+    int result = 0;
+    for (struct device *device = vm->devices; device != NULL; device = device->next) {
+        if (device->ops->dirty_log != NULL) {
+            int ret = device->ops->dirty_log(device, on);
+            result = result < 0 ? result : ret;
+        }
+    }
+    return result;
+}
+
 int vm_dirty_log_start(struct vm *vm)
 {
     int result = guest_ram_track_dirty(vm->ram, true);
     if (result == 0) {
         result = slots_set(vm, KVM_MEM_LOG_DIRTY_PAGES);
     }
+    result = result < 0 ? result : devices_log(vm, true);
     vm->dirty_logging = result == 0;
     return result;
 }
@@ -202,7 +216,9 @@ int vm_dirty_log_stop(struct vm *vm)
     vm->dirty_logging = false;
     int result = guest_ram_track_dirty(vm->ram, false);
     int slots = slots_set(vm, 0);
-    return result < 0 ? result : slots;
+    int devices = devices_log(vm, false);
+    result = result < 0 ? result : slots;
+    return result < 0 ? result : devices;
 }
 
 /*
@@ -270,6 +286,12 @@ int vm_dirty_log_fetch(struct vm *vm, unsigned region_index, uint64_t *bitmap,
     }
     for (uint64_t word = 0; word < (page_count + 63) / 64; word++) {
         bitmap[word] |= whole[first_page / 64 + word];
+    }
+    for (struct device *device = vm->devices; device != NULL; device = device->next) {
+        if (device->ops->dirty_sync != NULL) {
+            device->ops->dirty_sync(device, region->gpa + first_page * GUEST_PAGE_SIZE,
+                                    page_count * GUEST_PAGE_SIZE);
+        }
     }
     guest_ram_fetch_dirty_range(vm->ram, region_index, bitmap, first_page, page_count);
     return 0;

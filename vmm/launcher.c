@@ -177,7 +177,8 @@ static void request_serve(struct launcher *launcher)
         reply(launcher, 0, &err, -1);
         return;
     case BROKER_OPEN:
-        if (number < list->count && list->entries[number]->kind != BROKER_REMOVE_AT_END) {
+        if (number < list->count && list->entries[number]->kind != BROKER_REMOVE_AT_END &&
+            list->entries[number]->kind != BROKER_TAP_AT_END) {
             int fd = -1;
             result = broker_list_open(list, number, broker_get32(packet + 8), &fd, &err);
             reply(launcher, result, &err, fd);

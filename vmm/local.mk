@@ -48,6 +48,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/kvm_cpu_state.c vmm/kvm_cpu_state.h \
 	vmm/kvm_cpuid.c \
 	vmm/kvm_cpuid_state.c \
+	vmm/kvm_irqfd.c \
 	vmm/kvm_msr_state.c \
 	vmm/kvm_vcpu.c \
 	vmm/kvm_vm.c \

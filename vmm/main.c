@@ -191,6 +191,7 @@ static int nets_create(struct program *program, struct error *err)
                                            .queues = net->queues,
                                            .mtu = net->mtu,
                                            .bytes_per_s = net->bytes_per_s,
+                                           .vhost = net->vhost,
                                            .any_mac = net->any_mac};
         memcpy(config.mac, net->mac, sizeof(config.mac));
         int result = virtio_net_create(program->vm, &config, err);
@@ -252,7 +253,7 @@ static int vsock_create(struct program *program, struct error *err)
     if (vsock->cid == 0) {
         return 0;
     }
-    int result = vsock_host_open(vsock->path, &config, err);
+    int result = vsock_host_open(program->process.broker, vsock->path, &config, err);
     return result < 0 ? result : virtio_vsock_create(program->vm, &config, err);
 }
 

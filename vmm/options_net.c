@@ -11,7 +11,6 @@
 #include "vmm/options.h"
 #include "vmm/options_firmware.h"
 #include "vmm/virtio/net_tap.h"
-#include "vmm/virtio/virtio_net.h"
 
 #define VALUE_SIZE 64
 #define MTU_MIN    68 /* of IPv4 */
@@ -39,11 +38,11 @@ static int number(const char *key, const char *value, unsigned least, unsigned m
 static int vhost_set(const char *value, struct options_net *net, struct error *err)
 {
     if (strcmp(value, "on") == 0) {
-        net->vhost = OPTIONS_VHOST_ON;
+        net->vhost = VIRTIO_NET_VHOST_ON;
     } else if (strcmp(value, "off") == 0) {
-        net->vhost = OPTIONS_VHOST_OFF;
+        net->vhost = VIRTIO_NET_VHOST_OFF;
     } else if (strcmp(value, "auto") == 0) {
-        net->vhost = OPTIONS_VHOST_AUTO;
+        net->vhost = VIRTIO_NET_VHOST_AUTO;
     } else {
         return error_set(err, DROVER_EBADINPUT, "--net: vhost=%s: give on, off or auto",
                          value);
@@ -94,7 +93,7 @@ static int part_set(const char *key, const char *value, struct options_net *net,
 
 int options_net_parse(const char *text, struct options_net *ret_net, struct error *err)
 {
-    struct options_net net = {.queues = 1};
+    struct options_net net = {.queues = 1, .vhost = VIRTIO_NET_VHOST_AUTO};
 
     static_assert(VALUE_SIZE <= LIMIT_NAME_SIZE, "a value fits where it goes");
     for (const char *part = text; *part != '\0';) {

@@ -7,14 +7,9 @@
 #include <stdint.h>
 
 #include "base/limits.h"
+#include "vmm/virtio/virtio_net.h"
 
 struct error;
-
-enum options_vhost {
-    OPTIONS_VHOST_AUTO, /* where the host has it, and it can do what else is asked */
-    OPTIONS_VHOST_ON,
-    OPTIONS_VHOST_OFF,
-};
 
 struct options_net {
     char tap[LIMIT_NAME_SIZE];
@@ -25,7 +20,7 @@ struct options_net {
     unsigned mtu;         /* 0: the guest is told none */
     uint64_t bytes_per_s; /* 0: no limit */
     unsigned boot;        /* place in the boot order from 1 on; 0: none */
-    enum options_vhost vhost;
+    enum virtio_net_vhost vhost;
 };
 
 /* DROVER_EBADINPUT with one line. */

@@ -49,6 +49,11 @@ struct pci_function_config {
      */
     void (*bar_moved)(void *owner, unsigned bar_index, uint64_t base);
     /*
+     * May be NULL. The guest has changed MSI-X vector `vector`, or all (UINT_MAX): where
+     * it goes, or whether it is let through. On a vCPU's thread, no lock of ours held.
+     */
+    void (*vector_changed)(void *owner, unsigned vector);
+    /*
      * May be NULL. Sees each access that lies inside a capability of
      * pci_capability_add(): `offset` into configuration space. True: it was served here
      * (a read has filled `data`); false: as usual, reads give the bytes of the capability
@@ -118,6 +123,9 @@ int pci_capability_add(struct pci_function *function, const uint8_t *capability,
  */
 void pci_msix_raise(struct pci_function *function, unsigned vector);
 bool pci_msix_enabled(const struct pci_function *function);
+/* What an MSI-X vector would send now; false while it may send nothing. */
+bool pci_msix_vector(struct pci_function *function, unsigned vector,
+                     uint64_t *ret_address, uint32_t *ret_data);
 
 /* Gives the function a plain MSI capability of one vector. Before the guest runs. */
 int pci_msi_add(struct pci_function *function);

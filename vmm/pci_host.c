@@ -2,6 +2,7 @@
 /* The two ways to configuration space: ports 0xCF8/0xCFC and the ECAM range. The reset
  * port, which lies between. And the host bridge, which tells where the ECAM range is. */
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,10 +77,16 @@ static void space_write(struct pci_bus *bus, unsigned place, unsigned offset,
         return;
     }
     lock(bus);
-    if (bus->functions[place] != NULL && offset + size <= PCI_CONFIG_SIZE) {
-        pci_config_write(bus->functions[place], offset, data, size);
+    struct pci_function *function = bus->functions[place];
+    if (function != NULL && offset + size <= PCI_CONFIG_SIZE) {
+        pci_config_write(function, offset, data, size);
     }
     unlock(bus);
+    /* Functions are not taken away while the guest runs. */
+    if (function != NULL && function->msix_cap != 0 && offset < function->msix_cap + 4 &&
+        offset + size > function->msix_cap + 2) {
+        pci_msix_changed_tell(function, UINT_MAX);
+    }
 }
 
 static bool moves_ecam(unsigned place, unsigned offset, unsigned size)

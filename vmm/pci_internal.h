@@ -85,6 +85,8 @@ void pci_msix_done(struct pci_function *function);
 /* Looks at the capability's control word after it was written; sends what is pending and
  * unmasked now. */
 void pci_msix_control_changed(struct pci_function *function);
+/* After the guest has changed a vector, or all (UINT_MAX). */
+void pci_msix_changed_tell(struct pci_function *function, unsigned vector);
 void pci_msix_reset(struct pci_function *function);
 /* pci_msi.c: looks at the capability after configuration space was written. */
 void pci_msi_changed(struct pci_function *function);

@@ -68,6 +68,24 @@ bool pci_msix_enabled(const struct pci_function *function)
     return atomic_load(&function->msix_enabled);
 }
 
+bool pci_msix_vector(struct pci_function *function, unsigned vector,
+                     uint64_t *ret_address, uint32_t *ret_data)
+{
+    bool sends = false;
+
+    if (vector < function->config.msix_vectors) {
+        lock(function);
+        const struct pci_msix_entry *entry = &function->msix[vector];
+        sends = may_send(function, entry);
+        if (sends) {
+            *ret_address = entry->address;
+            *ret_data = entry->data;
+        }
+        unlock(function);
+    }
+    return sends;
+}
+
 void pci_msix_control_changed(struct pci_function *function)
 {
     if (function->msix_cap == 0) {
@@ -84,6 +102,13 @@ void pci_msix_control_changed(struct pci_function *function)
         }
     }
     unlock(function);
+}
+
+void pci_msix_changed_tell(struct pci_function *function, unsigned vector)
+{
+    if (function->config.vector_changed != NULL) {
+        function->config.vector_changed(function->config.owner, vector);
+    }
 }
 
 static uint32_t table_word(const struct pci_function *function, unsigned offset)
@@ -173,6 +198,9 @@ static void msix_bar_write(void *owner, uint64_t offset, const uint8_t *data,
         }
     }
     unlock(function);
+    if (offset < (uint64_t)function->config.msix_vectors * 16) {
+        pci_msix_changed_tell(function, (unsigned)offset / 16);
+    }
 }
 
 static const struct bus_ops msix_bar_ops = {.read = msix_bar_read,

@@ -144,9 +144,10 @@ static void ioctls_add(scmp_filter_ctx filter, unsigned set)
         unsigned sets;
     } ioctls[] = {
         {0xff00, 0xae00, SET_ALL},                              /* KVM_* */
-        {0xff00, 0xaf00, SET_MAIN | SET_IO | SET_VCPU},         /* VHOST_* */
+        {0xff00, 0xaf00, SET_ALL},                              /* VHOST_* */
         {0xff00, 0xaa00, SET_MAIN | SET_MOVE},                  /* UFFDIO_* */
         {0xffffffff, 0x400454d0, SET_ALL},                      /* TUNSETOFFLOAD */
+        {0xffffffff, 0x400454d1, SET_MAIN | SET_IO | SET_VCPU}, /* TUNSETTXFILTER */
         {0xffffffff, 0x400454d8, SET_MAIN | SET_IO},            /* TUNSETVNETHDRSZ */
         {0xffffffff, 0x400454d9, SET_MAIN | SET_IO | SET_VCPU}, /* TUNSETQUEUE */
         {0xffffffff, 0x5401, SET_MAIN},                         /* TCGETS */

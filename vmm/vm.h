@@ -63,6 +63,14 @@ int vm_kvm_fd(struct vm *vm); /* the KVM VM descriptor, for ioeventfd and irqfd 
 void vm_irq_set(struct vm *vm, unsigned irq, bool level);
 /* MSI as the guest programmed it; any thread. */
 void vm_msi_send(struct vm *vm, uint64_t address, uint32_t data);
+/*
+ * Each write to the eventfd `fd` raises this MSI without us, from now on; `route` is -1
+ * at first, and changed. -errno: nothing is changed, but for what was set before. Any
+ * thread; one at a time for each `fd`.
+ */
+int vm_irqfd_set(struct vm *vm, int fd, int *route, uint64_t address, uint32_t data);
+/* No more; harmless if it was not. */
+void vm_irqfd_clear(struct vm *vm, int fd, int *route);
 /* Takes the device into the VM's list: freed with the VM. Before the guest runs. */
 void vm_device_add(struct vm *vm, struct device *device);
 /*

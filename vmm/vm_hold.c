@@ -403,6 +403,11 @@ int vm_lease_set(struct vm *vm, uint64_t deadline_ns)
     }
     atomic_store(&vm->lease_deadline_ns, deadline_ns);
     kvm_vcpus_deadline_set(vm, deadline_ns);
+    for (struct device *device = vm->devices; device != NULL; device = device->next) {
+        if (device->ops->lease_set != NULL) {
+            device->ops->lease_set(device, deadline_ns);
+        }
+    }
     int result = event_loop_timer_set(vm->lease_timer, deadline_ns);
     if (deadline_ns == 0) {
         kvm_vcpus_kick(vm); /* they find the deadline over */

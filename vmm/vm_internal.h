@@ -62,6 +62,7 @@ struct vm {
     bool has_tsc_offset;
     bool dirty_log_manual; /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on */
     bool dirty_logging;
+    struct kvm_irqfds *irqfds; /* kvm_irqfd.c; NULL until the first */
     struct guest_ram *ram;
     struct bus *port_bus;
     struct bus *memory_bus;

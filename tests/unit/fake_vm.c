@@ -2,6 +2,7 @@
 /* vmm/vm.h's part for devices, without KVM. */
 #include "tests/unit/fake_vm.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -208,6 +209,15 @@ void vm_device_drained(struct vm *vm)
 uint64_t vm_lease_deadline_ns(const struct vm *vm)
 {
     return vm->lease_deadline_ns;
+}
+
+int vm_irqfd_set(struct vm *vm, int fd, int *route, uint64_t address, uint32_t data)
+{
+    return -ENOSYS; /* without KVM */
+}
+
+void vm_irqfd_clear(struct vm *vm, int fd, int *route)
+{
 }
 
 void vm_request_reset(struct vm *vm)

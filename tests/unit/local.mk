@@ -106,6 +106,10 @@ tests_unit_test_keeper_policy_LDADD = fencing/libfencing.a proto/libproto.a base
 check_PROGRAMS += tests/unit/test_watchdog_device
 tests_unit_test_watchdog_device_SOURCES = tests/unit/test_watchdog_device.c tests/unit/unit.h
 tests_unit_test_watchdog_device_LDADD = fencing/libfencing.a base/libbase.a $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_net_guard
+tests_unit_test_net_guard_SOURCES = tests/unit/test_net_guard.c tests/unit/net_fixture.h \
+	$(VIRTIO_TEST_SOURCES)
+tests_unit_test_net_guard_LDADD = $(VIRTIO_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_virtio_vsock
 tests_unit_test_virtio_vsock_SOURCES = tests/unit/test_virtio_vsock.c $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_vsock_LDADD = $(VIRTIO_TEST_LIBS)

@@ -91,7 +91,7 @@ static void test_options_of_a_nic(void **state)
     assert_int_equal(options.nets[0].queues, 4);
     assert_int_equal(options.nets[0].mtu, 9000);
     assert_int_equal(options.nets[0].bytes_per_s, 10 << 20);
-    assert_int_equal(options.nets[0].vhost, OPTIONS_VHOST_OFF);
+    assert_int_equal(options.nets[0].vhost, VIRTIO_NET_VHOST_OFF);
     assert_true(options.nets[0].any_mac);
 }
 

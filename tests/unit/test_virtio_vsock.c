@@ -16,6 +16,7 @@
 #include "base/buffer.h"
 #include "base/err.h"
 #include "tests/unit/virtio_driver.h"
+#include "vmm/broker.h"
 #include "vmm/device.h"
 #include "vmm/guest_ram.h"
 #include "vmm/unix_socket.h"
@@ -38,6 +39,7 @@ enum { RECEIVE = 0, TRANSMIT = 1, EVENT = 2 };
 
 struct fixture {
     struct vm *vm;
+    struct broker *broker;
     struct driver driver;
     char folder[64];
     char path[96];
@@ -52,6 +54,7 @@ static int setup(void **state)
     assert_non_null(mkdtemp(f->folder));
     (void)snprintf(f->path, sizeof(f->path), "%s/v", f->folder);
     f->vm = fake_vm_create(DRIVER_MEMORY_BYTES);
+    assert_int_equal(broker_create_local(&f->broker), 0);
     *state = f;
     return 0;
 }
@@ -62,7 +65,8 @@ static int teardown(void **state)
     char other[128];
 
     fake_vm_free(f->vm);
-    assert_int_equal(access(f->path, F_OK), -1); /* removed with the device */
+    broker_free(f->broker);
+    assert_int_equal(access(f->path, F_OK), -1); /* removed with the broker */
     (void)snprintf(other, sizeof(other), "%s_%u", f->path, HOST_PORT);
     (void)unlink(other);
     assert_int_equal(rmdir(f->folder), 0);
@@ -70,12 +74,12 @@ static int teardown(void **state)
     return 0;
 }
 
-static void vsock_add(struct vm *vm, const char *path)
+static void vsock_add(struct fixture *f, struct vm *vm, const char *path)
 {
     struct virtio_vsock_config config = {.cid = CID};
     struct error err = {0};
 
-    if (vsock_host_open(path, &config, &err) < 0 ||
+    if (vsock_host_open(f->broker, path, &config, &err) < 0 ||
         virtio_vsock_create(vm, &config, &err) < 0) {
         fail_msg("%s", err.text);
     }
@@ -98,7 +102,7 @@ static void start(struct fixture *f)
 {
     struct driver_buffer event = {EVENT_GPA, 4};
 
-    vsock_add(f->vm, f->path);
+    vsock_add(f, f->vm, f->path);
     driver_init(&f->driver, f->vm, 1);
     assert_true(driver_start(&f->driver, 0, 3, 64));
     receive_buffers_add(f, BUFFERS);
@@ -538,7 +542,7 @@ static void test_guest_without_a_driver_refuses_programs(void **state)
     struct fixture *f = *state;
     int fd;
 
-    vsock_add(f->vm, f->path);
+    vsock_add(f, f->vm, f->path);
     fd = client_open(f->path);
     assert_true(write(fd, "CONNECT 1234\n", 13) > 0);
     assert_closed(f, fd);
@@ -577,7 +581,7 @@ static void test_move_tells_the_guest_that_its_connections_are_gone(void **state
     buffer_init(&saved, 0);
     assert_int_equal(device->ops->save(device, &saved), 0);
     (void)snprintf(path, sizeof(path), "%s_target", f->path);
-    vsock_add(target, path);
+    vsock_add(f, target, path);
     memcpy(guest_ram_region(target->ram, 0)->host, guest_ram_region(f->vm->ram, 0)->host,
            DRIVER_MEMORY_BYTES);
     device = vm_devices(target);
@@ -687,7 +691,7 @@ static void test_guest_without_buffers_waits_with_its_packets(void **state)
     uint16_t head;
     uint32_t written;
 
-    vsock_add(f->vm, f->path);
+    vsock_add(f, f->vm, f->path);
     driver_init(&f->driver, f->vm, 1);
     assert_true(driver_start(&f->driver, 0, 3, 128));
     vsock_packet_encode(&packet, header);

@@ -10,8 +10,10 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/block_vhost.c vmm/virtio/block_vhost.h \
 	vmm/virtio/block_vhost_life.c \
 	vmm/virtio/block_vhost_worker.c \
+	vmm/virtio/net_guard.c vmm/virtio/net_guard.h \
 	vmm/virtio/net_io.c vmm/virtio/net_io.h \
 	vmm/virtio/net_state.c \
+	vmm/virtio/net_vhost.c vmm/virtio/net_vhost.h \
 	vmm/virtio/net_tap.c vmm/virtio/net_tap.h \
 	vmm/virtio/vhost_ring.c vmm/virtio/vhost_ring.h \
 	vmm/virtio/vhost_user.c vmm/virtio/vhost_user.h \

@@ -101,12 +101,21 @@ static uint8_t pairs_order(struct virtio_net *net)
         pairs > net->pair_count) {
         return ANSWER_ERROR;
     }
-    net->active_pairs = pairs;
-    /* What waits in a port goes to another queue now. */
-    for (unsigned i = 0; i < pairs; i++) {
-        virtio_queue_kick(&net->virtio, NET_QUEUE_RECEIVE(i));
-    }
+    net_pairs_set(net, pairs);
     return ANSWER_OK;
+}
+
+static uint8_t filter_order(struct virtio_net *net, const uint8_t order[DATA_OFFSET])
+{
+    uint8_t answer = order[0] == CLASS_RECEIVE     ? receive_order(net, order[1])
+                     : order[1] == MAC_TABLE_SET   ? table_order(net)
+                     : order[1] == MAC_ADDRESS_SET ? address_order(net)
+                                                   : ANSWER_ERROR;
+
+    if (answer == ANSWER_OK) {
+        net_filter_changed(net);
+    }
+    return answer;
 }
 
 static uint8_t order_run(struct virtio_net *net)
@@ -117,14 +126,8 @@ static uint8_t order_run(struct virtio_net *net)
     if (virtqueue_chain_read(ring, &net->chain, 0, order, sizeof(order)) < 0) {
         return ANSWER_ERROR;
     }
-    if (order[0] == CLASS_RECEIVE) {
-        return receive_order(net, order[1]);
-    }
-    if (order[0] == CLASS_MAC && order[1] == MAC_TABLE_SET) {
-        return table_order(net);
-    }
-    if (order[0] == CLASS_MAC && order[1] == MAC_ADDRESS_SET) {
-        return address_order(net);
+    if (order[0] == CLASS_RECEIVE || order[0] == CLASS_MAC) {
+        return filter_order(net, order);
     }
     if (order[0] == CLASS_MQ && order[1] == MQ_PAIRS_SET) {
         return pairs_order(net);

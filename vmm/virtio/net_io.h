@@ -11,6 +11,7 @@
 #include "vmm/virtio/virtio_net.h"
 
 struct buffer;
+struct net_vhost;
 
 #define NET_QUEUE_SIZE 256
 #define NET_PACKET_MAX                                                                   \
@@ -73,7 +74,8 @@ struct virtio_net {
     bool spoof_logged;
     struct virtqueue_chain chain;
     struct virtqueue_chain first_chain;
-    struct net_port *ports; /* pair_count of them */
+    struct net_port *ports;  /* pair_count of them */
+    struct net_vhost *vhost; /* NULL: packets go through here */
 };
 
 /* The control queue's index; its place depends on what the driver has negotiated. */
@@ -82,6 +84,10 @@ static inline unsigned net_control_queue(const struct virtio_net *net)
     return virtio_feature(&net->virtio, NET_FEATURE_MQ) ? 2 * net->pair_count : 2;
 }
 
+/* The number of pairs that the guest uses: I/O loop. */
+void net_pairs_set(struct virtio_net *net, unsigned pairs);
+/* The address or what comes in has changed. */
+void net_filter_changed(struct virtio_net *net);
 /* I/O loop: moves packets of one pair in one direction. */
 void net_io_receive(struct virtio_net *net, unsigned pair);
 void net_io_transmit(struct virtio_net *net, unsigned pair);

@@ -17,6 +17,8 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "vmm/virtio/net_filter.h"
+#include "vmm/virtio/net_guard.h"
 
 static int attach_failed(const char *name, unsigned count, int ret, struct error *err)
 {
@@ -165,6 +167,9 @@ int net_tap_open(struct net_tap *tap, const char *name, unsigned count, struct e
     }
     memcpy(tap->name, name, length + 1);
     tap->mtu = interface_mtu(name);
+    /* What an earlier VMM may have left on a tap that outlives it. */
+    net_guard_clean(name);
+    (void)net_tap_filter_set(tap, NULL); /* as any new tap */
     return 0;
 }
 
@@ -192,6 +197,32 @@ int net_tap_offload_set(const struct net_tap *tap, unsigned offloads)
     }
     /* Of the interface, whichever queue it is said to. */
     return ioctl(tap->fds[0], TUNSETOFFLOAD, flags) < 0 ? -errno : 0;
+}
+
+int net_tap_filter_set(const struct net_tap *tap, const struct net_filter *filter)
+{
+    static const uint8_t broadcast[NET_MAC_SIZE] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+    struct {
+        uint16_t flags, count; /* as in struct tun_filter */
+        uint8_t addresses[2 + 2 * NET_TABLE_MAX][NET_MAC_SIZE];
+    } list = {0};
+
+    if (filter != NULL && !filter->unicast.overflow &&
+        !(filter->mode & (NET_RECEIVE_PROMISCUOUS | NET_RECEIVE_ALL_UNICAST))) {
+        list.flags =
+            filter->multicast.overflow || (filter->mode & NET_RECEIVE_ALL_MULTICAST) != 0
+                ? TUN_FLT_ALLMULTI
+                : 0;
+        memcpy(list.addresses[list.count++], broadcast, NET_MAC_SIZE);
+        memcpy(list.addresses[list.count++], filter->mac, NET_MAC_SIZE);
+        memcpy(list.addresses[list.count], filter->unicast.addresses,
+               (size_t)filter->unicast.count * NET_MAC_SIZE);
+        list.count = (uint16_t)(list.count + filter->unicast.count);
+        memcpy(list.addresses[list.count], filter->multicast.addresses,
+               (size_t)filter->multicast.count * NET_MAC_SIZE);
+        list.count = (uint16_t)(list.count + filter->multicast.count);
+    }
+    return ioctl(tap->fds[0], TUNSETTXFILTER, &list) < 0 ? -errno : 0;
 }
 
 int net_tap_queue_set(const struct net_tap *tap, unsigned queue_index, bool attached)

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 struct error;
+struct net_filter;
 
 #define NET_HEADER_SIZE   12 /* with num_buffers, virtio 1.2, 5.1.6 */
 #define NET_TAP_NAME_SIZE 16 /* IFNAMSIZ */
@@ -42,6 +43,11 @@ int net_tap_open(struct net_tap *tap, const char *name, unsigned count,
 void net_tap_close(struct net_tap *tap);
 /* Which unfinished packets the guest takes: an OR of enum net_offload. 0 or -errno. */
 int net_tap_offload_set(const struct net_tap *tap, unsigned offloads);
+/*
+ * Has the kernel drop what the filter does not take, before anybody is woken; it may let
+ * some of it through. NULL: all comes in. 0 or -errno.
+ */
+int net_tap_filter_set(const struct net_tap *tap, const struct net_filter *filter);
 /* A detached queue gets no packets, and can send none. 0 or -errno. */
 int net_tap_queue_set(const struct net_tap *tap, unsigned queue_index, bool attached);
 

@@ -72,6 +72,8 @@ struct virtio_ops {
     bool (*idle)(struct virtio_device *virtio);
     /* Forgets everything that the guest has set; idle. May be NULL. */
     void (*reset)(struct virtio_device *virtio);
+    /* An MSI-X vector, or all (UINT_MAX), goes elsewhere now, or is masked. May be NULL. */
+    void (*vector_changed)(struct virtio_device *virtio, unsigned vector);
     /* On the I/O loop, once, before anything else of the above runs there: adds event
      * sources. May be NULL. */
     int (*attach)(struct virtio_device *virtio);

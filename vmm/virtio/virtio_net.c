@@ -13,8 +13,10 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/id.h"
+#include "base/log.h"
 #include "vmm/event_loop.h"
 #include "vmm/virtio/net_io.h"
+#include "vmm/virtio/net_vhost.h"
 #include "vmm/virtio/virtio_state.h" /* the version */
 #include "vmm/vm.h"
 
@@ -58,11 +60,84 @@ static void config_read(struct virtio_device *virtio, unsigned offset, uint8_t *
     }
 }
 
+static int taps_listen(struct virtio_net *net);
+
+static void vhost_drop(struct virtio_net *net)
+{
+    net_vhost_log_sync(net->vhost, 0, UINT64_MAX / 2); /* what is not told yet */
+    net_vhost_free(net->vhost);
+    net->vhost = NULL;
+    for (unsigned i = 0; i < net->pair_count; i++) {
+        (void)net_tap_queue_set(&net->tap, i, true); /* it may be so already */
+    }
+    (void)net_tap_filter_set(&net->tap, NULL); /* we filter ourselves */
+    for (unsigned i = 0; i < net->virtio.queue_count; i++) {
+        (void)event_loop_modify(net->virtio.queues[i].source, EPOLLIN);
+        virtio_queue_kick(&net->virtio, i);
+    }
+    if (taps_listen(net) < 0) {
+        virtio_broken(&net->virtio, "the host has no resources for it");
+    }
+}
+
+void net_pairs_set(struct virtio_net *net, unsigned pairs)
+{
+    if (net->vhost != NULL) {
+        net_vhost_stop(net->vhost); /* the next run begins with the new number */
+    }
+    net->active_pairs = pairs;
+    /* What waits in a port goes to another queue now. */
+    for (unsigned i = 0; i < net->virtio.queue_count; i++) {
+        virtio_queue_kick(&net->virtio, i);
+    }
+}
+
+void net_filter_changed(struct virtio_net *net)
+{
+    if (net->vhost != NULL) {
+        net_vhost_filter_changed(net->vhost);
+    }
+}
+
+static void vector_changed(struct virtio_device *virtio, unsigned vector)
+{
+    struct virtio_net *net = from_virtio(virtio);
+
+    if (net->vhost != NULL) {
+        net_vhost_vector_changed(net->vhost, vector);
+    }
+}
+
+/* I/O loop: true while the kernel's workers have the rings. Where they can't take them
+ * after all, packets go through here from now on. */
+static bool vhost_runs(struct virtio_net *net)
+{
+    int ret;
+
+    if (net->vhost == NULL || net_vhost_running(net->vhost)) {
+        return net->vhost != NULL;
+    }
+    if (!virtio_io_allowed(&net->virtio)) {
+        return true; /* nobody's, for now */
+    }
+    ret = net_vhost_start(net->vhost);
+    if (ret == 0) {
+        return true;
+    }
+    log_warn(vm_log(net->virtio.vm), "tap %s: goes on without vhost: %s", net->tap.name,
+             err_text(ret));
+    vhost_drop(net);
+    return false;
+}
+
 static void queue_run(struct virtio_device *virtio, unsigned queue_index)
 {
     struct virtio_net *net = from_virtio(virtio);
     unsigned pair = queue_index / 2;
 
+    if (vhost_runs(net) && queue_index != net_control_queue(net)) {
+        return;
+    }
     if (queue_index == net_control_queue(net)) {
         net_control_run(net);
     } else if (pair >= net->pair_count || pair >= (net_control_queue(net) / 2)) {
@@ -90,6 +165,9 @@ static void forget(struct virtio_device *virtio)
 {
     struct virtio_net *net = from_virtio(virtio);
 
+    if (net->vhost != NULL) {
+        net_vhost_stop(net->vhost);
+    }
     for (unsigned i = 0; i < net->pair_count; i++) {
         net->ports[i].packet_size = 0;
     }
@@ -126,6 +204,18 @@ static void limit_over(void *owner)
 
 static void announce(void *owner);
 
+/* Not yet for packets: that begins when the guest has given buffers. */
+static int taps_listen(struct virtio_net *net)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; i < net->pair_count && ret == 0; i++) {
+        ret = event_loop_add(vm_io_loop(net->virtio.vm), net->tap.fds[i], 0, tap_readable,
+                             &net->ports[i], &net->ports[i].source);
+    }
+    return ret;
+}
+
 static int attach(struct virtio_device *virtio)
 {
     struct virtio_net *net = from_virtio(virtio);
@@ -135,12 +225,10 @@ static int attach(struct virtio_device *virtio)
     if (ret == 0) {
         ret = event_loop_timer_create(loop, limit_over, net, &net->limit_timer);
     }
-    /* Not yet listening: that begins when the guest has given buffers. */
-    for (unsigned i = 0; i < net->pair_count && ret == 0; i++) {
-        ret = event_loop_add(loop, net->tap.fds[i], 0, tap_readable, &net->ports[i],
-                             &net->ports[i].source);
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    return net->vhost != NULL ? net_vhost_attach(net->vhost) : taps_listen(net);
 }
 
 static const struct virtio_ops virtio_net_ops = {
@@ -152,6 +240,7 @@ static const struct virtio_ops virtio_net_ops = {
     .config_read = config_read,
     .driver_ready = driver_ready,
     .reset = forget,
+    .vector_changed = vector_changed,
     .attach = attach,
 };
 
@@ -223,21 +312,76 @@ static void net_free(struct device *device)
     }
     event_loop_remove(net->announce_timer);
     event_loop_remove(net->limit_timer);
+    net_vhost_free(net->vhost);
     virtio_done(&net->virtio);
     net_tap_close(&net->tap);
     free(net->ports);
     free(net);
 }
 
+/* Stops the workers too: main waits for what they have in hand, some packets. */
+static bool io_drained(struct device *device)
+{
+    struct virtio_net *net = from_device(device);
+
+    if (!virtio_io_drained(device)) {
+        return false;
+    }
+    if (net->vhost != NULL) {
+        pthread_mutex_lock(&net->virtio.lock);
+        net_vhost_stop(net->vhost);
+        pthread_mutex_unlock(&net->virtio.lock);
+    }
+    return true;
+}
+
+static void lease_set(struct device *device, uint64_t deadline_ns)
+{
+    struct virtio_net *net = from_device(device);
+
+    pthread_mutex_lock(&net->virtio.lock);
+    if (net->vhost != NULL) {
+        net_vhost_deadline_set(net->vhost, deadline_ns);
+    }
+    pthread_mutex_unlock(&net->virtio.lock);
+}
+
+static int dirty_log(struct device *device, bool on)
+{
+    struct virtio_net *net = from_device(device);
+    int ret = 0;
+
+    pthread_mutex_lock(&net->virtio.lock);
+    if (net->vhost != NULL) {
+        ret = net_vhost_log(net->vhost, on);
+    }
+    pthread_mutex_unlock(&net->virtio.lock);
+    return ret;
+}
+
+static void dirty_sync(struct device *device, uint64_t gpa, uint64_t size_bytes)
+{
+    struct virtio_net *net = from_device(device);
+
+    pthread_mutex_lock(&net->virtio.lock);
+    if (net->vhost != NULL) {
+        net_vhost_log_sync(net->vhost, gpa, size_bytes);
+    }
+    pthread_mutex_unlock(&net->virtio.lock);
+}
+
 static const struct device_ops net_device_ops = {
     .name = "virtio-net",
     .version = VIRTIO_STATE_VERSION,
     .io_stop = virtio_io_stop,
-    .io_drained = virtio_io_drained,
+    .io_drained = io_drained,
     .io_start = virtio_io_start,
     .save = net_state_save,
     .load = net_state_load,
     .arrived = arrived,
+    .lease_set = lease_set,
+    .dirty_log = dirty_log,
+    .dirty_sync = dirty_sync,
     .reset = virtio_machine_reset,
     .free = net_free,
 };
@@ -294,6 +438,31 @@ static int ports_make(struct virtio_net *net, struct error *err)
     return 0;
 }
 
+/* With limits there is none: the packets must pass through here to be counted. */
+static int vhost_make(struct virtio_net *net, const struct virtio_net_config *config,
+                      struct error *err)
+{
+    struct error why = {0};
+    int ret;
+
+    if (config->vhost == VIRTIO_NET_VHOST_OFF) {
+        return 0;
+    }
+    if (config->bytes_per_s != 0) {
+        return config->vhost == VIRTIO_NET_VHOST_AUTO
+                   ? 0
+                   : error_set(err, DROVER_EBADINPUT,
+                               "tap %s: bps= and vhost=on do not go together: give one "
+                               "of them",
+                               net->tap.name);
+    }
+    ret = net_vhost_create(net, &net->vhost, &why);
+    if (ret < 0 && config->vhost == VIRTIO_NET_VHOST_ON) {
+        return error_set(err, ret, "%s", why.text);
+    }
+    return 0;
+}
+
 static int net_start(struct virtio_net *net, struct vm *vm,
                      const struct virtio_net_config *config, struct error *err)
 {
@@ -319,7 +488,10 @@ static int net_start(struct virtio_net *net, struct vm *vm,
     net_filter_reset(&net->filter);
     ret = mtu_judge(net, err);
     ret = ret < 0 ? ret : ports_make(net, err);
+    net->virtio.vm = vm;
+    ret = ret < 0 ? ret : vhost_make(net, config, err);
     if (ret < 0) {
+        net->virtio.vm = NULL; /* virtio_init() has not run */
         return ret;
     }
     features |= net->mtu != 0 ? NET_FEATURE_MTU : 0;

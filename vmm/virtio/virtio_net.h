@@ -18,14 +18,21 @@ struct vm;
 
 #define VIRTIO_NET_MAC_SIZE 6
 
+enum virtio_net_vhost {
+    VIRTIO_NET_VHOST_OFF,
+    VIRTIO_NET_VHOST_AUTO, /* where the host has it, and it can do what else is asked */
+    VIRTIO_NET_VHOST_ON,
+};
+
 struct virtio_net_config {
     const char *tap;
     bool has_mac; /* else one is made up; a guest that comes in brings its own */
     uint8_t mac[VIRTIO_NET_MAC_SIZE];
-    unsigned queues;        /* pairs; 0: one */
-    unsigned mtu;           /* that the guest is told; 0: none */
-    bool any_mac;           /* frames from other addresses than its own are let through */
+    unsigned queues;      /* pairs; 0: one */
+    unsigned mtu;         /* that the guest is told; 0: none */
+    bool any_mac;         /* frames from other addresses than its own are let through */
     uint64_t bytes_per_s; /* each way; 0: no limit */
+    enum virtio_net_vhost vhost;
     struct net_tap *opened; /* instead of `tap`: taken over, on failure too */
 };
 

@@ -332,6 +332,17 @@ static void bar_moved(void *owner, unsigned bar_index, uint64_t base)
     pthread_mutex_unlock(&virtio->pci.notify_lock);
 }
 
+static void vector_changed(void *owner, unsigned vector)
+{
+    struct virtio_device *virtio = owner;
+
+    if (virtio->ops->vector_changed != NULL) {
+        pthread_mutex_lock(&virtio->lock);
+        virtio->ops->vector_changed(virtio, vector);
+        pthread_mutex_unlock(&virtio->lock);
+    }
+}
+
 /* ---- the capabilities, and the window to BAR 0 in one of them (4.1.4.9) ---- */
 
 /*
@@ -452,6 +463,7 @@ int virtio_pci_init(struct virtio_device *virtio, struct error *err)
         .msix_bar = MSIX_BAR,
         .owner = virtio,
         .bar_moved = bar_moved,
+        .vector_changed = vector_changed,
         .capability_access = capability_access,
     };
     int ret;

@@ -136,7 +136,7 @@ static int load(struct device *device, uint32_t version, const uint8_t *payload,
 
 /* ---- making and releasing ------------------------------------------------- */
 
-static void config_release(const struct virtio_vsock_config *config)
+void virtio_vsock_config_release(const struct virtio_vsock_config *config)
 {
     if (config->listen_fd >= 0) {
         (void)close(config->listen_fd);
@@ -159,7 +159,7 @@ static void vsock_free(struct device *device)
     if (vsock->buffers != NULL) {
         (void)munmap(vsock->buffers, BUFFERS_BYTES);
     }
-    config_release(&vsock->config);
+    virtio_vsock_config_release(&vsock->config);
     free(vsock);
 }
 
@@ -199,7 +199,7 @@ int virtio_vsock_create(struct vm *vm, const struct virtio_vsock_config *config,
     int ret;
 
     if (vsock == NULL) {
-        config_release(config);
+        virtio_vsock_config_release(config);
         return error_set(err, -ENOMEM, "no memory for vsock");
     }
     vsock->config = *config;

@@ -35,6 +35,8 @@ struct virtio_vsock_config {
     void *owner; /* of ops; taken, on failure too */
 };
 
+/* Releases what a config would hand over. */
+void virtio_vsock_config_release(const struct virtio_vsock_config *config);
 int virtio_vsock_create(struct vm *vm, const struct virtio_vsock_config *config,
                         struct error *err);
 
