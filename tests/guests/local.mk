@@ -15,7 +15,7 @@ $(TEST_GUESTS): tests/guests/%.elf: tests/guests/%.c $(GUEST_PARTS)
 	$(AM_V_CC)$(MKDIR_P) tests/guests && $(CC) $(GUEST_CFLAGS) $(GUEST_LINK) \
 	    -T $(top_srcdir)/tests/guests/guest.lds -o $@ $(top_srcdir)/tests/guests/start.S \
 	    $(top_srcdir)/tests/guests/guest.c $<
-EXTRA_DIST += tests/kvm/cases_cdrom.py tests/kvm/cases_panic.py tests/kvm/cases_disk.py tests/kvm/test_vmm tests/kvm/process.py tests/kvm/cases_input.py tests/kvm/cases_lease.py tests/kvm/cases_limits.py \
+EXTRA_DIST += tests/kvm/cases_cdrom.py tests/kvm/cases_panic.py tests/kvm/cases_disk.py tests/kvm/cases_storage.py tests/kvm/test_vmm tests/kvm/process.py tests/kvm/cases_input.py tests/kvm/cases_lease.py tests/kvm/cases_limits.py \
 	tests/kvm/cases_machine.py
 
 noinst_PROGRAMS += tests/kvm/state

@@ -139,6 +139,10 @@ check_PROGRAMS += tests/unit/test_virtio_block_queues
 tests_unit_test_virtio_block_queues_SOURCES = tests/unit/test_virtio_block_queues.c tests/unit/block_driver.c \
 	tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_block_queues_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_backend
+tests_unit_test_virtio_backend_SOURCES = tests/unit/test_virtio_backend.c tests/unit/block_driver.c \
+	tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_backend_LDADD = $(VIRTIO_TEST_LIBS) $(JANSSON_LIBS)
 check_PROGRAMS += tests/unit/test_virtio_storage
 tests_unit_test_virtio_storage_SOURCES = tests/unit/test_virtio_storage.c tests/unit/block_driver.c \
 	tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
