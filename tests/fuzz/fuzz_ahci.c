@@ -58,6 +58,7 @@ static void image_make(char path[])
     for (unsigned i = 0; i < BLOCKS; i++) {
         memset(block, (int)i, sizeof(block));
         memcpy(block, "\001CD001\001", 7);
+        memcpy(block + 80, &(uint32_t){BLOCKS}, 4); /* the volume's size */
         CHECK(write(fd, block, sizeof(block)) == (ssize_t)sizeof(block));
     }
     (void)close(fd);
