@@ -3,8 +3,10 @@
  * Preloaded into the QEMU of an emulated host, this keeps it alive when a guest inside the host writes
  * CR8 while a virtual interrupt is pending, as OVMF does after each interrupt. QEMU's TCG then
  * raises that interrupt without QEMU's big lock, and aborts itself over an assertion in
- * tcg_handle_interrupt. TCG is a module of Debian's QEMU, which takes that function's address
- * through its global offset table: the one below comes first, and takes the lock.
+ * tcg_handle_interrupt. The one below takes the lock, and stands in for it: in Debian 12's QEMU,
+ * TCG is a module, which takes the function's address through its global offset table; in Debian
+ * 13's it is part of the program, whose table of the accelerator's functions is changed when the
+ * first vCPU's thread is made.
  */
 #include <dlfcn.h>
 #include <link.h>
@@ -15,6 +17,11 @@
 #include <string.h>
 
 struct CPUState;
+
+void tcg_handle_interrupt(struct CPUState *cpu, int mask);
+/* The one below, also where the program has another of that name. */
+__attribute__((visibility("hidden"), alias("tcg_handle_interrupt"))) void
+locked_handle_interrupt(struct CPUState *cpu, int mask);
 
 struct lock_names {
     const char *is_locked, *lock, *unlock;
@@ -55,17 +62,14 @@ static void find_qemu(void)
     const char *path = NULL;
     (void)dl_iterate_phdr(find_module, &path);
     void *module = path ? dlopen(path, RTLD_NOLOAD | RTLD_LAZY) : NULL;
-    if (module) {
-        qemu.handle_interrupt =
-            (void (*)(struct CPUState *, int))dlsym(module, "tcg_handle_interrupt");
-    }
-    if (!qemu.handle_interrupt || !qemu.is_locked || !qemu.lock || !qemu.unlock) {
+    qemu.handle_interrupt = (void (*)(struct CPUState *, int))dlsym(
+        module ? module : RTLD_DEFAULT, "tcg_handle_interrupt");
+    if (!qemu.handle_interrupt || qemu.handle_interrupt == locked_handle_interrupt ||
+        !qemu.is_locked || !qemu.lock || !qemu.unlock) {
         fprintf(stderr, "tcg-lock: this QEMU's lock is not known here: see tests/lab/tcg-lock.c\n");
         abort();
     }
 }
-
-void tcg_handle_interrupt(struct CPUState *cpu, int mask);
 
 void tcg_handle_interrupt(struct CPUState *cpu, int mask)
 {
@@ -78,4 +82,32 @@ void tcg_handle_interrupt(struct CPUState *cpu, int mask)
     if (!was_locked) {
         qemu.unlock();
     }
+}
+
+/* Where TCG is part of the program: once there are vCPUs, the accelerator's table is there too. */
+static void replace_in_table(void)
+{
+    enum { TABLE_WORDS = 40 };
+    void **cpus = dlsym(RTLD_DEFAULT, "cpus_queue");
+    void *own = dlsym(RTLD_DEFAULT, "tcg_handle_interrupt");
+    void **(*get_table)(void) = (void **(*)(void))dlsym(RTLD_DEFAULT, "cpus_get_accel");
+    if (!get_table || !cpus || !*cpus) {
+        return;
+    }
+    void **table = get_table();
+    for (int i = 0; i < TABLE_WORDS; i++) {
+        if (table[i] == own) {
+            table[i] = (void *)locked_handle_interrupt;
+        }
+    }
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+                   void *(*run)(void *), void *argument)
+{
+    int (*next)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) =
+        (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))dlsym(
+            RTLD_NEXT, "pthread_create");
+    replace_in_table();
+    return next(thread, attributes, run, argument);
 }
