@@ -41,7 +41,7 @@ fi
 set timeout=1
 menuentry 'Install' {
     echo "GRUB for $grub_cpu-$grub_platform loads the installer ..."
-    linux /linux console=ttyS0 TERM=vt100 priority=high --- console=ttyS0
+    linux /linux console=ttyS0 priority=high --- console=ttyS0
     initrd /initrd.gz
 }
 """
