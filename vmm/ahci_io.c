@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "vmm/ahci_internal.h"
 #include "vmm/event_loop.h"
+#include "vmm/ring.h"
 #include "vmm/vm.h"
 
 /* Commands of a port before the others get their turn. */
@@ -198,7 +199,7 @@ static int loop_join(struct ahci *ahci)
 
 int ahci_io_init(struct ahci *ahci, struct error *err)
 {
-    int result = io_uring_queue_init(AHCI_CDROMS_MAX, &ahci->ring, 0);
+    int result = ring_open(&ahci->ring, AHCI_CDROMS_MAX);
     if (result < 0) {
         return error_set(
             err, result,
@@ -212,6 +213,11 @@ int ahci_io_init(struct ahci *ahci, struct error *err)
         loop_join(ahci) < 0) {
         return error_set(err, -EMFILE,
                          "no eventfd for the CD-ROMs: raise the limit of open files");
+    }
+    result = ring_seal(&ahci->ring);
+    if (result < 0) {
+        return error_set(err, result, "can't restrict the CD-ROMs' io_uring: %s",
+                         err_text(result));
     }
     ahci->buffers = calloc(ahci->port_count, AHCI_CHUNK_BYTES);
     if (ahci->buffers == NULL) {

@@ -73,6 +73,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/process.c vmm/process.h \
 	vmm/rate_limit.c vmm/rate_limit.h \
 	vmm/ram_backing.c vmm/ram_backing.h \
+	vmm/ring.c vmm/ring.h \
 	vmm/rtc.c \
 	vmm/seccomp.c vmm/seccomp.h \
 	vmm/serial.c vmm/serial.h \

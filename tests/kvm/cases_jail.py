@@ -10,7 +10,7 @@ import time
 from process import BUILD, Vmm, guest, wait_until
 
 PROBE = os.path.join(BUILD, "tests/kvm/jail_probe")
-OWN = {"own-disk", "own-thread", "own-socket-by-broker"}
+OWN = {"own-disk", "own-thread", "own-ring", "own-socket-by-broker"}
 # Without the filters: a new process or code in memory harm nobody outside; a new ring opens nothing, as there is nothing to open.
 HARMLESS = {"new-process", "memory-as-code", "listener-connects", "listener-fast-open", "signal-all", "user-namespace",
             "groups", "bpf", "perf", "keyring"}

@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/bpf.h>
-#include <linux/io_uring.h>
 #include <linux/keyctl.h>
 #include <linux/perf_event.h>
 #include <pthread.h>
@@ -42,6 +41,7 @@
 #include "vmm/broker.h"
 #include "vmm/jail.h"
 #include "vmm/launcher.h"
+#include "vmm/ring.h"
 
 #define REACHED 42
 #define REFUSED 43
@@ -55,6 +55,7 @@ static struct {
     int disk;         /* handed in */
     struct sockaddr_in tcp;
     struct sockaddr_un path, abstract;
+    struct io_uring ring;
     struct broker *broker;
     unsigned allowed;
 } world;
@@ -162,6 +163,53 @@ static long at_ring(void)
     struct io_uring_cqe *result = (struct io_uring_cqe *)(done + parameters.cq_off.cqes);
     errno = result->res < 0 ? -result->res : 0;
     return result->res < 0 ? -1 : 0;
+}
+
+/* By the ring of its disk, which was made before the jail. */
+static long own_ring(struct io_uring_sqe *entry)
+{
+    struct io_uring_sqe *next = io_uring_get_sqe(&world.ring);
+    struct io_uring_cqe *done = NULL;
+    *next = *entry;
+    if (io_uring_submit_and_wait(&world.ring, 1) < 0 ||
+        io_uring_peek_cqe(&world.ring, &done) < 0) {
+        return -1;
+    }
+    errno = done->res < 0 ? -done->res : 0;
+    return done->res < 0 ? -1 : done->res;
+}
+
+static long at_own_ring(void)
+{
+    struct io_uring_sqe entry = {.opcode = IORING_OP_WRITE,
+                                 .fd = world.disk,
+                                 .addr = (uintptr_t) "x",
+                                 .len = 1};
+    return own_ring(&entry);
+}
+
+static long at_own_ring_open(void)
+{
+    struct io_uring_sqe entry = {
+        .opcode = IORING_OP_OPENAT, .fd = AT_FDCWD, .addr = (uintptr_t) "/"};
+    return own_ring(&entry);
+}
+
+static long at_own_ring_connect(void)
+{
+    static const struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    struct io_uring_sqe entry = {.opcode = IORING_OP_CONNECT,
+                                 .fd = world.tcp_listener,
+                                 .addr = (uintptr_t)&nobody,
+                                 .off = sizeof(nobody)};
+    return own_ring(&entry);
+}
+
+static long at_own_ring_socket(void)
+{
+    struct io_uring_sqe entry = {
+        .opcode = IORING_OP_SOCKET, .fd = AF_INET, .off = SOCK_STREAM};
+    return own_ring(&entry);
 }
 
 static long at_key(void)
@@ -273,6 +321,7 @@ static const struct attempt {
 } attempts[] = {
     {"own-disk", at_own_disk},
     {"own-thread", at_own_thread},
+    {"own-ring", at_own_ring},
     {"own-socket-by-broker", at_own_socket_by_broker},
     {"open-file", at_open_file},
     {"open-above-root", at_open_above},
@@ -308,6 +357,9 @@ static const struct attempt {
     {"bpf", at_bpf},
     {"perf", at_perf},
     {"io-uring-open", at_ring},
+    {"own-ring-opens", at_own_ring_open},
+    {"own-ring-connects", at_own_ring_connect},
+    {"own-ring-makes-sockets", at_own_ring_socket},
     {"keyring", at_key},
     {"shared-memory", at_shared_memory},
     {"tcp", at_tcp},
@@ -329,7 +381,8 @@ static void jailed(const struct attempt *attempt, int broker_fd, enum seccomp_mo
     struct jail_config config = {.memory_bytes = 1 << 20, .seccomp = mode};
     if (broker_create(broker_fd, &config.broker) < 0 ||
         broker_allow(config.broker, BROKER_UNIX_SOCKET, world.path.sun_path,
-                     &world.allowed) < 0) {
+                     &world.allowed) < 0 ||
+        ring_open(&world.ring, 4) < 0 || ring_seal(&world.ring) < 0) {
         _exit(BROKEN);
     }
     world.broker = config.broker;

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "vmm/event_loop.h"
+#include "vmm/ring.h"
 #include "vmm/virtio/block_io.h"
 #include "vmm/vm.h"
 
@@ -275,7 +276,7 @@ int block_uring_init(struct virtio_block *block, int lock_fd, struct error *err)
 
     uring->done_fd = -1;
     block->engine = &uring_engine;
-    ret = io_uring_queue_init(BLOCK_QUEUE_SIZE, &uring->ring, 0);
+    ret = ring_open(&uring->ring, BLOCK_QUEUE_SIZE);
     if (ret < 0) {
         return error_set(
             err, ret,
@@ -293,6 +294,11 @@ int block_uring_init(struct virtio_block *block, int lock_fd, struct error *err)
         return error_set(err, -EMFILE,
                          "no eventfd for disk %s: raise the limit of open files",
                          block->disk.path);
+    }
+    ret = ring_seal(&uring->ring);
+    if (ret < 0) {
+        return error_set(err, ret, "can't restrict the io_uring of disk %s: %s",
+                         block->disk.path, err_text(ret));
     }
     return bounces_init(block, err);
 }
