@@ -4,6 +4,7 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/block_disk.c vmm/virtio/block_disk.h \
 	vmm/virtio/block_io.c vmm/virtio/block_io.h \
 	vmm/virtio/block_request.c \
+	vmm/virtio/net_announce.c \
 	vmm/virtio/net_control.c \
 	vmm/virtio/net_filter.c vmm/virtio/net_filter.h \
 	vmm/virtio/block_uring.c \
@@ -13,7 +14,8 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/net_guard.c vmm/virtio/net_guard.h \
 	vmm/virtio/net_io.c vmm/virtio/net_io.h \
 	vmm/virtio/net_state.c \
-	vmm/virtio/net_vhost.c vmm/virtio/net_vhost.h \
+	vmm/virtio/net_vhost.c vmm/virtio/net_vhost.h vmm/virtio/net_vhost_internal.h \
+	vmm/virtio/net_vhost_log.c \
 	vmm/virtio/net_tap.c vmm/virtio/net_tap.h \
 	vmm/virtio/vhost_ring.c vmm/virtio/vhost_ring.h \
 	vmm/virtio/vhost_user.c vmm/virtio/vhost_user.h \

@@ -4,6 +4,9 @@
 
 #include <string.h>
 
+#include "base/err.h"
+#include "vmm/virtio/virtio_net.h"
+
 void net_filter_reset(struct net_filter *filter)
 {
     memcpy(filter->mac, filter->own, NET_MAC_SIZE);
@@ -60,4 +63,37 @@ bool net_filter_mac_set(struct net_filter *filter, const uint8_t mac[NET_MAC_SIZ
     }
     memcpy(filter->mac, mac, NET_MAC_SIZE);
     return true;
+}
+
+int virtio_net_mac_parse(const char *text, uint8_t ret_mac[VIRTIO_NET_MAC_SIZE])
+{
+    static const char digits[] = "0123456789abcdef";
+    uint8_t mac[VIRTIO_NET_MAC_SIZE];
+    unsigned sum = 0;
+
+    for (unsigned i = 0; i < 3 * VIRTIO_NET_MAC_SIZE; i++) {
+        char c = text[i];
+        const char *digit = NULL;
+
+        if (i % 3 == 2) {
+            if (c != (i == 3 * VIRTIO_NET_MAC_SIZE - 1 ? '\0' : ':')) {
+                return DROVER_EBADINPUT;
+            }
+            continue;
+        }
+        if (c >= 'A' && c <= 'F') {
+            c = (char)(c - 'A' + 'a');
+        }
+        digit = c == '\0' ? NULL : strchr(digits, c);
+        if (digit == NULL) {
+            return DROVER_EBADINPUT;
+        }
+        mac[i / 3] = (uint8_t)((i % 3 == 0 ? 0 : mac[i / 3] << 4) | (digit - digits));
+        sum |= (unsigned)(digit - digits);
+    }
+    if ((mac[0] & 1) != 0 || sum == 0) {
+        return DROVER_EBADINPUT;
+    }
+    memcpy(ret_mac, mac, sizeof(mac));
+    return 0;
 }

@@ -102,7 +102,10 @@ void net_io_stale_drop(struct virtio_net *net);
 /* I/O loop: runs the guest's orders. */
 void net_control_run(struct virtio_net *net);
 
-/* Members of struct device_ops (net_state.c). */
+/* I/O loop, by announce_timer: the next announcement (net_announce.c). */
+void net_announce(void *owner);
+/* Members of struct device_ops (net_announce.c, net_state.c). */
+void net_arrived(struct device *device);
 int net_state_save(struct device *device, struct buffer *out);
 int net_state_load(struct device *device, uint32_t version, const uint8_t *payload,
                    size_t size, struct error *err);

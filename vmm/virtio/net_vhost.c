@@ -4,9 +4,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <linux/vhost.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -24,44 +24,12 @@
 #include "vmm/pci.h"
 #include "vmm/virtio/net_guard.h"
 #include "vmm/virtio/net_io.h"
+#include "vmm/virtio/net_vhost_internal.h"
 #include "vmm/vm.h"
 
-#define QUEUES_MAX (2 * NET_PAIRS_MAX)
-#define FEATURES                                                                         \
-    (VIRTIO_FEATURE_VERSION_1 | VIRTIO_FEATURE_EVENT_IDX | VIRTIO_FEATURE_INDIRECT |     \
-     NET_FEATURE_MRG_RXBUF)
-#define FEATURE_LOG VIRTIO_FEATURE(VHOST_F_LOG_ALL)
-#define ISR_QUEUE   1
+#define ISR_QUEUE 1
 
-/* A data queue: how its worker raises the guest's interrupt. */
-struct vhost_queue {
-    struct net_vhost *vhost;
-    unsigned index;
-    int call_fd;
-    struct event_source *source; /* where KVM does not take it: we do */
-    int route;                   /* of vm_irqfd_set(), or -1 */
-    bool given;                  /* the worker knows where the ring stands */
-};
-
-struct net_vhost {
-    struct virtio_net *net;
-    int fds[NET_PAIRS_MAX];
-    unsigned count;
-    uint64_t features; /* that the kernel has */
-    struct net_guard *guard;
-    int error_fd; /* of all rings: a worker found one that makes no sense */
-    struct event_source *error_source;
-    bool owned; /* the workers are there */
-    bool running;
-    unsigned running_pairs;
-    bool detached[NET_PAIRS_MAX]; /* queues of the tap */
-    bool logging;
-    _Atomic(uint64_t) *log; /* a bit for each page, by guest-physical address */
-    uint64_t log_words;
-    struct vhost_queue queues[QUEUES_MAX];
-};
-
-static int call(int fd, unsigned long request, const void *argument)
+int net_vhost_call(int fd, unsigned long request, const void *argument)
 {
     return ioctl(fd, request, argument) < 0 ? -errno : 0;
 }
@@ -149,19 +117,20 @@ static int memory_tell(int fd, struct guest_ram *ram)
                                          .memory_size = region->size_bytes,
                                          .userspace_addr = (uintptr_t)region->host};
     }
-    return call(fd, VHOST_SET_MEM_TABLE, &table);
+    return net_vhost_call(fd, VHOST_SET_MEM_TABLE, &table);
 }
 
 static int worker_open(struct net_vhost *vhost)
 {
     uint64_t features = 0;
     CLEANUP(cleanup_fd) int fd = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
-    int ret = fd < 0 ? -errno : call(fd, VHOST_GET_FEATURES, &features);
+    int ret = fd < 0 ? -errno : net_vhost_call(fd, VHOST_GET_FEATURES, &features);
 
     if (ret < 0) {
         return ret;
     }
-    if ((features & (FEATURES | FEATURE_LOG)) != (FEATURES | FEATURE_LOG)) {
+    if ((features & (NET_VHOST_FEATURES | NET_VHOST_FEATURE_LOG)) !=
+        (NET_VHOST_FEATURES | NET_VHOST_FEATURE_LOG)) {
         return -EOPNOTSUPP;
     }
     vhost->features = features;
@@ -228,7 +197,7 @@ int net_vhost_create(struct virtio_net *net, struct net_vhost **ret_vhost,
     }
     vhost->net = net;
     vhost->error_fd = -1;
-    for (unsigned i = 0; i < QUEUES_MAX; i++) {
+    for (unsigned i = 0; i < NET_VHOST_QUEUES_MAX; i++) {
         vhost->queues[i] =
             (struct vhost_queue){.vhost = vhost, .index = i, .call_fd = -1, .route = -1};
     }
@@ -255,7 +224,7 @@ void net_vhost_free(struct net_vhost *vhost)
         return;
     }
     net_vhost_stop(vhost);
-    for (unsigned i = 0; i < QUEUES_MAX; i++) {
+    for (unsigned i = 0; i < NET_VHOST_QUEUES_MAX; i++) {
         event_loop_remove(vhost->queues[i].source);
         if (vhost->queues[i].call_fd >= 0) {
             (void)close(vhost->queues[i].call_fd);
@@ -290,13 +259,13 @@ int net_vhost_attach(struct net_vhost *vhost)
 
 /* ---- starting and stopping ------------------------------------------------ */
 
-static uint64_t features_now(const struct net_vhost *vhost)
+uint64_t net_vhost_features(const struct net_vhost *vhost)
 {
-    return (vhost->net->virtio.driver_features & FEATURES) |
-           (vhost->logging ? FEATURE_LOG : 0);
+    return (vhost->net->virtio.driver_features & NET_VHOST_FEATURES) |
+           (vhost->logging ? NET_VHOST_FEATURE_LOG : 0);
 }
 
-static int address_tell(struct net_vhost *vhost, unsigned index)
+int net_vhost_address_tell(struct net_vhost *vhost, unsigned index)
 {
     const struct virtqueue *ring = &vhost->net->virtio.queues[index].ring;
     struct vhost_vring_addr address = {
@@ -308,14 +277,14 @@ static int address_tell(struct net_vhost *vhost, unsigned index)
         .log_guest_addr = ring->used_gpa,
     };
 
-    return call(vhost->fds[index / 2], VHOST_SET_VRING_ADDR, &address);
+    return net_vhost_call(vhost->fds[index / 2], VHOST_SET_VRING_ADDR, &address);
 }
 
 static int fd_tell(struct net_vhost *vhost, unsigned index, unsigned long request, int fd)
 {
     struct vhost_vring_file file = {.index = index % 2, .fd = fd};
 
-    return call(vhost->fds[index / 2], request, &file);
+    return net_vhost_call(vhost->fds[index / 2], request, &file);
 }
 
 static int ring_give(struct net_vhost *vhost, unsigned index)
@@ -324,11 +293,11 @@ static int ring_give(struct net_vhost *vhost, unsigned index)
     struct vhost_vring_state size = {.index = index % 2, .num = queue->ring.size};
     struct vhost_vring_state base = {.index = index % 2, .num = queue->ring.next_avail};
     int fd = vhost->fds[index / 2];
-    int ret = call(fd, VHOST_SET_VRING_NUM, &size);
+    int ret = net_vhost_call(fd, VHOST_SET_VRING_NUM, &size);
 
-    ret = ret < 0 ? ret : call(fd, VHOST_SET_VRING_BASE, &base);
+    ret = ret < 0 ? ret : net_vhost_call(fd, VHOST_SET_VRING_BASE, &base);
     vhost->queues[index].given = ret == 0;
-    ret = ret < 0 ? ret : address_tell(vhost, index);
+    ret = ret < 0 ? ret : net_vhost_address_tell(vhost, index);
     ret = ret < 0
               ? ret
               : fd_tell(vhost, index, VHOST_SET_VRING_CALL, vhost->queues[index].call_fd);
@@ -366,10 +335,10 @@ static int workers_make(struct net_vhost *vhost)
     int ret = 0;
 
     for (unsigned i = 0; i < vhost->count && ret == 0 && !vhost->owned; i++) {
-        ret = call(vhost->fds[i], VHOST_SET_OWNER, NULL);
+        ret = net_vhost_call(vhost->fds[i], VHOST_SET_OWNER, NULL);
         ret = ret < 0 ? ret : memory_tell(vhost->fds[i], vm_ram(vhost->net->virtio.vm));
         if (ret == 0 && vhost->log != NULL) {
-            ret = call(vhost->fds[i], VHOST_SET_LOG_BASE, &log);
+            ret = net_vhost_call(vhost->fds[i], VHOST_SET_LOG_BASE, &log);
         }
     }
     vhost->owned = ret == 0;
@@ -379,7 +348,7 @@ static int workers_make(struct net_vhost *vhost)
 int net_vhost_start(struct net_vhost *vhost)
 {
     struct virtio_net *net = vhost->net;
-    uint64_t features = features_now(vhost);
+    uint64_t features = net_vhost_features(vhost);
     int ret = workers_make(vhost);
 
     CHECK(!vhost->running);
@@ -393,7 +362,7 @@ int net_vhost_start(struct net_vhost *vhost)
             continue;
         }
         vhost->running_pairs = pair + 1;
-        ret = call(vhost->fds[pair], VHOST_SET_FEATURES, &features);
+        ret = net_vhost_call(vhost->fds[pair], VHOST_SET_FEATURES, &features);
         for (unsigned i = 2 * pair; i < 2 * pair + 2 && ret == 0; i++) {
             ret = ring_give(vhost, i);
         }
@@ -422,7 +391,7 @@ static void ring_take_back(struct net_vhost *vhost, unsigned index)
     (void)fd_tell(vhost, index, VHOST_NET_SET_BACKEND, -1);
     (void)fd_tell(vhost, index, VHOST_SET_VRING_KICK, -1);
     if (vhost->queues[index].given &&
-        call(vhost->fds[index / 2], VHOST_GET_VRING_BASE, &base) == 0) {
+        net_vhost_call(vhost->fds[index / 2], VHOST_GET_VRING_BASE, &base) == 0) {
         /* A worker gives back all that it takes before it lets go. */
         ring->next_avail = ring->next_used = (uint16_t)base.num;
         ring->signalled_valid = false;
@@ -431,6 +400,21 @@ static void ring_take_back(struct net_vhost *vhost, unsigned index)
     irqfd_release(&vhost->queues[index]);
     /* An interrupt that was on its way is not lost; one too many does no harm. */
     virtio_pci_interrupt(virtio, virtio->queues[index].vector, ISR_QUEUE);
+}
+
+/* Said once, when there is time to look. */
+static void spoofed_tell(struct net_vhost *vhost)
+{
+    struct virtio_net *net = vhost->net;
+    uint64_t count = vhost->guard != NULL ? net_guard_spoofed(vhost->guard) : 0;
+
+    if (count > 0 && !net->spoof_logged) {
+        net->spoof_logged = true;
+        log_warn(vm_log(net->virtio.vm),
+                 "tap %s: %" PRIu64 " frames of the guest were dropped: they came from "
+                 "another address than its own (any-mac lets them through)",
+                 net->tap.name, count);
+    }
 }
 
 void net_vhost_stop(struct net_vhost *vhost)
@@ -443,6 +427,7 @@ void net_vhost_stop(struct net_vhost *vhost)
     }
     vhost->running = false;
     vhost->running_pairs = 0;
+    spoofed_tell(vhost);
 }
 
 bool net_vhost_running(const struct net_vhost *vhost)
@@ -470,77 +455,5 @@ void net_vhost_deadline_set(struct net_vhost *vhost, uint64_t deadline_ns)
 {
     if (vhost->guard != NULL) {
         net_guard_deadline_set(vhost->guard, deadline_ns);
-    }
-}
-
-/* ---- pages that the workers write ----------------------------------------- */
-
-static int log_make(struct net_vhost *vhost)
-{
-    struct guest_ram *ram = vm_ram(vhost->net->virtio.vm);
-    const struct guest_ram_region *last =
-        guest_ram_region(ram, guest_ram_region_count(ram) - 1);
-    uint64_t pages = (last->gpa + last->size_bytes) / GUEST_PAGE_SIZE;
-
-    if (vhost->log == NULL) {
-        vhost->log_words = pages / 64 + 1;
-        vhost->log = calloc(vhost->log_words, sizeof(uint64_t));
-    }
-    return vhost->log == NULL ? -ENOMEM : 0;
-}
-
-static int log_switch(struct net_vhost *vhost, unsigned pair)
-{
-    uint64_t features = features_now(vhost);
-    uint64_t address = (uintptr_t)vhost->log;
-    int ret = call(vhost->fds[pair], VHOST_SET_LOG_BASE, &address);
-
-    ret = ret < 0 ? ret : call(vhost->fds[pair], VHOST_SET_FEATURES, &features);
-    for (unsigned i = 2 * pair; i < 2 * pair + 2 && ret == 0; i++) {
-        ret = address_tell(vhost, i);
-    }
-    return ret;
-}
-
-int net_vhost_log(struct net_vhost *vhost, bool on)
-{
-    int ret = on ? log_make(vhost) : 0;
-
-    if (ret < 0) {
-        return ret;
-    }
-    for (uint64_t i = 0; i < vhost->log_words; i++) {
-        atomic_store(&vhost->log[i], 0);
-    }
-    vhost->logging = on;
-    for (unsigned pair = 0; pair < vhost->count && vhost->owned && ret == 0; pair++) {
-        uint64_t address = (uintptr_t)vhost->log;
-
-        if (vhost->log == NULL) {
-            break; /* was never on */
-        }
-        ret = pair < vhost->running_pairs
-                  ? log_switch(vhost, pair)
-                  : call(vhost->fds[pair], VHOST_SET_LOG_BASE, &address);
-    }
-    return ret;
-}
-
-void net_vhost_log_sync(struct net_vhost *vhost, uint64_t gpa, uint64_t size_bytes)
-{
-    struct guest_ram *ram = vm_ram(vhost->net->virtio.vm);
-    uint64_t first = gpa / GUEST_PAGE_SIZE / 64;
-    uint64_t last = (gpa + size_bytes - 1) / GUEST_PAGE_SIZE / 64;
-
-    for (uint64_t word = first; word <= last && word < vhost->log_words; word++) {
-        uint64_t bits = atomic_load(&vhost->log[word]) != 0
-                            ? atomic_exchange(&vhost->log[word], 0)
-                            : 0;
-
-        for (; bits != 0; bits &= bits - 1) {
-            uint64_t page = word * 64 + (unsigned)__builtin_ctzll(bits);
-
-            guest_ram_mark_dirty(ram, page * GUEST_PAGE_SIZE, 1);
-        }
     }
 }

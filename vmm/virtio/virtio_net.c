@@ -22,12 +22,6 @@
 
 #define CLASS_CODE 0x020000u
 
-/* Frames after a move, the first at once: switches may be slow to listen, and frames get
- * lost. */
-#define ANNOUNCE_COUNT    5
-#define ANNOUNCE_FIRST_MS 50
-#define ANNOUNCE_STEP_MS  100
-
 static struct virtio_net *from_device(struct device *device)
 {
     return (struct virtio_net *)device;
@@ -202,8 +196,6 @@ static void limit_over(void *owner)
     }
 }
 
-static void announce(void *owner);
-
 /* Not yet for packets: that begins when the guest has given buffers. */
 static int taps_listen(struct virtio_net *net)
 {
@@ -220,7 +212,7 @@ static int attach(struct virtio_device *virtio)
 {
     struct virtio_net *net = from_virtio(virtio);
     struct event_loop *loop = vm_io_loop(virtio->vm);
-    int ret = event_loop_timer_create(loop, announce, net, &net->announce_timer);
+    int ret = event_loop_timer_create(loop, net_announce, net, &net->announce_timer);
 
     if (ret == 0) {
         ret = event_loop_timer_create(loop, limit_over, net, &net->limit_timer);
@@ -243,63 +235,6 @@ static const struct virtio_ops virtio_net_ops = {
     .vector_changed = vector_changed,
     .attach = attach,
 };
-
-/* ---- announcing the guest after a move ------------------------------------ */
-
-/* A reverse ARP request by the guest for itself: switches learn from its source where the
- * address is now (RFC 903). */
-static void frame_announce(struct virtio_net *net)
-{
-    uint8_t frame[60] = {
-        [12] = 0x80, [13] = 0x35, /* RARP */
-        [15] = 1,                 /* Ethernet */
-        [16] = 8,                 /* IPv4 */
-        [18] = 6,    [19] = 4,    /* sizes of the addresses */
-        [21] = 3,                 /* request */
-    };
-
-    memset(frame, 0xff, 6);
-    memcpy(frame + 6, net->filter.mac, NET_MAC_SIZE);
-    memcpy(frame + 22, net->filter.mac, NET_MAC_SIZE);
-    memcpy(frame + 32, net->filter.mac, NET_MAC_SIZE);
-    net_io_frame_send(net, frame, sizeof(frame));
-}
-
-/* I/O loop. */
-static void announce(void *owner)
-{
-    struct virtio_net *net = owner;
-
-    pthread_mutex_lock(&net->virtio.lock);
-    if (net->announce_left > 0) {
-        net->announce_left--;
-        if (!atomic_load(&net->virtio.stopped) && vm_io_allowed(net->virtio.vm)) {
-            frame_announce(net);
-        }
-    }
-    if (net->announce_left > 0 && net->announce_timer != NULL) {
-        (void)event_loop_timer_set(net->announce_timer,
-                                   clock_now_ns() + net->announce_delay_ms * NS_PER_MS);
-        net->announce_delay_ms += ANNOUNCE_STEP_MS;
-    }
-    pthread_mutex_unlock(&net->virtio.lock);
-}
-
-static void arrived(struct device *device)
-{
-    struct virtio_net *net = from_device(device);
-
-    pthread_mutex_lock(&net->virtio.lock);
-    net->announce_left = ANNOUNCE_COUNT;
-    net->announce_delay_ms = ANNOUNCE_FIRST_MS;
-    if (virtio_feature(&net->virtio, NET_FEATURE_GUEST_ANNOUNCE)) {
-        net->status |= NET_STATUS_ANNOUNCE;
-        virtio_config_changed(&net->virtio);
-    }
-    pthread_mutex_unlock(&net->virtio.lock);
-    /* No memory: then the guest's own announcement must do. */
-    (void)event_loop_post(vm_io_loop(net->virtio.vm), announce, net);
-}
 
 /* ---- making and releasing ------------------------------------------------- */
 
@@ -378,7 +313,7 @@ static const struct device_ops net_device_ops = {
     .io_start = virtio_io_start,
     .save = net_state_save,
     .load = net_state_load,
-    .arrived = arrived,
+    .arrived = net_arrived,
     .lease_set = lease_set,
     .dirty_log = dirty_log,
     .dirty_sync = dirty_sync,
@@ -524,37 +459,4 @@ int virtio_net_create(struct vm *vm, const struct virtio_net_config *config,
         net_free(&net->virtio.device);
     }
     return ret;
-}
-
-int virtio_net_mac_parse(const char *text, uint8_t ret_mac[VIRTIO_NET_MAC_SIZE])
-{
-    static const char digits[] = "0123456789abcdef";
-    uint8_t mac[VIRTIO_NET_MAC_SIZE];
-    unsigned sum = 0;
-
-    for (unsigned i = 0; i < 3 * VIRTIO_NET_MAC_SIZE; i++) {
-        char c = text[i];
-        const char *digit = NULL;
-
-        if (i % 3 == 2) {
-            if (c != (i == 3 * VIRTIO_NET_MAC_SIZE - 1 ? '\0' : ':')) {
-                return DROVER_EBADINPUT;
-            }
-            continue;
-        }
-        if (c >= 'A' && c <= 'F') {
-            c = (char)(c - 'A' + 'a');
-        }
-        digit = c == '\0' ? NULL : strchr(digits, c);
-        if (digit == NULL) {
-            return DROVER_EBADINPUT;
-        }
-        mac[i / 3] = (uint8_t)((i % 3 == 0 ? 0 : mac[i / 3] << 4) | (digit - digits));
-        sum |= (unsigned)(digit - digits);
-    }
-    if ((mac[0] & 1) != 0 || sum == 0) {
-        return DROVER_EBADINPUT;
-    }
-    memcpy(ret_mac, mac, sizeof(mac));
-    return 0;
 }
