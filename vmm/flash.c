@@ -40,7 +40,7 @@
 #include "vmm/layout.h"
 #include "vmm/state.h"
 #include "vmm/vars_store.h"
-#include "vmm/vm_internal.h"
+#include "vmm/vm.h"
 
 #define COMMAND_PROGRAM       0x10
 #define COMMAND_PROGRAM_ELSE  0x40
@@ -442,7 +442,7 @@ static void flash_free(struct device *device)
     }
     (void)kvm_rom_set(flash->vm, KVM_ROM_CODE, LAYOUT_FLASH_END - flash->code_bytes, NULL,
                       0);
-    flash->vm->flash = NULL;
+    vm_flash_set(flash->vm, NULL);
     flash_done(flash);
 }
 
@@ -528,7 +528,7 @@ int flash_create(struct vm *vm, const struct flash_config *config,
         flash_done(flash);
         return error_set(err, result, "cannot map the firmware: %s", err_text(result));
     }
-    vm->flash = flash;
+    vm_flash_set(vm, flash);
     vm_device_add(vm, &flash->device);
     *ret_flash = flash;
     return 0;
@@ -536,12 +536,12 @@ int flash_create(struct vm *vm, const struct flash_config *config,
 
 int flash_lock(struct vm *vm, struct error *err)
 {
-    bool stored = vm->flash != NULL && vm->flash->store != NULL;
-    return stored ? vars_store_lock(vm->flash->store, err) : 0;
+    struct flash *flash = vm_flash(vm);
+    return flash != NULL && flash->store != NULL ? vars_store_lock(flash->store, err) : 0;
 }
 
 int flash_unlock(struct vm *vm, struct error *err)
 {
-    bool stored = vm->flash != NULL && vm->flash->store != NULL;
-    return stored ? vars_store_unlock(vm->flash->store, err) : 0;
+    struct flash *flash = vm_flash(vm);
+    return flash != NULL && flash->store != NULL ? vars_store_unlock(flash->store, err) : 0;
 }

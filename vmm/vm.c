@@ -282,6 +282,16 @@ void vm_arrived(struct vm *vm)
     }
 }
 
+void vm_flash_set(struct vm *vm, struct flash *flash)
+{
+    vm->flash = flash;
+}
+
+struct flash *vm_flash(struct vm *vm)
+{
+    return vm->flash;
+}
+
 const struct vm_config *vm_config(const struct vm *vm)
 {
     return &vm->config;

@@ -24,6 +24,7 @@ struct bus;
 struct device;
 struct error;
 struct event_loop;
+struct flash;
 struct guest_ram;
 struct log;
 struct options_cpu_set;
@@ -73,6 +74,9 @@ int vm_irqfd_set(struct vm *vm, int fd, int *route, uint64_t address, uint32_t d
 void vm_irqfd_clear(struct vm *vm, int fd, int *route);
 /* Takes the device into the VM's list: freed with the VM. Before the guest runs. */
 void vm_device_add(struct vm *vm, struct device *device);
+/* The flash among the devices; NULL: a VM without firmware. Main or migration thread. */
+void vm_flash_set(struct vm *vm, struct flash *flash);
+struct flash *vm_flash(struct vm *vm);
 /*
  * True while I/O may be submitted. Each device asks right before each submission
  * (io_uring_submit, write to a tap): false once the lease's deadline is over, whichever

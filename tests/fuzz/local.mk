@@ -11,6 +11,7 @@ tests_fuzz_fuzz_migration_stream_LDADD = migration/libmigration.a proto/libproto
 EXTRA_DIST += tests/fuzz/run tests/fuzz/fuzz_vm.c tests/fuzz/fuzz_vm.h tests/fuzz/fuzz_ahci.c tests/fuzz/fuzz_virtio.c \
 	tests/fuzz/fuzz_virtio_state.c tests/fuzz/fuzz_storage.c tests/fuzz/fuzz_virtqueue.c tests/fuzz/fuzz_net.c tests/fuzz/fuzz_vsock.c tests/fuzz/fuzz_platform.c tests/fuzz/fuzz_snapshot.c tests/fuzz/corpus
 EXTRA_DIST += tests/fuzz/fuzz_cpu.c
+EXTRA_DIST += tests/fuzz/fuzz_firmware.c
 
 # ---- node-agent: runs for a moment under `make check` ----
 check_PROGRAMS += tests/fuzz/fuzz_api

@@ -175,6 +175,10 @@ check_PROGRAMS += tests/unit/test_ahci
 tests_unit_test_ahci_SOURCES = tests/unit/test_ahci.c tests/unit/ahci_driver.c \
 	tests/unit/ahci_driver.h tests/unit/fake_vm.c tests/unit/fake_vm.h tests/unit/unit.h
 tests_unit_test_ahci_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_firmware
+tests_unit_test_firmware_SOURCES = tests/unit/test_firmware.c tests/unit/fake_vm.c tests/unit/fake_vm.h \
+	tests/unit/unit.h
+tests_unit_test_firmware_LDADD = $(VIRTIO_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_panic
 tests_unit_test_panic_SOURCES = tests/unit/test_panic.c tests/unit/fake_vm.c tests/unit/fake_vm.h \
 	tests/unit/unit.h
