@@ -50,7 +50,9 @@ static void image_make(char path[64])
     for (unsigned i = 0; i < BLOCKS; i++) {
         memset(block, (int)i, sizeof(block));
         if (i == 16) {
+            const uint32_t volume_blocks = BLOCKS;
             memcpy(block, "\001CD001\001", 7);
+            memcpy(block + 80, &volume_blocks, sizeof(volume_blocks));
         }
         assert_int_equal(write(fd, block, sizeof(block)), sizeof(block));
     }
