@@ -238,9 +238,7 @@ int jail_enter(const struct jail_config *config, struct error *err)
     result = result < 0 ? result : user_change(config, err);
     result = result < 0 ? result : process_mark(config, err);
     if (result == 0) {
-        enum seccomp_mode mode =
-            SANITIZED && config->seccomp == SECCOMP_KILL ? SECCOMP_OFF : config->seccomp;
-        result = seccomp_enter(mode, SECCOMP_ROLE_MAIN);
+        result = seccomp_enter(config->seccomp, SECCOMP_ROLE_MAIN);
         if (result < 0) {
             (void)error_set(err, result, "cannot enter the VM's jail: seccomp: %s",
                             err_text(result));

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -38,8 +39,18 @@ static void kills_soften(struct sock_filter *code, unsigned size)
     }
 }
 
+/* The run time of a sanitizer makes system calls of its own, in all threads. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED true
+#else
+#define SANITIZED false
+#endif
+
 int seccomp_enter(enum seccomp_mode mode, enum seccomp_role role)
 {
+    if (SANITIZED && mode == SECCOMP_KILL) {
+        return 0;
+    }
     struct sock_filter code[FILTER_MAX];
     CHECK(role < SECCOMP_ROLES && filters[role].size <= FILTER_MAX);
     if (mode == SECCOMP_OFF) {
