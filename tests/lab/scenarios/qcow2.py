@@ -12,13 +12,14 @@ DISK = 3
 DEVICE, BACKING = f"/dev/disk/by-id/virtio-shared{DISK}", "/dev/disk/by-id/virtio-debian"
 
 
-def raw_copy(s, target):
-    """What the guest had on its disk, read through the image from outside of the hosts."""
-    layers = {"driver": "qcow2", "file": {"driver": "file", "filename": s.lab.shared_disk(DISK)},
-              "backing": {"driver": "raw", "file": {"driver": "file", "filename": os.path.join(
-                  s.lab.media_dir, "disk.raw")}}}
-    subprocess.run(["qemu-img", "convert", "-O", "raw", "json:" + json.dumps(layers), target],
-                   check=True)
+def opened(s, with_backing):
+    """The image for qemu-img outside of the hosts, where its backing file has another name."""
+    layers = {"driver": "qcow2", "backing": None,
+              "file": {"driver": "file", "filename": s.lab.shared_disk(DISK)}}
+    if with_backing:
+        layers["backing"] = {"driver": "raw", "file": {"driver": "file", "filename": os.path.join(
+            s.lab.media_dir, "disk.raw")}}
+    return "json:" + json.dumps(layers)
 
 
 def refuse(s, host):
@@ -42,12 +43,12 @@ def run(s):
     _, watch = whole.boot_and_move(s, s.vmm, meanwhile=lambda: refuse(s, source))
     copy = s.lab.shared_disk(DISK) + ".copy"
     try:
-        raw_copy(s, copy)
+        subprocess.run(["qemu-img", "convert", "-O", "raw", opened(s, True), copy], check=True)
         watch.check_records(copy, guest_disk.RECORDS_OFFSET)
     finally:
         if os.path.exists(copy):
             os.unlink(copy)
-    check = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", s.lab.shared_disk(DISK)],
+    check = subprocess.run(["qemu-img", "check", "-q", opened(s, False)],
                            capture_output=True, text=True, check=False)
     s.check(check.returncode == 0, f"the image is not sound: {check.stdout} {check.stderr}")
     s.check_no_resets()
