@@ -385,7 +385,21 @@ int cgroup_create(const char *name, const struct cgroup_limits *limits,
     }
     char own[LIMIT_PATH_SIZE];
     bool found = own_find(own, sizeof(own)) == 0;
-    return cgroup_create_at(ROOT, found ? own : NULL, name, limits, ret_cgroup, err);
+    /*
+     * Root makes VMs' groups outside of the service's own: with groups below it, that
+     * could hold no process any more, and systemd could never start the service again
+     * while a VM runs.
+     */
+    bool outside = geteuid() == 0;
+    int result = cgroup_create_at(ROOT, found && !outside ? own : NULL, name, limits,
+                                  ret_cgroup, err);
+    if (result == 0 && found && outside) {
+        char path[sizeof(ROOT) + LIMIT_PATH_SIZE];
+        (void)snprintf(path, sizeof(path), ROOT "%s", own);
+        cleanup_fd(&(*ret_cgroup)->own_fd);
+        (*ret_cgroup)->own_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    }
+    return result;
 }
 
 const char *cgroup_path(const struct cgroup *cgroup)

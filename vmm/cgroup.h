@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A control group (cgroup v2) for one VM: its share of the processors and its memory. It
- * lies below the group that systemd delegated to the caller's service, or else at
- * drover/NAME below the root. The making needs write access to /sys/fs/cgroup; nothing
+ * lies at drover/NAME below the root; without root's rights, below the group that systemd
+ * delegated to the caller's service, if there is one. The making needs write access to /sys/fs/cgroup; nothing
  * else does. One thread. Everything is done by paths relative to open descriptors, so
  * that enter and remove work after the caller has left its root.
  */
