@@ -4,6 +4,7 @@ its power button."""
 from lab import alone, whole
 
 CLUSTER, MEDIA = False, True
+UNSETTLED = "once in four boots the guest's timers stood still for minutes on one processor; the cause is not known"
 DISK = 3
 
 

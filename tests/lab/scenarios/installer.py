@@ -8,6 +8,7 @@ import time
 from lab import alone
 
 CLUSTER, MEDIA = False, True
+UNSETTLED = "the guest has been seen to triple-fault, with and without a move; whether the emulator or the VMM does it is not known"
 ISO = "/media/installer.iso"
 # With less memory than it likes, it says so first.
 SCREENS = "Low memory mode", "Select a language|Choose language|Select your location|country|Loading additional components"
