@@ -111,6 +111,10 @@ class Vmm:
     def stop(self, host, timeout=90):
         """By its power button."""
         self.control(host, "stop")
+        self.wait_end(host, timeout)
+
+    def wait_end(self, host, timeout=90):
+        """Until its process is gone."""
         pattern = f"[d]rover-vmm --name {self.name} "
         host.run(f"for i in $(seq {timeout * 10}); do pgrep -f '{pattern}' >/dev/null || exit 0; "
                  "sleep 0.1; done; exit 1", timeout=timeout + 10)
