@@ -33,10 +33,12 @@ static void count_stale(struct plan *plan, uint64_t remaining_bytes)
     }
 }
 
+/* Or post-copy, which needs neither convergence nor time. */
 static void give_up(const struct plan *plan, const struct plan_measure *measure,
                     const char *why, struct plan_decision *decision)
 {
-    decision->action = PLAN_GIVE_UP;
+    decision->action = plan->goals.postcopy == MIGRATION_POSTCOPY_NEVER ? PLAN_GIVE_UP
+                                                                       : PLAN_POSTCOPY;
     uint64_t pause_ms = decision->predicted_downtime_us / 1000 + 1;
     (void)snprintf(decision->reason, sizeof(decision->reason),
                    "%s: the guest writes %" PRIu64 " MB/s, the link takes %" PRIu64
@@ -73,7 +75,9 @@ void plan_decide(struct plan *plan, const struct plan_measure *measure,
     bool enough = rest_us <= PLAN_SMALL_US ||
                   plan->stale_rounds >= PLAN_STALE_ROUNDS_ENOUGH ||
                   measure->round >= PLAN_ROUNDS_MAX;
-    if (meets && (enough || last_chance)) {
+    if (plan->goals.postcopy == MIGRATION_POSTCOPY_NOW) {
+        give_up(plan, measure, "post-copy was ordered", &decision);
+    } else if (meets && (enough || last_chance)) {
         decision.action = PLAN_HANDOVER;
     } else if (last_chance) {
         give_up(plan, measure, "the deadline can't be kept", &decision);

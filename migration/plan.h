@@ -18,9 +18,18 @@
 #define PLAN_SMALL_US                                                                    \
     2000u /* sending the rest takes no longer: more rounds gain nothing */
 
+/* Whether the guest may run on the target before all of its memory is there. The numbers
+ * are those of MigratePostcopy (proto/control.proto). */
+enum migration_postcopy {
+    MIGRATION_POSTCOPY_AUTO = 0, /* when the goals can't be met otherwise */
+    MIGRATION_POSTCOPY_NEVER = 1,
+    MIGRATION_POSTCOPY_NOW = 2, /* after the first round */
+};
+
 struct plan_goals {
     uint32_t max_downtime_ms;
     uint32_t deadline_ms; /* from the start of the move; 0: none */
+    enum migration_postcopy postcopy;
 };
 
 struct plan_measure {
@@ -36,12 +45,15 @@ enum plan_action {
     PLAN_ROUND,
     PLAN_HANDOVER,
     PLAN_GIVE_UP,
+    PLAN_POSTCOPY, /* hand over now, and send what is left afterwards */
 };
 
 struct plan_decision {
     enum plan_action action;
     uint64_t predicted_downtime_us;
-    char reason[320]; /* of PLAN_GIVE_UP: one line that says what to do */
+    /* Of PLAN_GIVE_UP, and of a PLAN_POSTCOPY that the target can't take: one line that
+     * says what to do. */
+    char reason[320];
 };
 
 struct plan {

@@ -127,7 +127,7 @@ int source_rounds(struct migration_source *source)
         if (decision.action == PLAN_HANDOVER) {
             return 0;
         }
-        if (decision.action == PLAN_GIVE_UP) {
+        if (decision.action == PLAN_GIVE_UP || decision.action == PLAN_POSTCOPY) {
             return error_set(&source->err, DROVER_ETIMEDOUT2, "%s", decision.reason);
         }
     }

@@ -331,7 +331,8 @@ int migration_source_create(const struct migration_source_config *config,
     source->round_trip_us = NO_ROUND_TRIP;
     plan_init(&source->plan,
               (struct plan_goals){.max_downtime_ms = config->max_downtime_ms,
-                                  .deadline_ms = config->deadline_ms});
+                                  .deadline_ms = config->deadline_ms,
+                                  .postcopy = config->postcopy});
     source->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (source->cancel_fd < 0) {
         rv = -errno;

@@ -8,6 +8,7 @@
 
 #include <stdint.h>
 
+#include "migration/plan.h"
 #include "migration/status.h"
 #include "migration/times.h"
 
@@ -22,6 +23,7 @@ struct migration_source_config {
     uint64_t epoch;
     uint32_t max_downtime_ms; /* 0: the default */
     uint32_t deadline_ms;     /* 0: none */
+    enum migration_postcopy postcopy;
     struct migration_times times;
     /* On the engine's thread, after each change of state. May be NULL. */
     void (*changed)(void *owner);

@@ -7,8 +7,10 @@
 #include "base/state_table.h"
 
 /*
- *     NONE --> CONNECTING --> PRECOPY --> HANDOVER --+--> DONE
- *                   |            |           |       |
+ *     NONE --> CONNECTING --> PRECOPY --> HANDOVER --+--> DONE <----------+
+ *                   |            |           |       |                    |
+ *                   |            |           |       +--> POSTCOPY -------+--> FAILED (lost)
+ *                   |            |           |       |       A
  *                   +------------+-----------+       +--> UNKNOWN --> FAILED (reclaimed)
  *                                |
  *                                +--> FAILED or CANCELLED
@@ -20,11 +22,12 @@ static const struct state_row rows[] = {
                                     BIT(PRECOPY) | BIT(FAILED) | BIT(CANCELLED)},
     [MIGRATION_STATE_PRECOPY] = {"precopy", BIT(HANDOVER) | BIT(FAILED) | BIT(CANCELLED)},
     [MIGRATION_STATE_HANDOVER] = {"handover", BIT(DONE) | BIT(FAILED) | BIT(CANCELLED) |
-                                                  BIT(UNKNOWN)},
+                                                  BIT(UNKNOWN) | BIT(POSTCOPY)},
     [MIGRATION_STATE_DONE] = {"done", 0},
     [MIGRATION_STATE_FAILED] = {"failed", 0},
     [MIGRATION_STATE_CANCELLED] = {"cancelled", 0},
-    [MIGRATION_STATE_UNKNOWN] = {"unknown", BIT(FAILED)},
+    [MIGRATION_STATE_UNKNOWN] = {"unknown", BIT(FAILED) | BIT(POSTCOPY)},
+    [MIGRATION_STATE_POSTCOPY] = {"postcopy", BIT(DONE) | BIT(FAILED)},
 };
 static const struct state_table table = {
     .name = "migration", .rows = rows, .count = sizeof(rows) / sizeof(rows[0])};
@@ -36,7 +39,7 @@ const char *migration_state_name(enum migration_state state)
 
 bool migration_state_final(enum migration_state state)
 {
-    return state >= MIGRATION_STATE_DONE;
+    return state >= MIGRATION_STATE_DONE && state != MIGRATION_STATE_POSTCOPY;
 }
 
 int status_board_init(struct status_board *board, void (*changed)(void *owner),

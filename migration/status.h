@@ -24,6 +24,8 @@ enum migration_state {
     MIGRATION_STATE_CANCELLED = 6,
     MIGRATION_STATE_UNKNOWN =
         7, /* source: the go was sent, or may have been; no word from the target */
+    MIGRATION_STATE_POSTCOPY =
+        8, /* the guest runs on the target; the source has memory that it still needs */
 };
 
 struct migration_figures {
@@ -57,7 +59,8 @@ struct migration_status {
     uint64_t started_ns; /* CLOCK_BOOTTIME; 0: not yet */
     uint64_t ended_ns;   /* 0: not yet */
     struct migration_figures figures;
-    struct error error; /* of FAILED, CANCELLED, UNKNOWN */
+    bool interrupted;   /* POSTCOPY: the link is lost, and waited for */
+    struct error error; /* of FAILED, CANCELLED, UNKNOWN, and why it is interrupted */
 };
 
 const char *migration_state_name(enum migration_state state);

@@ -36,6 +36,7 @@ SAME(DONE);
 SAME(FAILED);
 SAME(CANCELLED);
 SAME(UNKNOWN);
+SAME(POSTCOPY);
 
 /* Without a cluster nobody orders a VMM to quit whose guest has left: so long it still
  * answers. */

@@ -48,7 +48,8 @@ static void test_gives_up_with_both_speeds_when_it_never_converges(void **state)
 {
     struct plan plan;
     struct plan_decision decision = {.action = PLAN_ROUND};
-    plan_init(&plan, (struct plan_goals){.max_downtime_ms = 20});
+    plan_init(&plan, (struct plan_goals){.max_downtime_ms = 20,
+                                          .postcopy = MIGRATION_POSTCOPY_NEVER});
     uint32_t round = 0;
     while (decision.action == PLAN_ROUND) {
         round++;
@@ -65,7 +66,9 @@ static void test_gives_up_with_both_speeds_when_it_never_converges(void **state)
 static void test_with_a_deadline_it_tries_until_then(void **state)
 {
     struct plan plan;
-    plan_init(&plan, (struct plan_goals){.max_downtime_ms = 20, .deadline_ms = 10000});
+    plan_init(&plan, (struct plan_goals){.max_downtime_ms = 20,
+                                          .deadline_ms = 10000,
+                                          .postcopy = MIGRATION_POSTCOPY_NEVER});
     uint32_t round = 1;
     for (; round * 100 < 9500; round++) {
         assert_int_equal(decide(&plan, round, round * 100, 100 * MB).action, PLAN_ROUND);
@@ -73,6 +76,29 @@ static void test_with_a_deadline_it_tries_until_then(void **state)
     struct plan_decision decision = decide(&plan, round, 9900, 100 * MB);
     assert_int_equal(decision.action, PLAN_GIVE_UP);
     assert_non_null(strstr(decision.reason, "deadline"));
+}
+
+static void test_falls_back_to_post_copy_where_it_would_give_up(void **state)
+{
+    struct plan plan;
+    struct plan_decision decision = {.action = PLAN_ROUND};
+    plan_init(&plan, (struct plan_goals){.max_downtime_ms = 20});
+    uint32_t round = 0;
+    while (decision.action == PLAN_ROUND) {
+        round++;
+        assert_true(round < 100);
+        decision = decide(&plan, round, round * 100, 100 * MB);
+    }
+    assert_int_equal(decision.action, PLAN_POSTCOPY);
+    /* The target may not be able to. */
+    assert_non_null(strstr(decision.reason, "does not converge"));
+}
+
+static void test_post_copy_by_order_comes_after_the_first_round(void **state)
+{
+    struct plan plan;
+    plan_init(&plan, (struct plan_goals){.postcopy = MIGRATION_POSTCOPY_NOW});
+    assert_int_equal(decide(&plan, 1, 10, 1 * MB).action, PLAN_POSTCOPY);
 }
 
 static void test_hands_over_before_the_deadline_when_the_goal_is_met(void **state)
@@ -111,6 +137,8 @@ int main(void)
         cmocka_unit_test(test_goes_on_while_rounds_make_the_pause_shorter),
         cmocka_unit_test(test_gives_up_with_both_speeds_when_it_never_converges),
         cmocka_unit_test(test_with_a_deadline_it_tries_until_then),
+        cmocka_unit_test(test_falls_back_to_post_copy_where_it_would_give_up),
+        cmocka_unit_test(test_post_copy_by_order_comes_after_the_first_round),
         cmocka_unit_test(test_hands_over_before_the_deadline_when_the_goal_is_met),
         cmocka_unit_test(test_a_huge_remainder_does_not_overflow),
         cmocka_unit_test(
