@@ -247,8 +247,8 @@ int acpi_tables_write(const struct acpi_machine *machine, struct guest_ram *ram)
 
 #define GIB (UINT64_C(1) << 30)
 
-void acpi_machine_describe(struct guest_ram *ram, unsigned cpu_count, uint64_t ecam,
-                           struct acpi_machine *ret_machine)
+void acpi_machine_describe(struct guest_ram *ram, unsigned cpu_count, unsigned machine,
+                           uint64_t ecam, struct acpi_machine *ret_machine)
 {
     uint64_t end = LAYOUT_HIGH_RAM_START;
     if (guest_ram_region_count(ram) > 1) {
@@ -261,6 +261,7 @@ void acpi_machine_describe(struct guest_ram *ram, unsigned cpu_count, uint64_t e
     }
     *ret_machine = (struct acpi_machine){
         .cpu_count = cpu_count,
+        .machine = machine,
         .ecam = ecam != 0 ? ecam : LAYOUT_ECAM_START,
         .window64_start = (end + GIB - 1) & ~(GIB - 1),
         .window64_end = UINT64_C(1) << bits,

@@ -20,6 +20,7 @@ struct guest_ram;
 
 struct acpi_machine {
     unsigned cpu_count;
+    unsigned machine; /* machine.h */
     uint64_t ecam;
     uint64_t window64_start; /* for 64-bit BARs */
     uint64_t window64_end;   /* exclusive */
@@ -31,8 +32,8 @@ struct acpi_places {
 };
 
 /* `ecam` 0: firmware has not set it up. */
-void acpi_machine_describe(struct guest_ram *ram, unsigned cpu_count, uint64_t ecam,
-                           struct acpi_machine *ret_machine);
+void acpi_machine_describe(struct guest_ram *ram, unsigned cpu_count, unsigned machine,
+                           uint64_t ecam, struct acpi_machine *ret_machine);
 /* Into guest memory. 0, -ENOMEM or -ENOSPC (more processors than the tables' place
  * holds). */
 int acpi_tables_write(const struct acpi_machine *machine, struct guest_ram *ram);

@@ -5,6 +5,7 @@
 #include "vmm/acpi_internal.h"
 #include "vmm/aml.h"
 #include "vmm/layout.h"
+#include "vmm/machine.h"
 #include "vmm/panic.h"
 
 /* The windows leave out both places where firmware puts the ECAM range. */
@@ -102,7 +103,9 @@ int acpi_dsdt_make(const struct acpi_machine *machine, struct buffer *out)
     aml_host_bridge(&aml, machine);
     aml_legacy_device(&aml, "COM1", "PNP0501", LAYOUT_PORT_COM1, 8, LAYOUT_IRQ_COM1);
     aml_legacy_device(&aml, "RTC_", "PNP0B00", LAYOUT_PORT_RTC, 2, LAYOUT_IRQ_RTC);
-    aml_panic_device(&aml);
+    if (machine_has_panic_device(machine->machine)) {
+        aml_panic_device(&aml);
+    }
     /* The motherboard's own: keeps the ECAM range from being given to others. */
     aml_device_begin(&aml, "MRES");
     aml_name(&aml, "_HID");

@@ -205,7 +205,8 @@ int boot_load(struct boot *boot, struct vm *vm, struct kvm_boot_entry *ret_entry
                                  strlen(boot->cmdline) + 1);
     CHECK(result == 0); /* at least 1 MiB of memory is there */
     struct acpi_machine machine;
-    acpi_machine_describe(ram, vm_config(vm)->cpus, pci_bus_ecam(vm_pci(vm)), &machine);
+    acpi_machine_describe(ram, vm_config(vm)->cpus, vm_config(vm)->machine,
+                          pci_bus_ecam(vm_pci(vm)), &machine);
     result = acpi_tables_write(&machine, ram);
     if (result < 0) {
         return error_set(err, result, "cannot write the ACPI tables: %s",

@@ -91,7 +91,8 @@ static int log_open(struct firmware *firmware, const char *path, struct error *e
 
 static void machine_describe(struct vm *vm, struct acpi_machine *ret_machine)
 {
-    acpi_machine_describe(vm_ram(vm), vm_config(vm)->cpus, pci_bus_ecam(vm_pci(vm)),
+    acpi_machine_describe(vm_ram(vm), vm_config(vm)->cpus, vm_config(vm)->machine,
+                          pci_bus_ecam(vm_pci(vm)),
                           ret_machine);
 }
 

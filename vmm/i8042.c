@@ -9,6 +9,7 @@
 #include "vmm/bus.h"
 #include "vmm/device.h"
 #include "vmm/layout.h"
+#include "vmm/machine.h"
 #include "vmm/platform.h"
 #include "vmm/vm.h"
 
@@ -77,5 +78,7 @@ int platform_create(struct vm *vm, struct error *err)
     int result = acpi_power_create(vm, &power, err);
     result = result < 0 ? result : rtc_create(vm, err);
     result = result < 0 ? result : i8042_create(vm, err);
-    return result < 0 ? result : chipset_create(vm, err);
+    return result < 0 || !machine_has_chipset(vm_config(vm)->machine)
+               ? result
+               : chipset_create(vm, err);
 }

@@ -270,6 +270,16 @@ int kvm_cpu_compare(const struct vm *vm, const Drover__MachineConfig *theirs,
         return error_set(err, DROVER_EMALFORMED,
                          "the description of the processor is garbled");
     }
+    if (theirs->cpu_model[0] == '\0' && theirs->n_cpu_features == 0) {
+        /* Release 0.1 says nothing of its processor here; what the guest was promised is
+         * in its state, and judged there. It knew one model only. */
+        return vm->config.cpu_model == CPU_MODEL_HOST
+                   ? 0
+                   : error_set(err, DROVER_EBADINPUT,
+                               "the guest comes from release 0.1, the target has --cpu "
+                               "%s: start it with --cpu host",
+                               ours);
+    }
     if (strcmp(theirs->cpu_model, ours) != 0) {
         return error_set(err, DROVER_EBADINPUT,
                          "the guest has --cpu %.20s, the target --cpu %s: start it with "

@@ -55,6 +55,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/launcher.c vmm/launcher.h \
 	vmm/layout.h \
 	vmm/lpc.c \
+	vmm/machine.c vmm/machine.h \
 	vmm/migrate.c vmm/migrate.h \
 	vmm/migrate_guest.c vmm/migrate_guest.h \
 	vmm/options.c vmm/options.h \

@@ -27,6 +27,7 @@
 #include "vmm/control_client.h"
 #include "vmm/event_loop.h"
 #include "vmm/firmware.h"
+#include "vmm/machine.h"
 #include "vmm/migrate.h"
 #include "vmm/options.h"
 #include "vmm/panic.h"
@@ -278,13 +279,17 @@ static int devices_create(struct program *program, struct error *err)
     }
     serial_host_attach(program->serial_host, serial_port_input, serial);
     result = platform_create(vm, err);
-    result = result < 0 ? result : panic_create(vm, program->options.on_panic, err);
+    if (result == 0 && machine_has_panic_device(program->options.machine)) {
+        result = panic_create(vm, program->options.on_panic, err);
+    }
     result = result < 0 ? result : cdroms_create(program, err);
     result = result < 0 ? result : disks_create(program, err);
     result = result < 0 ? result : nets_create(program, err);
     result = result < 0 ? result : virtio_rng_create(vm, err);
     result = result < 0 ? result : console_create(program, err);
-    result = result < 0 ? result : virtio_balloon_create(vm, err);
+    if (result == 0 && machine_has_balloon(program->options.machine)) {
+        result = virtio_balloon_create(vm, err);
+    }
     result = result < 0 ? result : vsock_create(program, err);
     return result < 0 ? result : firmware_options_create(vm, &program->options, err);
 }
@@ -299,6 +304,7 @@ static int machine_create(struct program *program, struct error *err)
         .mergeable = options->mergeable,
         .preallocated = options->preallocated,
         .cpus = options->cpus,
+        .machine = options->machine,
         .cpu_model = options->cpu_model,
         .cpu_affinity = &options->cpu_affinity,
         .kernel = options->kernel,

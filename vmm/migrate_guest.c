@@ -21,6 +21,7 @@
 #include "vmm/flash.h"
 #include "vmm/guest_ram.h"
 #include "vmm/kvm_cpu_describe.h"
+#include "vmm/machine.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/vm.h"
 
@@ -96,6 +97,7 @@ static int machine_describe(struct vm *vm, char **names,
     ret_machine->memory_bytes = guest_ram_size(vm_ram(vm));
     ret_machine->cpus = config->cpus;
     ret_machine->name = (char *)config->name; /* only read */
+    ret_machine->machine = config->machine;
     ret_machine->devices = names;
     for (struct device *device = vm_devices(vm); device != NULL; device = device->next) {
         if (device->ops->save == NULL) {
@@ -261,6 +263,14 @@ static int machines_compare(const Drover__MachineConfig *theirs,
                          " MiB; start it with the same --cpus and --memory",
                          theirs->cpus, theirs->memory_bytes >> 20, ours->cpus,
                          ours->memory_bytes >> 20);
+    }
+    /* Before the devices, which follow from it. */
+    uint32_t machine = theirs->machine == 0 ? MACHINE_OLDEST : theirs->machine;
+    if (machine != ours->machine) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "the guest's machine is of version %u, the target's of %u; "
+                         "start the target with --machine %u (or a newer release)",
+                         machine, ours->machine, machine);
     }
     for (size_t i = 0; i < theirs->n_devices || i < ours->n_devices; i++) {
         const char *their = i < theirs->n_devices ? theirs->devices[i] : "nothing";

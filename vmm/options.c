@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/id.h"
 #include "migration/times.h"
+#include "vmm/machine.h"
 #include "vmm/options_firmware.h"
 
 const char options_help[] =
@@ -33,6 +34,7 @@ const char options_help[] =
     "  --huge-pages           memory of 2 MiB pages that the host has set aside\n"
     "  --prealloc             all memory at once, at the start\n"
     "  --mergeable            equal pages of several VMs are kept once (KSM)\n"
+    "  --machine N            devices as in an older release: 1 is 0.1's (2, the newest)\n"
     "  --kernel FILE          a Linux bzImage, or an ELF file with a PVH entry\n"
     "  --initrd FILE\n"
     "  --cmdline TEXT         kernel arguments, such as \"console=ttyS0 root=/dev/vda\"\n"
@@ -94,6 +96,7 @@ enum option_key {
     KEY_NAME = 256,
     KEY_MEMORY,
     KEY_CPUS,
+    KEY_MACHINE,
     KEY_KERNEL,
     KEY_INITRD,
     KEY_CMDLINE,
@@ -121,6 +124,7 @@ static const struct option long_options[] = {
     {"name", required_argument, NULL, KEY_NAME},
     {"memory", required_argument, NULL, KEY_MEMORY},
     {"cpus", required_argument, NULL, KEY_CPUS},
+    {"machine", required_argument, NULL, KEY_MACHINE},
     {"kernel", required_argument, NULL, KEY_KERNEL},
     {"initrd", required_argument, NULL, KEY_INITRD},
     {"cmdline", required_argument, NULL, KEY_CMDLINE},
@@ -258,6 +262,10 @@ static int machine_option(int key, const char *text, struct options *options,
         result = number_option("--cpus", text, 1, LIMIT_VCPUS, &number, err);
         options->cpus = (unsigned)number;
         return result;
+    case KEY_MACHINE:
+        result = number_option("--machine", text, MACHINE_OLDEST, MACHINE_NEWEST, &number, err);
+        options->machine = (unsigned)number;
+        return result;
     case KEY_KERNEL:
         options->kernel = text;
         return 0;
@@ -366,13 +374,14 @@ static int whole_judge(const struct options *options, struct error *err)
     if (options->ha && options->vm_id == 0) {
         return error_set(err, DROVER_EBADINPUT, "--ha needs --vm-id and --epoch");
     }
-    int result = options_firmware_judge(options, err);
+    int result = machine_judge(options, err);
+    result = result < 0 ? result : options_firmware_judge(options, err);
     return result < 0 ? result : options_cpu_judge(options, err);
 }
 
 int options_parse(int argc, char **argv, struct options *ret_options, struct error *err)
 {
-    *ret_options = (struct options){.serial = "stdio", .console = "none"};
+    *ret_options = (struct options){.serial = "stdio", .console = "none", .machine = MACHINE_NEWEST};
     opterr = 0;
     optind = 0; /* begins anew */
     int key;

@@ -30,6 +30,7 @@ struct options {
     const char *name;
     uint64_t memory_bytes;
     unsigned cpus;
+    unsigned machine; /* vmm/machine.h */
     enum cpu_model cpu_model;
     unsigned cpu_weight; /* 0: not given, as the next */
     unsigned cpu_quota_percent;

@@ -67,6 +67,7 @@ struct pci_function_config {
 struct pci_bus_config {
     struct bus *port_bus;
     struct bus *memory_bus;
+    unsigned machine; /* machine.h */
     void *owner;
     void (*msi_send)(void *owner, uint64_t address, uint32_t data);
     void (*reset)(void *owner); /* by port 0xCF9 */

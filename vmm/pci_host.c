@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "vmm/layout.h"
+#include "vmm/machine.h"
 #include "vmm/pci_internal.h"
 
 #define LATCH_ENABLE     0x80000000u
@@ -172,6 +173,9 @@ static void ecam_unmap(struct pci_bus *bus)
  */
 void pci_bus_ecam_update(struct pci_bus *bus)
 {
+    if (!machine_has_chipset(bus->config.machine)) {
+        return; /* has no such register */
+    }
     CHECK(pthread_mutex_lock(&bus->ecam_lock) == 0);
     lock(bus);
     const uint8_t *space = bus->functions[0]->space;
@@ -198,12 +202,32 @@ uint64_t pci_bus_ecam(struct pci_bus *bus)
     return at;
 }
 
+/* Machine 1: a host bridge that says nothing; ACPI tells where the ECAM range is. */
+static int plain_bridge_add(struct pci_bus *bus)
+{
+    const struct pci_function_config config = {
+        .vendor_id = 0x1b36, .device_id = 0x0008, .class_code = 0x060000};
+    struct pci_function *bridge = NULL;
+    int result = pci_function_add(bus, &config, &bridge);
+    if (result < 0) {
+        return result;
+    }
+    CHECK(pci_function_slot(bridge) == 0);
+    result = bus_add(bus->config.memory_bus, LAYOUT_ECAM_START, LAYOUT_ECAM_SIZE,
+                     &ecam_ops, bus);
+    bus->ecam_at = result == 0 ? LAYOUT_ECAM_START : 0;
+    return result;
+}
+
 /*
  * Firmware knows the machine by its host bridge, and sets it up by that bridge's
  * registers. Memory behind the PAM registers is always there and writable.
  */
 static int bridge_add(struct pci_bus *bus)
 {
+    if (!machine_has_chipset(bus->config.machine)) {
+        return plain_bridge_add(bus);
+    }
     const struct pci_function_config config = {
         .vendor_id = 0x8086,
         .device_id = 0x29c0,

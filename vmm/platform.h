@@ -18,7 +18,7 @@ int acpi_power_create(struct vm *vm, struct acpi_power **ret_power, struct error
 /* Any thread. */
 void acpi_power_button(struct acpi_power *power);
 
-/* All four, in their fixed order. */
+/* All that the VM's machine has, in their fixed order. */
 int platform_create(struct vm *vm, struct error *err);
 
 #endif

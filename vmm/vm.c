@@ -21,6 +21,7 @@
 #include "vmm/firmware.h"
 #include "vmm/guest_ram.h"
 #include "vmm/kvm.h"
+#include "vmm/machine.h"
 #include "vmm/options_cpu.h"
 #include "vmm/pci.h"
 #include "vmm/platform.h"
@@ -46,6 +47,7 @@ static int buses_create(struct vm *vm)
     const struct pci_bus_config pci = {
         .port_bus = vm->port_bus,
         .memory_bus = vm->memory_bus,
+        .machine = vm->config.machine,
         .owner = vm,
         .msi_send = pci_msi,
         .reset = pci_reset,
@@ -121,6 +123,7 @@ int vm_create(const struct vm_config *config, const struct log *log, struct vm *
         return error_set(err, -ENOMEM, "out of memory");
     }
     vm->config = *config;
+    vm->config.machine = config->machine == 0 ? MACHINE_NEWEST : config->machine;
     vm->log = log;
     vm->kvm_fd = -1;
     vm->fd = -1;

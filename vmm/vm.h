@@ -102,6 +102,7 @@ struct vm_config {
     uint64_t memory_bytes;
     bool huge_pages, mergeable, preallocated; /* vmm/guest_ram.h */
     unsigned cpus;
+    unsigned machine; /* machine.h; 0: the newest */
     enum cpu_model cpu_model;
     const struct options_cpu_set *cpu_affinity; /* NULL or empty: any; borrowed */
     const char *kernel;                         /* bzImage, or ELF with a PVH note; NULL:
