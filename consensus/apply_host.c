@@ -175,6 +175,7 @@ int apply_host_up(struct apply_step *step, const Drover__HostUp *order)
     host->memory_bytes = order->memory_bytes;
     host->cpus = order->cpus;
     host->watchdog_ms = order->watchdog_ms;
+    host->machine_newest = order->machine_newest;
     step_set_string(step, &host->boot_id, order->boot_id);
     step_set_string(step, &host->incarnation, order->incarnation);
     step_set_string(step, &host->version, order->version);

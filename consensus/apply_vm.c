@@ -315,6 +315,7 @@ int apply_vm_assign(struct apply_step *step, const Drover__VmAssign *order)
     vm->epoch_high++;
     vm->epoch = vm->epoch_high;
     vm->owner_host_id = order->host_id;
+    vm->machine = order->machine;
     record_clear_string(&vm->last_error);
     char name[STEP_NAME_SIZE];
     step_event(step, "vm.assigned", subject_of(vm),

@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "consensus/cluster_state.h"
+#include "proto/machine.h"
 
 #define MIB (UINT64_C(1) << 20)
 
@@ -22,6 +23,40 @@ static uint64_t memory_left(const Drover__ClusterState *record,
         }
     }
     return host->memory_bytes > used ? host->memory_bytes - used : 0;
+}
+
+static uint32_t newest_of(const Drover__HostRecord *host)
+{
+    return host->machine_newest == 0 ? MACHINE_OLDEST : host->machine_newest;
+}
+
+/* Version 1 boots kernels only, and has none of these. */
+static bool needs_newest(const Drover__VmSpec *spec)
+{
+    bool has_cdrom = false;
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        has_cdrom = has_cdrom || spec->disks[i]->cdrom;
+    }
+    return has_cdrom || spec->firmware[0] != '\0' || spec->vsock_cid != 0 ||
+           spec->on_panic[0] != '\0';
+}
+
+uint32_t placement_machine(const struct cluster_state *state, const Drover__VmRecord *vm)
+{
+    if (vm->owner_host_id != 0) {
+        return vm->machine == 0 ? MACHINE_OLDEST : vm->machine;
+    }
+    const Drover__ClusterState *record = cluster_state_view(state);
+    uint32_t machine = MACHINE_NEWEST;
+    for (size_t i = 0; i < record->n_hosts && !needs_newest(vm->spec); i++) {
+        const Drover__HostRecord *host = record->hosts[i];
+        /* One that joins just now has not said yet what it offers. */
+        bool counts = !host->witness && host->incarnation[0] != '\0';
+        if (counts && newest_of(host) < machine) {
+            machine = newest_of(host);
+        }
+    }
+    return machine;
 }
 
 /* Why not, but for memory; NULL: it may. */
@@ -44,9 +79,11 @@ static const char *obstacle(const struct placement_view *view,
 }
 
 uint64_t placement_choose(const struct cluster_state *state,
-                          const struct placement_view *view, const Drover__VmSpec *spec,
+                          const struct placement_view *view, const Drover__VmRecord *vm,
                           uint64_t except_host_id, struct error *err)
 {
+    const Drover__VmSpec *spec = vm->spec;
+    uint32_t machine = placement_machine(state, vm);
     const Drover__ClusterState *record = cluster_state_view(state);
     uint64_t best_id = 0;
     uint64_t best_left = 0;
@@ -54,7 +91,8 @@ uint64_t placement_choose(const struct cluster_state *state,
     unsigned candidate_count = 0;
     for (size_t i = 0; i < record->n_hosts; i++) {
         const Drover__HostRecord *host = record->hosts[i];
-        if (host->host_id == except_host_id || obstacle(view, host) != NULL) {
+        if (host->host_id == except_host_id || obstacle(view, host) != NULL ||
+            newest_of(host) < machine) {
             continue;
         }
         uint64_t left = memory_left(record, host);
@@ -83,8 +121,9 @@ uint64_t placement_choose(const struct cluster_state *state,
 }
 
 int placement_check(const struct cluster_state *state, const struct placement_view *view,
-                    const Drover__VmSpec *spec, uint64_t host_id, struct error *err)
+                    const Drover__VmRecord *vm, uint64_t host_id, struct error *err)
 {
+    const Drover__VmSpec *spec = vm->spec;
     const Drover__ClusterState *record = cluster_state_view(state);
     const Drover__HostRecord *host = cluster_state_host(state, host_id);
     if (host == NULL) {
@@ -97,6 +136,14 @@ int placement_check(const struct cluster_state *state, const struct placement_vi
     if (why_not != NULL) {
         return error_set(err, DROVER_EWRONGSTATE, "host '%s' %s: choose another host",
                          host->name, why_not);
+    }
+    uint32_t machine = placement_machine(state, vm);
+    if (newest_of(host) < machine) {
+        return error_set(
+            err, DROVER_EWRONGSTATE,
+            "VM '%s' has a machine of version %u and host '%s' (release %s) offers %u: "
+            "update that host first, or choose another",
+            spec->name, machine, host->name, host->version, newest_of(host));
     }
     uint64_t left = memory_left(record, host);
     if (left < spec->memory_bytes) {

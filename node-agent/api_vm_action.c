@@ -133,7 +133,7 @@ static int choose_target(struct api_call *call, const Drover__VmRecord *vm,
     const struct placement_view view = {host_usable, &owner};
     if (target[0] == '\0') {
         uint64_t chosen =
-            placement_choose(state, &view, vm->spec, vm->owner_host_id, err);
+            placement_choose(state, &view, vm, vm->owner_host_id, err);
         *ret_host_id = chosen;
         return chosen == 0 ? err->code : 0;
     }
@@ -148,7 +148,7 @@ static int choose_target(struct api_call *call, const Drover__VmRecord *vm,
                          target);
     }
     *ret_host_id = host->host_id;
-    return placement_check(state, &view, vm->spec, host->host_id, err);
+    return placement_check(state, &view, vm, host->host_id, err);
 }
 
 void api_vm_migrate(struct api_call *call)

@@ -90,8 +90,9 @@ static bool wanted_on_a_host(const Drover__VmRecord *vm)
            vm->wanted == DROVER__VM_WANTED__VM_WANTED_PAUSED;
 }
 
-static uint64_t propose_assign(struct controller *controller, const Drover__VmRecord *vm,
-                               uint64_t host_id)
+static uint64_t propose_assign(struct controller *controller,
+                               const struct cluster_state *state,
+                               const Drover__VmRecord *vm, uint64_t host_id)
 {
     char why[ERROR_TEXT_SIZE];
     if (vm->proof_index != 0) {
@@ -105,6 +106,7 @@ static uint64_t propose_assign(struct controller *controller, const Drover__VmRe
     assign.expected_epoch_high = vm->epoch_high;
     assign.host_id = host_id;
     assign.why = why;
+    assign.machine = placement_machine(state, vm);
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_VM_ASSIGN;
     command.vm_assign = &assign;
@@ -163,7 +165,7 @@ static uint32_t place(struct controller *controller, const struct cluster_state 
     }
     struct view_owner owner = {controller, now_ms};
     struct placement_view view = {usable, &owner};
-    uint64_t host_id = placement_choose(state, &view, vm->spec, vm->owner_host_id, NULL);
+    uint64_t host_id = placement_choose(state, &view, vm, vm->owner_host_id, NULL);
     if (host_id == 0) {
         attempt->next_ms = now_ms + controller->timing.confirm_retry_ms;
         return controller->timing
@@ -171,7 +173,7 @@ static uint32_t place(struct controller *controller, const struct cluster_state 
     }
     attempt->move = vm->owner_host_id != 0;
     attempt->proposal_id = vm->owner_host_id == 0
-                               ? propose_assign(controller, vm, host_id)
+                               ? propose_assign(controller, state, vm, host_id)
                                : propose_move(controller, vm, host_id);
     return controller->timing.renew_ms;
 }

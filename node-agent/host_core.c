@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "consensus/cluster_state.h"
 #include "node-agent/host_core_private.h"
+#include "proto/machine.h"
 
 int host_core_create(const struct timing *timing,
                      const struct host_core_identity *identity,
@@ -271,6 +272,7 @@ static void report_up(struct host_core *core, uint64_t now_ms)
     up.memory_bytes = identity->memory_bytes;
     up.cpus = identity->cpus;
     up.watchdog_ms = identity->watchdog_ms;
+    up.machine_newest = MACHINE_NEWEST;
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_HOST_UP;
     command.host_up = &up;

@@ -46,7 +46,7 @@ static const char *state_without_owner(const Drover__VmRecord *vm,
     struct placement_view view = {.usable = any_host};
     struct error err = {.text = "waits for a host"};
     if (vm->last_error[0] == '\0') {
-        (void)placement_choose(state, &view, vm->spec, 0, &err);
+        (void)placement_choose(state, &view, vm, 0, &err);
     }
     (void)snprintf(ret_reason, size, "%s",
                    vm->last_error[0] != '\0' ? vm->last_error : err.text);

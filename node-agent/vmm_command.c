@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "node-agent/tap.h"
+#include "proto/machine.h"
 
 #define ARGUMENTS_MAX (2 * (32 + LIMIT_VM_DISKS + LIMIT_VM_NICS))
 
@@ -197,6 +198,7 @@ static void add_machine(struct vmm_command *command, int *rv, const Drover__VmRe
     if (spec->ha) {
         add(command, rv, "--ha");
     }
+    add_number(command, rv, "--machine", vm->machine == 0 ? MACHINE_OLDEST : vm->machine);
     add_pair(command, rv, "--kernel", spec->kernel);
     add_pair(command, rv, "--initrd", spec->initrd);
     add_pair(command, rv, "--cmdline", spec->cmdline);

@@ -10,6 +10,7 @@ EXTRA_DIST += $(PROTOS)
 noinst_LIBRARIES += proto/libproto.a
 nodist_proto_libproto_a_SOURCES = $(PROTO_C) $(PROTO_H)
 proto_libproto_a_SOURCES = proto/frame.c proto/frame.h \
+	proto/machine.h \
 	proto/move_link.c proto/move_link.h \
 	proto/unix_files.c proto/unix_files.h
 # protoc-c's output is not ours to mend.

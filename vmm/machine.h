@@ -15,11 +15,10 @@
 
 #include <stdbool.h>
 
+#include "proto/machine.h"
+
 struct error;
 struct options;
-
-#define MACHINE_OLDEST 1u
-#define MACHINE_NEWEST 2u
 
 /* Here and below 0 is the newest. The chipset of 2. */
 static inline bool machine_has_chipset(unsigned machine)

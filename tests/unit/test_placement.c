@@ -32,13 +32,16 @@ static int teardown(void **state)
     return 0;
 }
 
-static const Drover__VmSpec *spec_of(uint64_t memory_bytes)
+static const Drover__VmRecord *vm_of(uint64_t memory_bytes)
 {
     static Drover__VmSpec spec;
+    static Drover__VmRecord vm;
     drover__vm_spec__init(&spec);
     spec.name = (char *)"new";
     spec.memory_bytes = memory_bytes;
-    return &spec;
+    drover__vm_record__init(&vm);
+    vm.spec = &spec;
+    return &vm;
 }
 
 static uint64_t choose(const struct world *world, uint64_t memory_mib, uint64_t except_id,
@@ -46,7 +49,7 @@ static uint64_t choose(const struct world *world, uint64_t memory_mib, uint64_t 
 {
     struct leases leases = {.without_id = without_lease_id};
     struct placement_view view = {.usable = usable, .owner = &leases};
-    return placement_choose(world->state, &view, spec_of(memory_mib * MIB), except_id,
+    return placement_choose(world->state, &view, vm_of(memory_mib * MIB), except_id,
                             err);
 }
 
@@ -101,19 +104,68 @@ static void test_given_host_is_checked_with_the_reason(void **state)
     struct leases leases = {.without_id = 2};
     struct placement_view view = {.usable = usable, .owner = &leases};
     struct error err = {0};
-    const Drover__VmSpec *spec = spec_of(128 * MIB);
-    assert_int_equal(placement_check(world->state, &view, spec, 1, &err), 0);
-    assert_int_equal(placement_check(world->state, &view, spec, 2, &err),
+    const Drover__VmRecord *vm = vm_of(128 * MIB);
+    assert_int_equal(placement_check(world->state, &view, vm, 1, &err), 0);
+    assert_int_equal(placement_check(world->state, &view, vm, 2, &err),
                      DROVER_EWRONGSTATE);
     assert_non_null(strstr(err.text, "lease"));
-    assert_int_equal(placement_check(world->state, &view, spec, 9, &err),
+    assert_int_equal(placement_check(world->state, &view, vm, 9, &err),
                      DROVER_EWRONGSTATE);
     assert_done(world_host_drain(world, 3, true));
-    assert_int_equal(placement_check(world->state, &view, spec, 3, &err),
+    assert_int_equal(placement_check(world->state, &view, vm, 3, &err),
                      DROVER_EWRONGSTATE);
     assert_non_null(strstr(err.text, "drained"));
-    assert_int_equal(placement_check(world->state, &view, spec_of(2048 * MIB), 1, &err),
+    assert_int_equal(placement_check(world->state, &view, vm_of(2048 * MIB), 1, &err),
                      DROVER_ENOCAPACITY);
+}
+
+/* The host says what it offers. */
+static void host_offers(struct world *world, uint64_t host_id, uint32_t newest)
+{
+    const Drover__HostRecord *host = cluster_state_host(world->state, host_id);
+    Drover__HostUp up = DROVER__HOST_UP__INIT;
+    up.host_id = host_id;
+    up.boot_id = host->boot_id;
+    up.incarnation = (char *)"again";
+    up.memory_bytes = host->memory_bytes;
+    up.cpus = host->cpus;
+    up.watchdog_ms = host->watchdog_ms;
+    up.version = host->version;
+    up.machine_newest = newest;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_HOST_UP;
+    command.host_up = &up;
+    assert_done(world_apply(world, &command));
+}
+
+static void test_machine_is_one_that_all_hosts_offer(void **state)
+{
+    struct world *world = *state;
+    struct leases leases = {0};
+    struct placement_view view = {.usable = usable, .owner = &leases};
+    struct error err = {0};
+    Drover__VmRecord vm = *vm_of(128 * MIB);
+    Drover__VmSpec spec = *vm.spec;
+    vm.spec = &spec;
+    host_offers(world, 1, 2);
+    host_offers(world, 2, 0); /* of a release that knew only 1 */
+    host_offers(world, 3, 2);
+    assert_int_equal(placement_machine(world->state, &vm), 1);
+    /* Unless it needs more: then the older host is none for it. */
+    spec.firmware = (char *)"uefi";
+    assert_int_equal(placement_machine(world->state, &vm), 2);
+    assert_int_equal(placement_check(world->state, &view, &vm, 2, &err),
+                     DROVER_EWRONGSTATE);
+    assert_non_null(strstr(err.text, "machine of version 2"));
+    assert_int_equal(placement_choose(world->state, &view, &vm, 1, &err), 3);
+    /* What it has it keeps as long as it has an owner. */
+    spec.firmware = (char *)"";
+    host_offers(world, 2, 2);
+    vm.owner_host_id = 1;
+    vm.machine = 1;
+    assert_int_equal(placement_machine(world->state, &vm), 1);
+    vm.owner_host_id = 0;
+    assert_int_equal(placement_machine(world->state, &vm), 2);
 }
 
 static void test_witness_runs_no_vm(void **state)
@@ -145,6 +197,7 @@ int main(void)
 {
 #define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest tests[] = {
+        ON_WORLD(test_machine_is_one_that_all_hosts_offer),
         ON_WORLD(test_host_with_most_memory_left_is_chosen),
         ON_WORLD(test_arriving_vm_counts_on_its_target_too),
         ON_WORLD(test_unfit_hosts_are_passed_over),

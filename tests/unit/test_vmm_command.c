@@ -85,6 +85,9 @@ static void test_what_is_not_wanted_is_not_named(void **state)
     fixture_init(&f);
     f.spec.n_disks = 1;
     assert_has(&f, "--disk /srv/a.img ");
+    assert_has(&f, "--machine 1 "); /* of a release that knew only that */
+    f.vm.machine = 2;
+    assert_has(&f, "--machine 2 ");
     assert_has(&f, "--net tap=dr7e3n0,mac=52:54:00:00:07:00 ");
     static const char *const absent[] = {"--cdrom",      "--vsock",      "--cpu ",
                                          "--cpu-weight", "--huge-pages", "--on-panic",
