@@ -6,6 +6,7 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#include <sys/platform/x86.h> /* costs no start-up code, as the compiler's own does */
 #endif
 
 #define POLYNOMIAL 0x82f63b78u /* bits reversed */
@@ -49,7 +50,7 @@ crc32c_sse42(uint32_t crc, const void *data, size_t size)
 crc32c_function crc32c_pick(void)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("sse4.2")) {
+    if (CPU_FEATURE_ACTIVE(SSE4_2)) {
         return crc32c_sse42;
     }
 #endif

@@ -10,6 +10,7 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#include <sys/platform/x86.h> /* costs no start-up code, as the compiler's own does */
 #endif
 
 /* The guest writes meanwhile, by design: that is no race to report. */
@@ -85,10 +86,10 @@ zero_page_avx512(const void *page)
 zero_page_function zero_page_pick(void)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f")) {
+    if (CPU_FEATURE_ACTIVE(AVX512F)) {
         return zero_page_avx512;
     }
-    if (__builtin_cpu_supports("avx2")) {
+    if (CPU_FEATURE_ACTIVE(AVX2)) {
         return zero_page_avx2;
     }
 #endif

@@ -16,8 +16,8 @@
 #include "vmm/broker_wire.h"
 
 struct broker {
-    int fd; /* -1: local */
-    pid_t host_pid;
+    int fd;                  /* -1: local */
+    pid_t host_pid;          /* 0: the launcher has told it, but nobody has read it yet */
     pthread_mutex_t lock;    /* one request at a time */
     struct broker_list list; /* local only */
 };
@@ -42,15 +42,7 @@ int broker_create_local(struct broker **ret_broker)
 
 int broker_create(int fd, struct broker **ret_broker)
 {
-    uint8_t hello[BROKER_HELLO_SIZE];
-    size_t size = 0;
-    int result = broker_packet_recv(fd, hello, sizeof(hello), &size, NULL);
-    if (result == 0 && size != sizeof(hello)) {
-        result = DROVER_EMALFORMED;
-    }
-    if (result == 0) {
-        result = create(fd, (pid_t)broker_get32(hello), ret_broker);
-    }
+    int result = create(fd, 0, ret_broker);
     if (result < 0) {
         (void)close(fd); /* taken on every return */
     }
@@ -83,6 +75,25 @@ int broker_fd(const struct broker *broker)
     return broker->fd;
 }
 
+/* Before the first request: there is no wait for the launcher, which has just forked,
+ * when nothing is asked yet. Under lock. */
+static int hello_read(struct broker *broker)
+{
+    uint8_t hello[BROKER_HELLO_SIZE];
+    size_t size = 0;
+    if (broker->host_pid != 0) {
+        return 0;
+    }
+    int result = broker_packet_recv(broker->fd, hello, sizeof(hello), &size, NULL);
+    if (result == 0 && size != sizeof(hello)) {
+        result = DROVER_EMALFORMED;
+    }
+    if (result == 0) {
+        broker->host_pid = (pid_t)broker_get32(hello);
+    }
+    return result;
+}
+
 /* Result of the launcher: 0 or more, or an error with its line. Under lock. */
 static int ask(struct broker *broker, const uint8_t *request, size_t request_size,
                int *ret_fd, struct error *err)
@@ -90,7 +101,9 @@ static int ask(struct broker *broker, const uint8_t *request, size_t request_siz
     uint8_t reply[BROKER_REPLY_SIZE];
     size_t size = 0;
     int fd = -1;
-    int result = broker_packet_send(broker->fd, request, request_size, -1);
+    int result = hello_read(broker);
+    result =
+        result < 0 ? result : broker_packet_send(broker->fd, request, request_size, -1);
     if (result == 0) {
         result = broker_packet_recv(broker->fd, reply, sizeof(reply), &size, &fd);
     }
@@ -144,14 +157,19 @@ int broker_allow(struct broker *broker, enum broker_kind kind, const char *path,
     return result < 0 ? result : 0;
 }
 
-int broker_seal(struct broker *broker)
+int broker_seal(struct broker *broker, int *ret_network_fd)
 {
+    int fd = -1;
+    int result = 0;
     if (broker->fd < 0) {
         broker->list.sealed = true;
-        return 0;
+    } else {
+        result = request(broker, BROKER_SEAL, 0, 0, NULL, &fd, NULL);
     }
-    int fd = -1;
-    return request(broker, BROKER_SEAL, 0, 0, NULL, &fd, NULL);
+    if (result == 0) {
+        *ret_network_fd = fd;
+    }
+    return result;
 }
 
 int broker_open(struct broker *broker, unsigned id, uint32_t argument, int *ret_fd,

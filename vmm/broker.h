@@ -66,7 +66,8 @@ int broker_allow(struct broker *broker, enum broker_kind kind, const char *path,
 int broker_open(struct broker *broker, unsigned id, uint32_t argument, int *ret_fd,
                 struct error *err);
 
-/* The VMM's pid as the host sees it: in the jail, getpid() is 1. NULL: this process's. */
+/* The VMM's pid as the host sees it: in the jail, getpid() is 1. Known once anything was
+ * asked of the launcher, the seal at the latest. NULL: this process's. */
 pid_t broker_host_pid(const struct broker *broker);
 /* Readable (end of file) once the launcher is gone; -1 without a jail. */
 int broker_fd(const struct broker *broker);
@@ -79,8 +80,9 @@ int broker_create_local(struct broker **ret_broker);
 struct broker_list *broker_local_list(struct broker *broker);
 /* The VMM's end of the launcher's socket pair. Takes `fd`. */
 int broker_create(int fd, struct broker **ret_broker);
-/* No more is allowed from here on. */
-int broker_seal(struct broker *broker);
+/* No more is allowed from here on. Once; `*ret_network_fd` is an empty network namespace
+ * that the launcher has made; -1 without one. */
+int broker_seal(struct broker *broker, int *ret_network_fd);
 /* Without a jail, does now what is to be done at the end. NULL is fine. */
 void broker_free(struct broker *broker);
 

@@ -8,7 +8,8 @@
  *   reply:     result | text (no NUL; may be cut), with one descriptor or none
  *
  * `number` is the kind when it allows (the reply's result is the entry's number then),
- * the entry's number when it opens.
+ * the entry's number when it opens. The reply to the seal, which comes once, carries the
+ * network namespace of the jail.
  */
 #ifndef DROVER_VMM_BROKER_WIRE_H
 #define DROVER_VMM_BROKER_WIRE_H

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "vmm/broker.h"
 #include "vmm/launcher.h"
@@ -80,10 +81,20 @@ static int step_failed(const char *what, struct error *err)
                      what, err_text(result));
 }
 
-static int namespaces_enter(struct error *err)
+/* The launcher's list is sealed with that, and gives the network. */
+static int namespaces_enter(struct broker *broker, struct error *err)
 {
-    if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
-                CLONE_NEWCGROUP) < 0) {
+    int network_fd = -1;
+    int result = broker_seal(broker, &network_fd);
+    if (result < 0) {
+        return error_set(err, result,
+                         "cannot enter the VM's jail: network namespace: %s; give "
+                         "--no-jail where namespaces can't be had",
+                         err_text(result));
+    }
+    CLEANUP(cleanup_fd) int network = network_fd;
+    if (setns(network, CLONE_NEWNET) < 0 ||
+        unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0) {
         return step_failed("namespaces", err);
     }
     return sethostname("vm", 2) < 0 ? step_failed("host name", err) : 0;
@@ -120,8 +131,11 @@ static uint64_t file_bytes_of(int fd)
     return is_file ? (uint64_t)status.st_size : 0;
 }
 
-/* Of the files that are open, the largest. Few of the numbers are in use: poll() tells
- * which, many at a time. */
+/*
+ * Of the files that are open, the largest. Few of the numbers are in use: poll() tells
+ * which, many at a time. Each new descriptor takes the lowest number that is free, and
+ * all were closed at the start: above a part without any there are none.
+ */
 static uint64_t largest_file_bytes(void)
 {
     struct pollfd fds[POLL_MAX];
@@ -130,11 +144,16 @@ static uint64_t largest_file_bytes(void)
         for (int i = 0; i < POLL_MAX; i++) {
             fds[i] = (struct pollfd){.fd = first + i};
         }
-        bool told = poll(fds, POLL_MAX, 0) >= 0;
+        int told = poll(fds, POLL_MAX, 0);
+        bool any = false;
         for (int i = 0; i < POLL_MAX; i++) {
-            bool open = !told || (fds[i].revents & POLLNVAL) == 0;
+            bool open = told < 0 || (fds[i].revents & POLLNVAL) == 0;
             uint64_t bytes = open ? file_bytes_of(first + i) : 0;
             largest = bytes > largest ? bytes : largest;
+            any = any || open;
+        }
+        if (!any) {
+            break;
         }
     }
     return largest;
@@ -160,9 +179,11 @@ static int limits_set(const struct jail_config *config, struct error *err)
 static int capabilities_drop(struct error *err)
 {
     for (unsigned long capability = 0; capability <= CAPABILITY_MAX; capability++) {
-        /* EINVAL: this kernel has none of that number. EPERM: it may not be dropped. */
-        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0 && errno != EINVAL) {
-            return step_failed("capabilities", err);
+        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0) {
+            if (errno == EINVAL && capability > 0) {
+                break; /* this kernel has none of that number, nor above */
+            }
+            return step_failed("capabilities", err); /* EPERM: it may not be dropped */
         }
     }
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 ||
@@ -227,11 +248,7 @@ static void aborted(int signal_number)
 int jail_enter(const struct jail_config *config, struct error *err)
 {
     CHECK(signal(SIGABRT, aborted) != SIG_ERR);
-    int result = broker_seal(config->broker);
-    if (result < 0) {
-        return error_set(err, result, "cannot enter the VM's jail: %s", err_text(result));
-    }
-    result = namespaces_enter(err);
+    int result = namespaces_enter(config->broker, err);
     result = result < 0 ? result : root_change(err);
     result = result < 0 ? result : limits_set(config, err);
     result = result < 0 ? result : capabilities_drop(err);

@@ -39,6 +39,15 @@ struct msr_indices {
     uint32_t room[CPU_MSRS_MAX];
 };
 
+struct msr_batch {
+    unsigned count;
+    struct kvm_msr_entry entries[CPU_MSRS_MAX];
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entries[CPU_MSRS_MAX];
+    } call;
+};
+
 struct one_msr {
     struct kvm_msrs head;
     struct kvm_msr_entry entry;
@@ -107,7 +116,8 @@ static int tsc_save(struct vcpu *vcpu, Drover__CpuState *state)
     return result;
 }
 
-int kvm_msrs_save(struct vcpu *vcpu, struct cpu_message *message)
+/* What this KVM lists, as far as it is saved; the TSC is not. */
+static int msrs_list(struct vcpu *vcpu, struct msr_batch *ret_batch)
 {
     CLEANUP(cleanup_free) struct msr_indices *indices = calloc(1, sizeof(*indices));
     if (indices == NULL) {
@@ -117,47 +127,97 @@ int kvm_msrs_save(struct vcpu *vcpu, struct cpu_message *message)
     if (ioctl(vcpu->vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &indices->list) < 0) {
         return -errno;
     }
-    unsigned count = 0;
-    for (uint32_t i = 0; i < indices->list.nmsrs; i++) {
+    for (uint32_t i = 0; i < indices->list.nmsrs && i < CPU_MSRS_MAX; i++) {
         uint32_t index = indices->list.indices[i];
-        uint64_t value = 0;
-        if (!is_saved(index) || msr_get(vcpu, index, &value) < 0) {
-            continue; /* a list entry that this guest's CPUID does not have */
+        if (is_saved(index)) {
+            ret_batch->entries[ret_batch->count++].index = index;
         }
-        drover__cpu_msr__init(&message->msrs[count]);
-        message->msrs[count].index = index;
-        message->msrs[count].value = value;
-        message->msr_pointers[count] = &message->msrs[count];
-        count++;
+    }
+    return 0;
+}
+
+/*
+ * As many in one call as KVM takes, because each call costs. It stops at the first one
+ * that it refuses; returns how many it took before.
+ */
+static unsigned msrs_call(struct vcpu *vcpu, unsigned long request,
+                          struct msr_batch *batch, unsigned first)
+{
+    unsigned rest = batch->count - first;
+    batch->call.head.nmsrs = rest;
+    memcpy(batch->call.entries, batch->entries + first, rest * sizeof(batch->entries[0]));
+    int taken = ioctl(vcpu->fd, request, &batch->call);
+    unsigned done = taken < 0 ? 0 : (unsigned)taken < rest ? (unsigned)taken : rest;
+    memcpy(batch->entries + first, batch->call.entries, done * sizeof(batch->entries[0]));
+    return done;
+}
+
+int kvm_msrs_save(struct vcpu *vcpu, struct cpu_message *message)
+{
+    CLEANUP(cleanup_free) struct msr_batch *batch = calloc(1, sizeof(*batch));
+    int result = batch == NULL ? -ENOMEM : msrs_list(vcpu, batch);
+    if (result < 0) {
+        return result;
+    }
+    unsigned count = 0;
+    for (unsigned i = 0; i < batch->count; i++) {
+        unsigned done = msrs_call(vcpu, KVM_GET_MSRS, batch, i);
+        for (unsigned end = i + done; i < end; i++, count++) {
+            drover__cpu_msr__init(&message->msrs[count]);
+            message->msrs[count].index = batch->entries[i].index;
+            message->msrs[count].value = batch->entries[i].data;
+            message->msr_pointers[count] = &message->msrs[count];
+        }
+        /* `i` is now one that is listed, but that this guest's CPUID does not have. */
     }
     message->state.n_msrs = count;
     message->state.msrs = message->msr_pointers;
     return tsc_save(vcpu, &message->state);
 }
 
+/* One that KVM refused. One that was never used (zero) may be unknown here. */
+static bool refusal_matters(struct vcpu *vcpu, const struct kvm_msr_entry *entry)
+{
+    uint64_t present = 0;
+    return entry->data != 0 &&
+           (msr_get(vcpu, entry->index, &present) < 0 || present != entry->data);
+}
+
+static int msrs_set(struct vcpu *vcpu, struct msr_batch *batch, struct error *err)
+{
+    for (unsigned i = 0; i < batch->count; i++) {
+        i += msrs_call(vcpu, KVM_SET_MSRS, batch, i);
+        const struct kvm_msr_entry *refused = &batch->entries[i];
+        if (i < batch->count && refusal_matters(vcpu, refused)) {
+            return error_set(err, DROVER_EMALFORMED,
+                             "this host's KVM refused MSR 0x%x = 0x%llx of vCPU %u: do "
+                             "both hosts have the same processor?",
+                             refused->index, (unsigned long long)refused->data,
+                             vcpu->index);
+        }
+    }
+    return 0;
+}
+
 int kvm_msrs_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err)
 {
+    CLEANUP(cleanup_free) struct msr_batch *batch = calloc(1, sizeof(*batch));
+    if (batch == NULL) {
+        return error_set(err, -ENOMEM, "out of memory");
+    }
     uint64_t deadline = 0;
     for (size_t i = 0; i < state->n_msrs; i++) {
         const Drover__CpuMsr *msr = state->msrs[i];
-        if (!is_saved(msr->index)) {
-            continue;
-        }
         if (msr->index == MSR_DEADLINE) {
             deadline = msr->value; /* means something only after all else */
-            continue;
+        } else if (is_saved(msr->index) && batch->count < CPU_MSRS_MAX) {
+            batch->entries[batch->count++] =
+                (struct kvm_msr_entry){.index = msr->index, .data = msr->value};
         }
-        /* One that was never used (zero) may be unknown here. */
-        if (msr_set(vcpu, msr->index, msr->value) < 0 && msr->value != 0) {
-            uint64_t present = 0;
-            bool same = msr_get(vcpu, msr->index, &present) == 0 && present == msr->value;
-            if (!same) {
-                return error_set(err, DROVER_EMALFORMED,
-                                 "this host's KVM refused MSR 0x%x = 0x%" PRIx64
-                                 " of vCPU %u: do both hosts have the same processor?",
-                                 msr->index, msr->value, vcpu->index);
-            }
-        }
+    }
+    int result = msrs_set(vcpu, batch, err);
+    if (result < 0) {
+        return result;
     }
     /* Zero too: it disarms. */
     if (msr_set(vcpu, MSR_DEADLINE, deadline) < 0 && deadline != 0) {

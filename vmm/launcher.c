@@ -45,6 +45,29 @@ static int pid_namespace_make(int *ret_own_fd)
     return 0;
 }
 
+/*
+ * A network with nothing in it, for the jail. It is what takes the kernel longest of all
+ * that a jail needs; here it is made while the VMM opens its files. This process stays in
+ * the network that it came from.
+ */
+static int network_make(int *ret_fd)
+{
+    static const char path[] = "/proc/self/ns/net";
+    CLEANUP(cleanup_fd) int own = open(path, O_RDONLY | O_CLOEXEC);
+    if (own < 0 || unshare(CLONE_NEWNET) < 0) {
+        return -errno;
+    }
+    CLEANUP(cleanup_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int result = fd < 0 ? -errno : 0;
+    if (setns(own, CLONE_NEWNET) < 0) {
+        return -errno;
+    }
+    if (result == 0) {
+        *ret_fd = take_fd(&fd);
+    }
+    return result;
+}
+
 static int signals_take(struct launcher *launcher)
 {
     sigset_t signals;
@@ -105,6 +128,10 @@ int launcher_split(struct launcher *launcher, bool *ret_is_vmm, int *ret_broker_
     if (setns(own, CLONE_NEWPID) < 0 || hello_send(launcher) < 0) {
         (void)kill(pid, SIGKILL);
         return error_set(err, -EIO, "cannot start the VMM: it ended at once");
+    }
+    result = network_make(&launcher->network_fd);
+    if (result < 0) {
+        launcher->network_fd = result; /* told when the VMM asks for it */
     }
     return 0;
 }
@@ -173,9 +200,15 @@ static void request_serve(struct launcher *launcher)
         }
         break;
     case BROKER_SEAL:
-        list->sealed = true;
-        reply(launcher, 0, &err, -1);
-        return;
+        if (!list->sealed) {
+            list->sealed = true;
+            int fd = launcher->network_fd;
+            reply(launcher, fd < 0 ? fd : 0, &err, fd < 0 ? -1 : fd);
+            cleanup_fd(&launcher->network_fd);
+            launcher->network_fd = -1;
+            return;
+        }
+        break;
     case BROKER_OPEN:
         if (number < list->count && list->entries[number]->kind != BROKER_REMOVE_AT_END &&
             list->entries[number]->kind != BROKER_TAP_AT_END) {

@@ -24,6 +24,7 @@ struct launcher {
     pid_t vmm_pid;
     int broker_fd;
     int signal_fd;
+    int network_fd; /* the empty network of the jail, until the VMM has it; or -errno */
     struct broker_list list; /* set .storage before launcher_split() */
 };
 

@@ -163,17 +163,19 @@ int vm_start(struct vm *vm, struct error *err)
             return result;
         }
     }
-    int result = -pthread_create(&vm->io_thread, NULL, io_thread, vm);
+    /* First those for whom the guest waits: they close their jails meanwhile. */
+    int result = kvm_vcpus_start(vm, err);
+    if (result < 0) {
+        return result;
+    }
+    result = -pthread_create(&vm->io_thread, NULL, io_thread, vm);
     if (result < 0) {
         return error_set(err, result, "cannot start a thread: %s", err_text(result));
     }
     vm->io_thread_started = true;
-    result = kvm_vcpus_start(vm, err);
-    if (result == 0) {
-        vm->started_ms = clock_now_ms();
-        vm_hold_clear(vm, VM_HOLD_START);
-    }
-    return result;
+    vm->started_ms = clock_now_ms();
+    vm_hold_clear(vm, VM_HOLD_START);
+    return 0;
 }
 
 int vm_run(struct vm *vm)
