@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #include "base/check.h"
 #include "base/err.h"
@@ -24,7 +25,8 @@ int arrival_init(struct arrival *arrival, struct migration_guest *guest)
         uint64_t page_count = arrival->regions[i].where.size_bytes / MIGRATION_PAGE_SIZE;
         arrival->regions[i].page_count = page_count;
         arrival->regions[i].held = calloc(page_count / 64 + 1, sizeof(uint64_t));
-        if (arrival->regions[i].held == NULL) {
+        arrival->regions[i].suspect = calloc(page_count / 64 + 1, sizeof(uint64_t));
+        if (arrival->regions[i].held == NULL || arrival->regions[i].suspect == NULL) {
             arrival_done(arrival);
             return -ENOMEM;
         }
@@ -36,7 +38,9 @@ void arrival_done(struct arrival *arrival)
 {
     for (unsigned i = 0; i < MIGRATION_REGIONS_MAX; i++) {
         free(arrival->regions[i].held);
+        free(arrival->regions[i].suspect);
         arrival->regions[i].held = NULL;
+        arrival->regions[i].suspect = NULL;
     }
 }
 
@@ -64,31 +68,52 @@ int arrival_compare(const struct arrival *arrival, const struct wire_hello *hell
     return 0;
 }
 
-static void mark(uint64_t *held, uint64_t first, uint64_t count)
+/* No two threads take the same page from an honest source. A hostile one can only harm
+ * its own guest by that: all changes to the bitmaps are atomic. */
+static bool bit_get(const atomic_uint_least64_t *words, uint64_t bit)
 {
-    for (uint64_t page = first; page < first + count; page++) {
-        held[page / 64] |= UINT64_C(1) << (page % 64);
+    return (atomic_load_explicit(&words[bit / 64], memory_order_relaxed) >> (bit % 64) &
+            1) != 0;
+}
+
+static void bit_set(atomic_uint_least64_t *words, uint64_t bit)
+{
+    (void)atomic_fetch_or_explicit(&words[bit / 64], UINT64_C(1) << (bit % 64),
+                                   memory_order_relaxed);
+}
+
+static void bit_clear(atomic_uint_least64_t *words, uint64_t bit)
+{
+    if (bit_get(words, bit)) {
+        (void)atomic_fetch_and_explicit(&words[bit / 64], ~(UINT64_C(1) << (bit % 64)),
+                                        memory_order_relaxed);
     }
 }
 
-static bool is_held(const uint64_t *held, uint64_t page)
+static void mark(atomic_uint_least64_t *held, uint64_t first, uint64_t count)
 {
-    return (held[page / 64] >> (page % 64) & 1) != 0;
+    for (uint64_t page = first; page < first + count; page++) {
+        if (!bit_get(held, page)) {
+            bit_set(held, page);
+        }
+    }
 }
 
 /* Memory that was never written is zero already, and is not touched: it would be backed
  * for nothing. */
 static void clear(struct arrival *arrival, unsigned index, uint64_t first, uint64_t count)
 {
-    uint64_t *held = arrival->regions[index].held;
+    atomic_uint_least64_t *held = arrival->regions[index].held;
     for (uint64_t page = first; page < first + count;) {
-        if (!is_held(held, page)) {
+        bit_clear(arrival->regions[index].suspect, page);
+        if (!bit_get(held, page)) {
             page++;
             continue;
         }
         uint64_t start = page;
-        for (; page < first + count && is_held(held, page); page++) {
-            held[page / 64] &= ~(UINT64_C(1) << (page % 64));
+        for (; page < first + count && bit_get(held, page); page++) {
+            bit_clear(held, page);
+            bit_clear(arrival->regions[index].suspect, page);
         }
         if (arrival->guest->ops->clear != NULL) {
             arrival->guest->ops->clear(arrival->guest, index, start, page - start);
@@ -112,21 +137,20 @@ static bool fits(const struct arrival *arrival, const struct extent *extent)
     return extent->first_page <= page_count && pages <= page_count - extent->first_page;
 }
 
-/* Zeroes what is to be zero; the places of the data go to arrival->iov, whose count is
- * returned. */
-static unsigned place(struct arrival *arrival, const struct extent *extent)
+/* Zeroes what is to be zero; the places of the data go to `iov` (EXTENT_PAGES entries),
+ * whose count is returned. */
+static unsigned place(struct arrival *arrival, const struct extent *extent,
+                      struct iovec *iov)
 {
     uint8_t *region = arrival->regions[extent->region].where.host;
-    uint64_t *held = arrival->regions[extent->region].held;
     uint64_t page = extent->first_page;
     unsigned count = 0;
     for (unsigned i = 0; i < extent->run_count; i++) {
         uint64_t pages = extent->runs[i].page_count;
         if (extent->runs[i].kind == EXTENT_RUN_DATA) {
-            arrival->iov[count++] =
-                (struct iovec){.iov_base = region + page * MIGRATION_PAGE_SIZE,
-                               .iov_len = pages * MIGRATION_PAGE_SIZE};
-            mark(held, page, pages);
+            iov[count++] = (struct iovec){.iov_base = region + page * MIGRATION_PAGE_SIZE,
+                                          .iov_len = pages * MIGRATION_PAGE_SIZE};
+            mark(arrival->regions[extent->region].held, page, pages);
         } else if (extent->runs[i].kind == EXTENT_RUN_ZERO) {
             clear(arrival, extent->region, page, pages);
         }
@@ -136,6 +160,7 @@ static unsigned place(struct arrival *arrival, const struct extent *extent)
     return count;
 }
 
+/* Of all data as one. */
 static uint32_t checksum(const struct arrival *arrival, const struct extent *extent)
 {
     const uint8_t *at = arrival->regions[extent->region].where.host +
@@ -151,22 +176,66 @@ static uint32_t checksum(const struct arrival *arrival, const struct extent *ext
     return crc;
 }
 
+/* Looks at each page's checksum; how many were wrong. */
+static unsigned pages_check(struct arrival *arrival, const struct extent *extent)
+{
+    const uint8_t *region = arrival->regions[extent->region].where.host;
+    atomic_uint_least64_t *suspect = arrival->regions[extent->region].suspect;
+    uint64_t page = extent->first_page;
+    unsigned next = 0;
+    unsigned wrong = 0;
+    for (unsigned i = 0; i < extent->run_count; i++) {
+        uint64_t end = page + extent->runs[i].page_count;
+        bool data = extent->runs[i].kind == EXTENT_RUN_DATA;
+        for (; data && page < end; page++) {
+            if (arrival->crc32c(0, region + page * MIGRATION_PAGE_SIZE,
+                                MIGRATION_PAGE_SIZE) == extent->page_crcs[next++]) {
+                bit_clear(suspect, page);
+            } else {
+                bit_set(suspect, page);
+                wrong++;
+            }
+        }
+        page = end;
+    }
+    return wrong;
+}
+
 int arrival_extent(struct arrival *arrival, const uint8_t *payload, size_t size,
                    struct stream_in *in, bool standing, uint32_t idle_ms,
                    struct error *err)
 {
-    struct extent *extent = &arrival->extent;
-    int rv = wire_extent_decode(payload, size, extent);
-    if (rv != 0 || !fits(arrival, extent) || (standing && !extent->checked)) {
+    struct extent extent;
+    struct iovec iov[EXTENT_PAGES];
+    int rv = wire_extent_decode(payload, size, &extent);
+    if (rv != 0 || !fits(arrival, &extent) ||
+        (standing && !extent.checked && !extent.pages_checked)) {
         return error_set(err, DROVER_EMALFORMED, "memory came with a malformed map");
     }
-    unsigned count = place(arrival, extent);
-    arrival->pages_received += extent->data_pages;
+    unsigned count = place(arrival, &extent, iov);
+    atomic_fetch_add(&arrival->pages_received, extent.data_pages);
     if (count > 0) {
-        rv = stream_in_pages(in, arrival->iov, count, idle_ms);
+        rv = stream_in_pages(in, iov, count, idle_ms);
+        if (rv != 0) {
+            return error_set(err, rv, "receiving memory: %s", err_text(rv));
+        }
     }
-    if (rv == 0 && extent->checked && checksum(arrival, extent) != extent->crc) {
-        return error_set(err, DROVER_EMALFORMED, "memory came with a wrong checksum");
+    bool wrong = extent.checked && checksum(arrival, &extent) != extent.crc;
+    if (extent.pages_checked) {
+        wrong = pages_check(arrival, &extent) != 0 && standing;
     }
-    return rv != 0 ? error_set(err, rv, "receiving memory: %s", err_text(rv)) : 0;
+    return wrong ? error_set(err, DROVER_EMALFORMED, "memory came with a wrong checksum")
+                 : 0;
+}
+
+uint64_t arrival_suspects(const struct arrival *arrival)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < arrival->region_count; i++) {
+        for (uint64_t word = 0; word <= arrival->regions[i].page_count / 64; word++) {
+            sum += (uint64_t)__builtin_popcountll(
+                atomic_load(&arrival->regions[i].suspect[word]));
+        }
+    }
+    return sum;
 }

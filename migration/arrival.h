@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory that arrives: extents are judged and put in place. Engine's thread.
+ * Memory that arrives: extents are judged and put in place. Several threads may take
+ * extents at once, each from its own stream; all else is for the engine's thread.
  */
 #ifndef DROVER_MIGRATION_ARRIVAL_H
 #define DROVER_MIGRATION_ARRIVAL_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
 #include "migration/crc32c.h"
 #include "migration/extent.h"
@@ -20,15 +22,17 @@ struct arrival {
     struct {
         struct migration_region where;
         uint64_t page_count;
-        uint64_t *held; /* bit n: page n may hold something else than zeros */
+        /* Bit n: page n may hold something else than zeros. */
+        atomic_uint_least64_t *held;
+        /* Bit n: page n came with a checksum that did not fit, as the guest wrote to it
+         * while it was sent: it must come again. */
+        atomic_uint_least64_t *suspect;
     } regions[MIGRATION_REGIONS_MAX];
     unsigned region_count;
-    uint64_t pages_received;
+    atomic_uint_least64_t pages_received;
     /* private */
     struct migration_guest *guest;
     crc32c_function crc32c;
-    struct extent extent;
-    struct iovec iov[EXTENT_PAGES];
 };
 
 int arrival_init(struct arrival *arrival, struct migration_guest *guest);
@@ -38,10 +42,13 @@ int arrival_compare(const struct arrival *arrival, const struct wire_hello *hell
                     struct error *err);
 /*
  * Takes an EXTENT message (`payload`) and the pages behind it. `standing`: the source's
- * guest does not run, so a checksum must be there and right.
+ * guest does not run, so checksums must be there and right. While it runs, a page whose
+ * checksum is wrong is suspect until it has come again.
  */
 int arrival_extent(struct arrival *arrival, const uint8_t *payload, size_t size,
                    struct stream_in *in, bool standing, uint32_t idle_ms,
                    struct error *err);
+/* Pages that came torn, and did not come again since. */
+uint64_t arrival_suspects(const struct arrival *arrival);
 
 #endif

@@ -27,14 +27,15 @@ struct extent_run {
 
 struct extent {
     uint16_t region;
-    bool checked; /* `crc` is that of the data: only while the guest stands, else it
-                     changes under us */
-    uint32_t crc; /* CRC-32C */
+    bool checked;       /* `crc` is that of all the data (conversation version 1) */
+    bool pages_checked; /* page_crcs holds that of each page of data */
+    uint32_t crc;       /* CRC-32C */
     uint64_t first_page; /* in the region; a multiple of EXTENT_PAGES */
     uint16_t data_pages; /* sums over the runs */
     uint16_t zero_pages;
     uint16_t run_count;
     struct extent_run runs[EXTENT_RUNS_MAX];
+    uint32_t page_crcs[EXTENT_PAGES]; /* the first data_pages are used */
 };
 
 void extent_init(struct extent *extent, uint16_t region, uint64_t first_page);

@@ -131,7 +131,7 @@ static int go_send(struct migration_source *source, uint64_t stopped_ns,
     struct wire_go go = {
         .predicted_downtime_us = source->predicted_downtime_us,
         .one_way_us = source->round_trip_us / 2,
-        .bytes_sent = source->out.bytes_sent,
+        .bytes_sent = source_bytes_sent(source),
         .pages_sent = source->pages.sent_count,
         .pages_zero = source->pages.zero_count,
         .rounds = source->round + 1, /* the last one was sent while the guest stood */
@@ -184,7 +184,7 @@ static void reckon(struct migration_source *source, uint64_t stopped_ns,
     figures->downtime_us = (go_sent_ns - stopped_ns) / NS_PER_US + entry_us;
     figures->total_us = (go_sent_ns - source->started_ns) / NS_PER_US + entry_us;
     figures->predicted_downtime_us = source->predicted_downtime_us;
-    figures->bytes_sent = source->out.bytes_sent;
+    figures->bytes_sent = source_bytes_sent(source);
     figures->pages_sent = source->pages.sent_count;
     figures->pages_zero = source->pages.zero_count;
     figures->rounds = source->round + 1;
@@ -201,6 +201,7 @@ int source_handover(struct migration_source *source)
     const uint8_t *payload;
     size_t size;
     source->out.idle_ms = times->standing_ms;
+    streams_end(&source->streams);
     int rv = stream_out_plain(&source->out, WIRE_HANDOVER);
     if (rv != 0) {
         return source_link_error(source, rv, "beginning the handover");

@@ -2,6 +2,7 @@
 noinst_LIBRARIES += migration/libmigration.a
 migration_libmigration_a_SOURCES = \
 	migration/arrival.c migration/arrival.h \
+	migration/arrival_streams.c migration/arrival_streams.h \
 	migration/crc32c.c migration/crc32c.h \
 	migration/extent.c migration/extent.h \
 	migration/gate.h \
@@ -13,12 +14,16 @@ migration_libmigration_a_SOURCES = \
 	migration/snapshot_map.c migration/snapshot_map.h \
 	migration/snapshot_save.c migration/snapshot_save.h \
 	migration/source.c migration/source.h migration/source_internal.h \
+	migration/source_links.c \
 	migration/status.c migration/status.h \
 	migration/stream.c migration/stream.h \
-	migration/target.c migration/target.h \
+	migration/streams.c migration/streams.h \
+	migration/target.c migration/target.h migration/target_internal.h \
+	migration/target_greet.c \
 	migration/times.c migration/times.h \
 	migration/transport.c migration/transport.h migration/transport_tcp.c \
-	migration/wire.c migration/wire.h \
+	migration/wire.c migration/wire.h migration/wire_fields.h \
+	migration/wire_streams.c \
 	migration/zero.c migration/zero.h
 # The page path is worth it, whatever the rest of the tree is built with.
 migration_libmigration_a_CFLAGS = $(AM_CFLAGS) -O2

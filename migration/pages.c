@@ -48,8 +48,10 @@ static uint64_t count_bits(const uint64_t *words, uint64_t count)
 
 int pages_init(struct pages *pages, struct migration_guest *guest)
 {
-    *pages = (struct pages){
-        .guest = guest, .is_zero = zero_page_pick(), .crc32c = crc32c_pick()};
+    memset(pages, 0, sizeof(*pages));
+    pages->guest = guest;
+    pages->is_zero = zero_page_pick();
+    pages->crc32c = crc32c_pick();
     pages->region_count = guest->ops->region_count(guest);
     CHECK(pages->region_count <= MIGRATION_REGIONS_MAX);
     for (unsigned i = 0; i < pages->region_count; i++) {
@@ -195,16 +197,14 @@ static int there_find(struct pages *pages, unsigned index, uint64_t first_page,
     return 0;
 }
 
-/* What becomes of a page that is to be sent. */
-static enum extent_run_kind judge(struct pages *pages, struct pages_region *region,
+/* What becomes of a page that is to be sent. No two threads share a word of `held`. */
+static enum extent_run_kind judge(const struct pages *pages, struct pages_region *region,
                                   uint64_t page, bool there)
 {
     if (there && !pages->is_zero(region->where.host + page * MIGRATION_PAGE_SIZE)) {
         bit_set(region->held, page);
-        pages->sent_count++;
         return EXTENT_RUN_DATA;
     }
-    pages->zero_count++;
     if (bit_get(region->held, page)) {
         bit_clear(region->held, page);
         return EXTENT_RUN_ZERO;
@@ -226,11 +226,44 @@ static uint32_t checksum(const struct pages *pages, const struct extent *extent,
     return crc;
 }
 
+/* Joins what becomes of each pending page to runs, and takes the checksums of the data
+ * while it is in the cache. How many pages were zero. */
+static uint64_t extent_fill(const struct pages *pages, struct pages_region *region,
+                            const uint64_t *words, const uint64_t *there,
+                            struct extent *extent)
+{
+    unsigned next = 0; /* first page that no run covers yet */
+    uint64_t zero_count = 0;
+    for (unsigned word = 0; word < EXTENT_WORDS; word++) {
+        for (uint64_t bits = words[word]; bits != 0; bits &= bits - 1) {
+            unsigned page = word * WORD_PAGES + (unsigned)__builtin_ctzll(bits);
+            enum extent_run_kind kind =
+                judge(pages, region, extent->first_page + page, bit_get(there, page));
+            zero_count += kind != EXTENT_RUN_DATA;
+            if (kind == EXTENT_RUN_SKIP) {
+                continue;
+            }
+            if (kind == EXTENT_RUN_DATA && pages->page_checks) {
+                extent->page_crcs[extent->data_pages] = pages->crc32c(
+                    0,
+                    region->where.host + (extent->first_page + page) * MIGRATION_PAGE_SIZE,
+                    MIGRATION_PAGE_SIZE);
+            }
+            if (page > next) {
+                extent_add(extent, EXTENT_RUN_SKIP, page - next);
+            }
+            extent_add(extent, kind, 1);
+            next = page + 1;
+        }
+    }
+    return zero_count;
+}
+
 static int send_extent(struct pages *pages, unsigned index, uint64_t first_page,
                        bool standing, struct stream_out *out)
 {
     struct pages_region *region = &pages->regions[index];
-    struct extent *extent = &pages->extent;
+    struct extent extent;
     uint64_t *words = region->pending + first_page / WORD_PAGES;
     uint64_t pending = count_bits(words, EXTENT_WORDS);
     if (pending == 0) {
@@ -241,51 +274,69 @@ static int send_extent(struct pages *pages, unsigned index, uint64_t first_page,
     if (rv != 0) {
         return rv;
     }
-    extent_init(extent, (uint16_t)index, first_page);
-    unsigned next = 0; /* first page that no run covers yet */
-    for (unsigned word = 0; word < EXTENT_WORDS; word++) {
-        for (uint64_t bits = words[word]; bits != 0; bits &= bits - 1) {
-            unsigned page = word * WORD_PAGES + (unsigned)__builtin_ctzll(bits);
-            enum extent_run_kind kind =
-                judge(pages, region, first_page + page, bit_get(there, page));
-            if (kind == EXTENT_RUN_SKIP) {
-                continue;
-            }
-            if (page > next) {
-                extent_add(extent, EXTENT_RUN_SKIP, page - next);
-            }
-            extent_add(extent, kind, 1);
-            next = page + 1;
-        }
-    }
+    extent_init(&extent, (uint16_t)index, first_page);
+    uint64_t zero_count = extent_fill(pages, region, words, there, &extent);
     memset(words, 0, EXTENT_WORDS * sizeof(*words));
-    pages->pending_count -= pending;
-    if (extent->run_count == 0) {
+    atomic_fetch_add(&pages->zero_count, zero_count);
+    atomic_fetch_add(&pages->sent_count, extent.data_pages);
+    atomic_fetch_sub(&pages->pending_count, pending);
+    if (extent.run_count == 0) {
         return 0;
     }
     uint8_t *host = region->where.host + first_page * MIGRATION_PAGE_SIZE;
-    if (standing) {
-        extent->checked = true;
-        extent->crc = checksum(pages, extent, host);
+    extent.pages_checked = pages->page_checks;
+    if (standing && !pages->page_checks) {
+        extent.checked = true;
+        extent.crc = checksum(pages, &extent, host);
     }
-    return stream_out_extent(out, extent, host);
+    return stream_out_extent(out, &extent, host);
+}
+
+void pages_deal_begin(struct pages *pages)
+{
+    atomic_store(&pages->next_extent, 0);
+}
+
+/* The region and first page of an extent by its number; false behind the last. */
+static bool extent_find(const struct pages *pages, uint64_t number, unsigned *ret_index,
+                        uint64_t *ret_first_page)
+{
+    for (unsigned i = 0; i < pages->region_count; i++) {
+        uint64_t count =
+            (pages->regions[i].page_count + EXTENT_PAGES - 1) / EXTENT_PAGES;
+        if (number < count) {
+            *ret_index = i;
+            *ret_first_page = number * EXTENT_PAGES;
+            return true;
+        }
+        number -= count;
+    }
+    return false;
+}
+
+int pages_deal(struct pages *pages, struct stream_out *out, bool standing,
+               pages_tick tick, void *owner)
+{
+    unsigned index = 0;
+    uint64_t first_page = 0;
+    while (extent_find(pages, atomic_fetch_add(&pages->next_extent, 1), &index,
+                       &first_page)) {
+        int rv = send_extent(pages, index, first_page, standing, out);
+        if (rv == 0 && tick != NULL) {
+            rv = tick(owner);
+        }
+        if (rv != 0) {
+            return rv;
+        }
+    }
+    return 0;
 }
 
 int pages_send(struct pages *pages, struct stream_out *out, bool standing,
                pages_tick tick, void *owner)
 {
-    for (unsigned i = 0; i < pages->region_count; i++) {
-        for (uint64_t page = 0; page < pages->regions[i].page_count;
-             page += EXTENT_PAGES) {
-            int rv = send_extent(pages, i, page, standing, out);
-            if (rv == 0 && tick != NULL) {
-                rv = tick(owner);
-            }
-            if (rv != 0) {
-                return rv;
-            }
-        }
-    }
-    CHECK(pages->pending_count == 0);
-    return stream_out_flush(out);
+    pages_deal_begin(pages);
+    int rv = pages_deal(pages, out, standing, tick, owner);
+    CHECK(rv != 0 || atomic_load(&pages->pending_count) == 0);
+    return rv != 0 ? rv : stream_out_flush(out);
 }

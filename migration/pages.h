@@ -2,16 +2,16 @@
 /*
  * The source's view of guest memory: which pages must still be sent, and the sending of
  * them. Zero pages are not sent; one that held data on the target before is sent as zero.
- * Engine's thread.
+ * Engine's thread, but for pages_deal().
  */
 #ifndef DROVER_MIGRATION_PAGES_H
 #define DROVER_MIGRATION_PAGES_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "migration/crc32c.h"
-#include "migration/extent.h"
 #include "migration/guest.h"
 #include "migration/zero.h"
 
@@ -28,13 +28,15 @@ struct pages {
     struct migration_guest *guest; /* borrowed */
     struct pages_region regions[MIGRATION_REGIONS_MAX];
     unsigned region_count;
-    uint64_t pending_count;
-    uint64_t sent_count; /* pages sent with their data */
-    uint64_t zero_count; /* pages found zero */
+    bool page_checks; /* a checksum of each page goes along; set once the target's version
+                         is known */
+    atomic_uint_least64_t pending_count;
+    atomic_uint_least64_t sent_count; /* pages sent with their data */
+    atomic_uint_least64_t zero_count; /* pages found zero */
     /* private */
     zero_page_function is_zero;
     crc32c_function crc32c;
-    struct extent extent;
+    atomic_uint_least64_t next_extent; /* of all regions, to be dealt out */
 };
 
 /* Called after each extent; an error ends the sending. */
@@ -47,10 +49,16 @@ uint64_t pages_total_bytes(const struct pages *pages);
 int pages_mark_populated(struct pages *pages);
 /* What was written since the last call is pending; how many pages that were. */
 int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count);
+/* Begins to deal out all that is pending. */
+void pages_deal_begin(struct pages *pages);
 /*
- * Sends all that is pending, which then is nothing. `standing`: the guest does not run,
- * so the data carries a checksum. Flushed on return. `tick` may be NULL.
+ * Sends extents that nobody else has taken, until none is left. Several threads at once,
+ * each with its own stream. `standing`: the guest does not run. Not flushed. `tick` may
+ * be NULL.
  */
+int pages_deal(struct pages *pages, struct stream_out *out, bool standing,
+               pages_tick tick, void *owner);
+/* Sends all that is pending over one stream; nothing is then. Flushed on return. */
 int pages_send(struct pages *pages, struct stream_out *out, bool standing,
                pages_tick tick, void *owner);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The source's rounds: memory is sent again and again while the guest writes to it, until
  * the plan says otherwise. */
+#include <errno.h>
+
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "migration/source_internal.h"
@@ -24,28 +26,45 @@ static void measure_speed(struct migration_source *source, uint64_t bytes, uint6
     source->bytes_per_second = speed < 1 ? 1 : (uint64_t)speed;
 }
 
+/* Over all streams: what is pending, and the end of the round on each. */
 static int round_send(struct migration_source *source)
 {
+    source->out.idle_ms = source_patience_ms(source);
+    pages_deal_begin(&source->pages);
+    streams_round(&source->streams, source->round, source->out.idle_ms);
+    int rv = pages_deal(&source->pages, &source->out, false, source_tick, source);
+    struct wire_round round = {.round = source->round};
+    CLEANUP(buffer_done) struct buffer frame = {0};
+    if (rv == 0) {
+        rv = stream_out_flush(&source->out);
+        round.bytes = source->out.bytes_sent;
+        rv = rv != 0 ? rv : wire_round_encode(&frame, WIRE_ROUND_END, &round);
+        rv = rv != 0 ? rv : stream_out_frames(&source->out, &frame, NULL);
+    }
+    while (rv == 0) {
+        rv = streams_wait(&source->streams, source->config.times.keepalive_ms / 4);
+        if (rv == 0) {
+            return 0;
+        }
+        rv = rv == -EAGAIN ? source_tick(source) : rv;
+    }
+    return source->err.code != 0 ? rv : source_link_error(source, rv, "sending memory");
+}
+
+static int round_run(struct migration_source *source)
+{
     uint64_t start_ns = clock_now_ns();
-    uint64_t start_bytes = source->out.bytes_sent;
+    uint64_t start_bytes = source_bytes_sent(source);
     source->round++;
     source->round_ms = start_ns / NS_PER_MS;
-    source->out.idle_ms = source_patience_ms(source);
-    int rv = pages_send(&source->pages, &source->out, false, source_tick, source);
+    int rv = round_send(source);
     if (rv != 0) {
-        return source->err.code != 0 ? rv
-                                     : source_link_error(source, rv, "sending memory");
-    }
-    struct wire_round round = {.round = source->round, .bytes = source->out.bytes_sent};
-    CLEANUP(buffer_done) struct buffer frame = {0};
-    rv = wire_round_encode(&frame, WIRE_ROUND_END, &round);
-    rv = rv != 0 ? rv : stream_out_frames(&source->out, &frame, NULL);
-    if (rv != 0) {
-        return source_link_error(source, rv, "sending memory");
+        return rv;
     }
     uint64_t sent_ns = clock_now_ns();
     const uint8_t *payload;
     size_t size;
+    struct wire_round round;
     rv = source_expect(source, WIRE_ROUND_ACK, source_patience_ms(source), 0,
                        "waiting for the target", &payload, &size);
     if (rv != 0) {
@@ -60,7 +79,7 @@ static int round_send(struct migration_source *source)
     if (round_trip_us < source->round_trip_us) {
         source->round_trip_us = round_trip_us;
     }
-    measure_speed(source, source->out.bytes_sent - start_bytes, end_ns - start_ns);
+    measure_speed(source, source_bytes_sent(source) - start_bytes, end_ns - start_ns);
     return 0;
 }
 
@@ -95,7 +114,7 @@ static void publish(struct migration_source *source, const struct plan_measure *
     status->bytes_per_second = measure->bytes_per_second;
     status->dirty_bytes_per_second = measure->dirty_bytes_per_second;
     status->figures.predicted_downtime_us = source->predicted_downtime_us;
-    status->figures.bytes_sent = source->out.bytes_sent;
+    status->figures.bytes_sent = source_bytes_sent(source);
     status->figures.pages_sent = source->pages.sent_count;
     status->figures.pages_zero = source->pages.zero_count;
     status->figures.rounds = measure->round;
@@ -116,7 +135,7 @@ int source_rounds(struct migration_source *source)
     for (;;) {
         struct plan_measure measure;
         struct plan_decision decision;
-        rv = round_send(source);
+        rv = round_run(source);
         rv = rv != 0 ? rv : dirty_fetch(source, &measure);
         if (rv != 0) {
             return rv;

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "migration/extent.h"
 #include "migration/pages.h"
 
 #define PAGE        ((size_t)MIGRATION_PAGE_SIZE)

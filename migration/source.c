@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The source: connect, compare, and how it ends. In between: rounds.c, handover.c.
+ * The source: how a move begins, and how it ends. In between: source_links.c, rounds.c,
+ * handover.c.
  */
 #include "migration/source.h"
 
@@ -13,21 +14,25 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "base/id.h"
 #include "migration/source_internal.h"
 
 #define MEGABYTE      UINT64_C(1000000)
 #define NS_PER_US     UINT64_C(1000)
 #define NO_ROUND_TRIP UINT64_MAX
+/* When a data stream has failed: how long the target's reason is waited for on the
+ * control stream. The guest runs. */
+#define PEER_REASON_MS 100u
+
 /* What the target may have said before it closed. */
-static int peer_reason(struct migration_source *source)
+static int peer_reason(struct migration_source *source, uint32_t wait_ms)
 {
     enum wire_type type;
     const uint8_t *payload;
     size_t size;
     struct wire_refusal refusal;
     if (source->in.data == NULL ||
-        stream_in_message(&source->in, 0, 0, &type, &payload, &size) != 0) {
+        stream_in_message(&source->in, wait_ms, clock_now_ms() + wait_ms, &type, &payload,
+                          &size) != 0) {
         return 0;
     }
     if (type != WIRE_ABORT || wire_refusal_decode(payload, size, &refusal) != 0) {
@@ -36,6 +41,11 @@ static int peer_reason(struct migration_source *source)
     }
     return error_set(&source->err, refusal.code, "the target gave up: %s",
                      refusal.reason);
+}
+
+uint64_t source_bytes_sent(const struct migration_source *source)
+{
+    return atomic_load(&source->out.bytes_sent) + streams_bytes_sent(&source->streams);
 }
 
 /* UINT32_MAX: there is no deadline, or it does not matter any more. */
@@ -66,13 +76,19 @@ static int deadline_error(struct migration_source *source)
 
 int source_link_error(struct migration_source *source, int code, const char *doing)
 {
-    if (code == DROVER_ECANCELLED) {
+    /* A data stream that fails wakes this thread in the same way as a cancel does. */
+    int error = gate_get(&source->gate) == GATE_NEVER ? 0 : streams_error(&source->streams);
+    if (code == DROVER_ECANCELLED && error == 0) {
         return error_set(&source->err, code, "cancelled");
     }
+    code = error != 0 ? error : code;
     if (code == DROVER_ETIMEDOUT2 && left_ms(source) == 0) {
         return deadline_error(source);
     }
-    int rv = peer_reason(source);
+    if (error != 0) {
+        source->link->ops->set_cancel(source->link, -1);
+    }
+    int rv = peer_reason(source, error != 0 ? PEER_REASON_MS : 0);
     if (rv != 0) {
         return rv;
     }
@@ -105,13 +121,15 @@ int source_tick(void *owner)
     if (source->round <= 1 && now_ms > source->round_ms) {
         /* Later ones are measured whole. */
         status->bytes_per_second =
-            source->out.bytes_sent * MS_PER_S / (now_ms - source->round_ms);
+            source_bytes_sent(source) * MS_PER_S / (now_ms - source->round_ms);
     }
-    status->figures.bytes_sent = source->out.bytes_sent;
+    status->figures.bytes_sent = source_bytes_sent(source);
     status->figures.pages_sent = source->pages.sent_count;
     status->figures.pages_zero = source->pages.zero_count;
     status_board_unlock(&source->board);
-    return peer_reason(source);
+    int error = streams_error(&source->streams);
+    return error != 0 ? source_link_error(source, error, "sending memory")
+                      : peer_reason(source, 0);
 }
 
 int source_expect(struct migration_source *source, enum wire_type type, uint32_t idle_ms,
@@ -140,101 +158,11 @@ int source_expect(struct migration_source *source, enum wire_type type, uint32_t
                      doing);
 }
 
-static int hello_send(struct migration_source *source, struct buffer *config)
-{
-    struct migration_guest *guest = source->config.guest;
-    struct wire_hello hello = {
-        .version_min = WIRE_VERSION_OLDEST,
-        .version_max = WIRE_VERSION,
-        .vm_id = source->config.vm_id,
-        .epoch = source->config.epoch,
-        .region_count = source->pages.region_count,
-    };
-    int rv = id_random_bytes(&hello.session, sizeof(hello.session));
-    rv = rv != 0 ? rv : guest->ops->config_save(guest, config);
-    if (rv != 0) {
-        return error_set(&source->err, rv, "can't describe the machine: %s",
-                         err_text(rv));
-    }
-    hello.config = config->data;
-    hello.config_size = config->size;
-    for (unsigned i = 0; i < hello.region_count; i++) {
-        hello.regions[i].gpa = source->pages.regions[i].where.gpa;
-        hello.regions[i].size_bytes = source->pages.regions[i].where.size_bytes;
-    }
-    CLEANUP(buffer_done) struct buffer frame = {0};
-    rv = wire_hello_encode(&frame, &hello);
-    if (rv != 0) {
-        return error_set(&source->err, rv, "can't describe the machine: %s",
-                         err_text(rv));
-    }
-    rv = stream_out_frames(&source->out, &frame, NULL);
-    return rv != 0 ? source_link_error(source, rv, "saying hello") : 0;
-}
-
-static int greet(struct migration_source *source)
-{
-    CLEANUP(buffer_done) struct buffer config = {0};
-    uint64_t sent_ns = clock_now_ns();
-    int rv = hello_send(source, &config);
-    if (rv != 0) {
-        return rv;
-    }
-    const uint8_t *payload;
-    size_t size;
-    rv = source_expect(source, WIRE_ACCEPT, source_patience_ms(source), 0, "saying hello",
-                       &payload, &size);
-    if (rv != 0) {
-        return rv;
-    }
-    source->round_trip_us = (clock_now_ns() - sent_ns) / NS_PER_US;
-    uint16_t version = 0;
-    uint64_t epoch = 0;
-    rv = wire_accept_decode(payload, size, &version, &epoch);
-    if (rv != 0 || version < WIRE_VERSION_OLDEST || version > WIRE_VERSION) {
-        return error_set(&source->err, DROVER_EVERSION,
-                         "the target speaks version %u, this side %u to %u", version,
-                         WIRE_VERSION_OLDEST, WIRE_VERSION);
-    }
-    return 0;
-}
-
-static int open_streams(struct migration_source *source)
-{
-    const struct migration_source_config *config = &source->config;
-    int rv = 0;
-    if (config->link_fd > 0) {
-        rv = transport_tcp_adopt(config->link_fd, source->address, source->cancel_fd,
-                                 config->times.connect_ms, config->times.idle_ms,
-                                 &source->link, &source->err);
-        source->config.link_fd = 0;
-    } else {
-        rv = config->transport->connect(source->address, source->cancel_fd,
-                                        config->times.connect_ms, config->times.idle_ms,
-                                        &source->link, &source->err);
-    }
-    if (rv != 0) {
-        return rv;
-    }
-    rv = stream_out_init(&source->out, source->link, config->times.idle_ms);
-    rv = rv != 0 ? rv : stream_in_init(&source->in, source->link);
-    rv = rv != 0 ? rv : pages_init(&source->pages, config->guest);
-    if (rv != 0) {
-        return error_set(&source->err, rv, "out of memory");
-    }
-    struct migration_status *status = status_board_lock(&source->board);
-    status->bytes_total = pages_total_bytes(&source->pages);
-    status->bytes_remaining = status->bytes_total;
-    status_board_unlock(&source->board);
-    return 0;
-}
-
 static int move(struct migration_source *source)
 {
     status_board_move(&source->board, MIGRATION_STATE_CONNECTING, NULL);
     source->started_ns = clock_now_ns();
-    int rv = open_streams(source);
-    rv = rv != 0 ? rv : greet(source);
+    int rv = source_connect(source);
     if (rv != 0) {
         return rv;
     }
@@ -254,6 +182,7 @@ static void close_link(struct migration_source *source, bool say_why)
     if (source->link == NULL) {
         return;
     }
+    streams_stop(&source->streams);
     source->link->ops->set_cancel(source->link, -1);
     if (say_why && !source->out.broken) {
         stream_out_drop(&source->out);
@@ -319,6 +248,7 @@ int migration_source_create(const struct migration_source_config *config,
     if (rv != 0) {
         return rv;
     }
+    CHECK(config->link_count <= MIGRATION_STREAMS_MAX);
     struct migration_source *source = calloc(1, sizeof(*source));
     if (source == NULL) {
         return error_set(err, -ENOMEM, "out of memory");
@@ -339,7 +269,14 @@ int migration_source_create(const struct migration_source_config *config,
         free(source);
         return error_set(err, rv, "can't make an eventfd: %s", err_text(rv));
     }
-    rv = status_board_init(&source->board, config->changed, config->owner);
+    rv = streams_init(&source->streams, &source->pages, source->cancel_fd,
+                      config->times.keepalive_ms);
+    if (rv == 0) {
+        rv = status_board_init(&source->board, config->changed, config->owner);
+        if (rv != 0) {
+            streams_done(&source->streams);
+        }
+    }
     if (rv != 0) {
         (void)close(source->cancel_fd); /* nothing was written to it */
         free(source);
@@ -404,11 +341,12 @@ void migration_source_free(struct migration_source *source)
         source); /* after the go it ends by itself, within done_ms */
     join(source);
     close_link(source, false);
+    streams_done(&source->streams);
     pages_done(&source->pages);
     status_board_done(&source->board);
     (void)close(source->cancel_fd); /* an eventfd */
-    if (source->config.link_fd > 0) {
-        (void)close(source->config.link_fd); /* never started */
+    for (unsigned i = 0; i < source->config.link_count; i++) {
+        cleanup_fd(&source->config.link_fds[i]); /* not used */
     }
     free(source);
 }

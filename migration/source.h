@@ -11,6 +11,7 @@
 #include "migration/plan.h"
 #include "migration/status.h"
 #include "migration/times.h"
+#include "migration/wire.h"
 
 struct migration_guest;
 struct migration_source;
@@ -27,13 +28,16 @@ struct migration_source_config {
     struct migration_times times;
     /* On the engine's thread, after each change of state. May be NULL. */
     void (*changed)(void *owner);
-    /* First thing on the engine's thread. May be NULL. */
+    /* First thing on the engine's thread, before it starts others. May be NULL. */
     void (*begun)(void *owner);
     void *owner;
     const struct transport_ops *transport; /* NULL: the one that `uri` names */
-    /* A TCP socket that is connected or connecting to it; start() or free() takes it. 0:
-     * none, the engine connects. */
-    int link_fd;
+    /* TCP sockets that are connected or connecting to it, each for one stream, the
+     * control stream first; taken if create() succeeds. None: the engine connects, once
+     * for each of `streams` (0 counts as 1). A target may take fewer. */
+    unsigned link_count;
+    int link_fds[MIGRATION_STREAMS_MAX];
+    unsigned streams;
 };
 
 /* -ENOMEM, or DROVER_EBADINPUT with what is wrong with the URI. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source's struct, for source.c, rounds.c and handover.c only. Owned by the engine's
+/* The source's struct, for source*.c, rounds.c and handover.c only. Owned by the engine's
  * thread, but for gate and board. */
 #ifndef DROVER_MIGRATION_SOURCE_INTERNAL_H
 #define DROVER_MIGRATION_SOURCE_INTERNAL_H
@@ -11,6 +11,7 @@
 #include "migration/plan.h"
 #include "migration/source.h"
 #include "migration/stream.h"
+#include "migration/streams.h"
 
 struct migration_source {
     struct migration_source_config config; /* uri points to `uri` */
@@ -22,9 +23,11 @@ struct migration_source {
     struct gate gate;
     struct status_board board;
 
-    struct transport_link *link;
+    struct transport_link *link; /* the control stream's */
     struct stream_out out;
     struct stream_in in;
+    struct streams streams; /* all others */
+    uint16_t version;       /* of the conversation */
     struct pages pages;
     struct plan plan;
     uint64_t started_ns;
@@ -51,6 +54,9 @@ int source_tick(void *source);
 int source_expect(struct migration_source *source, enum wire_type type, uint32_t idle_ms,
                   uint64_t until_ms, const char *doing, const uint8_t **ret_payload,
                   size_t *ret_size);
+/* Connects, says hello, opens the streams. Fills source->err. */
+int source_connect(struct migration_source *source);
+uint64_t source_bytes_sent(const struct migration_source *source); /* over all streams */
 /* How long a silent target is waited for, but not beyond the deadline. */
 uint32_t source_patience_ms(const struct migration_source *source);
 /* Until little enough is left. Fills source->err. */

@@ -52,6 +52,7 @@ struct migration_figures {
 struct migration_status {
     enum migration_state state;
     uint32_t round;
+    uint32_t streams; /* connections that memory goes over; 0: not known yet */
     uint64_t bytes_total;
     uint64_t bytes_remaining;
     uint64_t bytes_per_second;

@@ -15,7 +15,8 @@
 
 #define OUT_FRAMES_BYTES  65536u
 #define OUT_QUEUE_BYTES   (1024u * 1024u) /* sent when so much is queued */
-#define EXTENT_FRAME_SIZE (FRAME_HEADER_SIZE + 20 + 2 * EXTENT_RUNS_MAX)
+#define EXTENT_FRAME_SIZE                                                                 \
+    (FRAME_HEADER_SIZE + 20 + 2 * EXTENT_RUNS_MAX + 4 * EXTENT_PAGES)
 #define EXTENT_IOV_MAX    (1 + EXTENT_PAGES / 2) /* the frame, and every other page */
 /* What is read ahead behind pages or frames; it is copied once more if it turns out to be
  * pages. */
@@ -142,7 +143,8 @@ int stream_out_keepalive(struct stream_out *out, uint32_t keepalive_ms)
 
 int stream_in_init(struct stream_in *in, struct transport_link *link)
 {
-    *in = (struct stream_in){.link = link};
+    memset(in, 0, sizeof(*in));
+    in->link = link;
     in->data = malloc(IN_BYTES);
     return in->data == NULL ? -ENOMEM : 0;
 }

@@ -7,6 +7,7 @@
 #ifndef DROVER_MIGRATION_STREAM_H
 #define DROVER_MIGRATION_STREAM_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,7 +20,7 @@
 struct stream_out {
     struct transport_link *link; /* borrowed */
     uint32_t idle_ms;
-    uint64_t bytes_sent;
+    atomic_uint_least64_t bytes_sent; /* any thread may look */
     uint64_t last_sent_ms;
     bool broken; /* a send ended half-way: the peer can't make sense of what might follow
                   */
@@ -52,7 +53,7 @@ int stream_out_keepalive(struct stream_out *out, uint32_t keepalive_ms);
 
 struct stream_in {
     struct transport_link *link; /* borrowed */
-    uint64_t bytes_received;
+    atomic_uint_least64_t bytes_received; /* any thread may look */
     /* private: bytes [start, end) of `data` are not yet consumed */
     uint8_t *data;
     size_t start, end;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The target: waits for the source, compares, takes memory and state, and decides once.
+ * The target: takes memory and state, and decides once. How a source is waited for, and
+ * judged: target_greet.c.
  */
 #include "migration/target.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -14,145 +14,41 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "migration/arrival.h"
-#include "migration/gate.h"
-#include "migration/stream.h"
+#include "migration/target_internal.h"
 
 #define NS_PER_US UINT64_C(1000)
-/* Connections that did not even say a proper hello, before the target gives up: somebody
- * scans ports. */
-#define STRANGERS_MAX 64u
 /* After an ABORT: how long the source is listened to, so that the reason reaches it
  * before a reset does. */
 #define LINGER_MS    100u
 #define LINGER_READS 4096u
 
-struct migration_target {
-    struct migration_target_config config;
-    struct transport_listener *listener;
-    int cancel_fd;
-    pthread_t thread;
-    bool thread_started;
-    struct gate gate;
-    struct status_board board;
+/* ---- memory and state -------------------------------------------------------------- */
 
-    /* the engine's thread only */
-    struct transport_link *link;
-    struct stream_out out;
-    struct stream_in in;
-    struct arrival arrival;
-    struct error err; /* why the guest will not run here */
-};
-
-/* ---- hello ------------------------------------------------------------------------- */
-
-static int compare(struct migration_target *target, const struct wire_hello *hello)
+static uint64_t bytes_received(const struct migration_target *target)
 {
-    struct migration_guest *guest = target->config.guest;
-    struct error *err = &target->err;
-    if (hello->version_max < WIRE_VERSION_OLDEST || hello->version_min > WIRE_VERSION) {
-        return error_set(err, DROVER_EVERSION,
-                         "the source speaks versions %u to %u, the target %u to %u: "
-                         "update the older host",
-                         hello->version_min, hello->version_max, WIRE_VERSION_OLDEST,
-                         WIRE_VERSION);
-    }
-    if (hello->vm_id != target->config.vm_id) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "the target waits for VM %" PRIu64 ", and this is VM %" PRIu64,
-                         target->config.vm_id, hello->vm_id);
-    }
-    if (hello->vm_id != 0 && hello->epoch >= target->config.epoch) {
-        return error_set(err, DROVER_ESTALEEPOCH,
-                         "the target's epoch %" PRIu64
-                         " is not newer than the source's %" PRIu64,
-                         target->config.epoch, hello->epoch);
-    }
-    int rv = arrival_compare(&target->arrival, hello, err);
-    return rv != 0 ? rv
-                   : guest->ops->config_compare(guest, hello->config, hello->config_size,
-                                                err);
+    return atomic_load(&target->in.bytes_received) +
+           arrival_streams_bytes(&target->streams);
 }
 
-static void say(struct migration_target *target, enum wire_type type)
+/* Until the round has ended on the data streams too. */
+static int streams_round_end(struct migration_target *target, uint32_t round)
 {
-    struct wire_refusal refusal = {.code = target->err.code};
-    CLEANUP(buffer_done) struct buffer frame = {0};
-    memcpy(refusal.reason, target->err.text, WIRE_REASON_BYTES_MAX);
-    target->link->ops->set_cancel(target->link, -1);
-    target->out.idle_ms = 0;
-    if (wire_refusal_encode(&frame, type, &refusal) == 0) {
-        (void)stream_out_frames(&target->out, &frame,
-                                NULL); /* it will notice the end anyway */
-    }
-}
-
-static int greet(struct migration_target *target)
-{
-    enum wire_type type;
-    const uint8_t *payload;
-    size_t size;
-    struct wire_hello hello;
-    const struct migration_times *times = &target->config.times;
-    int rv = stream_in_message(&target->in, times->idle_ms,
-                               clock_now_ms() + times->idle_ms, &type, &payload, &size);
-    if (rv != 0) {
-        return error_set(&target->err, rv, "waiting for a hello: %s", err_text(rv));
-    }
-    if (type != WIRE_HELLO || wire_hello_decode(payload, size, &hello) != 0) {
-        return error_set(&target->err, DROVER_EMALFORMED,
-                         "somebody connected with no proper hello");
-    }
-    rv = compare(target, &hello);
-    if (rv != 0) {
-        say(target, WIRE_REFUSE);
-        return rv;
-    }
-    uint16_t version =
-        hello.version_max < WIRE_VERSION ? hello.version_max : WIRE_VERSION;
-    CLEANUP(buffer_done) struct buffer frame = {0};
-    rv = wire_accept_encode(&frame, version, target->config.epoch);
-    rv = rv != 0 ? rv : stream_out_frames(&target->out, &frame, NULL);
-    return rv != 0 ? error_set(&target->err, rv, "answering the hello: %s", err_text(rv))
-                   : 0;
-}
-
-static void close_link(struct migration_target *target)
-{
-    stream_out_done(&target->out);
-    stream_in_done(&target->in);
-    transport_link_close(target->link);
-    target->link = NULL;
-}
-
-/* Until somebody has said a proper hello. What others did wrong leaves no trace in the
- * guest. */
-static int wait_for_source(struct migration_target *target)
-{
-    for (unsigned i = 0; i < STRANGERS_MAX; i++) {
-        int rv =
-            target->listener->ops->accept(target->listener, target->cancel_fd, UINT32_MAX,
-                                          target->config.times.idle_ms, &target->link);
-        if (rv != 0) {
-            return error_set(&target->err, rv, "waiting for the source: %s",
-                             err_text(rv));
-        }
-        rv = stream_out_init(&target->out, target->link, target->config.times.idle_ms);
-        rv = rv != 0 ? rv : stream_in_init(&target->in, target->link);
-        rv = rv != 0 ? error_set(&target->err, rv, "out of memory") : greet(target);
-        if (rv == 0) {
-            target->err = (struct error){0};
-            return 0;
-        }
-        close_link(target);
-        if (rv == DROVER_ECANCELLED || rv == -ENOMEM) {
+    for (;;) {
+        uint32_t keepalive_ms = target->config.times.keepalive_ms;
+        int rv = arrival_streams_wait(&target->streams, round, keepalive_ms / 2,
+                                      &target->err);
+        if (rv != -EAGAIN) {
             return rv;
         }
+        if (gate_get(&target->gate) == GATE_NEVER) {
+            return error_set(&target->err, DROVER_ECANCELLED, "receiving: cancelled");
+        }
+        rv = stream_out_keepalive(&target->out, keepalive_ms);
+        if (rv != 0) {
+            return error_set(&target->err, rv, "receiving: %s", err_text(rv));
+        }
     }
-    return target->err.code;
 }
-
-/* ---- memory and state -------------------------------------------------------------- */
 
 static int round_end(struct migration_target *target, const uint8_t *payload, size_t size)
 {
@@ -161,16 +57,20 @@ static int round_end(struct migration_target *target, const uint8_t *payload, si
         return error_set(&target->err, DROVER_EMALFORMED,
                          "the source sent a garbled end of a round");
     }
-    round.bytes = target->in.bytes_received;
+    int rv = streams_round_end(target, round.round);
+    if (rv != 0) {
+        return rv;
+    }
+    round.bytes = bytes_received(target);
     CLEANUP(buffer_done) struct buffer frame = {0};
-    int rv = wire_round_encode(&frame, WIRE_ROUND_ACK, &round);
+    rv = wire_round_encode(&frame, WIRE_ROUND_ACK, &round);
     rv = rv != 0 ? rv : stream_out_frames(&target->out, &frame, NULL);
     if (rv != 0) {
         return error_set(&target->err, rv, "confirming a round: %s", err_text(rv));
     }
     struct migration_status *status = status_board_lock(&target->board);
     status->round = round.round;
-    status->figures.bytes_sent = target->in.bytes_received;
+    status->figures.bytes_sent = round.bytes;
     status->figures.pages_sent = target->arrival.pages_received;
     status_board_unlock(&target->board);
     return 0;
@@ -181,6 +81,13 @@ static int load(struct migration_target *target, const uint8_t *payload, size_t 
     struct migration_guest *guest = target->config.guest;
     const uint8_t *state;
     size_t state_size;
+    uint64_t suspects = arrival_suspects(&target->arrival);
+    if (suspects != 0) {
+        return error_set(&target->err, DROVER_EMALFORMED,
+                         "%" PRIu64 " pages came with a wrong checksum, and not again: is "
+                         "the network or a host's memory broken?",
+                         suspects);
+    }
     if (wire_state_decode(payload, size, &state, &state_size) != 0) {
         return error_set(&target->err, DROVER_EMALFORMED,
                          "the devices' state is garbled");
@@ -201,11 +108,64 @@ static int out_of_turn(struct migration_target *target, enum wire_type type,
                      "the source sent something out of turn");
 }
 
+static int streams_open(struct migration_target *target, const uint8_t *payload,
+                        size_t size)
+{
+    unsigned count = 0;
+    if (wire_streams_decode(payload, size, &count) != 0) {
+        return error_set(&target->err, DROVER_EMALFORMED,
+                         "the source sent a garbled number of streams");
+    }
+    int rv = arrival_streams_start(&target->streams, count - 1, target->session,
+                                   target->listener, &target->err);
+    if (rv == 0) {
+        struct migration_status *status = status_board_lock(&target->board);
+        status->streams = count;
+        status_board_unlock(&target->board);
+    }
+    return rv;
+}
+
+/* The source stops its guest: from here on all comes on the control stream. */
+static int handover_begin(struct migration_target *target)
+{
+    status_board_move(&target->board, MIGRATION_STATE_HANDOVER, NULL);
+    return arrival_streams_end(&target->streams, &target->err);
+}
+
+/* An error in the words of the source, if it said why. A data stream that fails wakes
+ * this thread in the same way as an order to give up does. */
+static int receive_failed(struct migration_target *target, int code)
+{
+    enum wire_type type;
+    const uint8_t *payload;
+    size_t size;
+    struct error err = {0};
+    if (gate_get(&target->gate) == GATE_NEVER ||
+        arrival_streams_error(&target->streams, &err) == 0) {
+        return code;
+    }
+    target->err = err;
+    target->link->ops->set_cancel(target->link, -1);
+    for (uint64_t until_ms = clock_now_ms() + LINGER_MS;
+         stream_in_message(&target->in, LINGER_MS, until_ms, &type, &payload, &size) ==
+         0;) {
+        if (type == WIRE_ABORT) {
+            return out_of_turn(target, type, payload, size);
+        }
+        if (type == WIRE_EXTENT) {
+            break; /* its pages can't be told from messages */
+        }
+    }
+    return err.code;
+}
+
 /* Rounds and the handover, until everything is loaded. */
 static int receive(struct migration_target *target)
 {
     uint32_t idle_ms = target->config.times.idle_ms;
     bool standing = false;
+    bool streams_known = target->version < WIRE_VERSION_STREAMS;
     for (;;) {
         enum wire_type type;
         const uint8_t *payload;
@@ -214,14 +174,19 @@ static int receive(struct migration_target *target)
         if (rv != 0) {
             return error_set(&target->err, rv, "receiving: %s", err_text(rv));
         }
-        if (type == WIRE_EXTENT) {
+        if (!streams_known && type == WIRE_STREAMS) {
+            streams_known = true;
+            rv = streams_open(target, payload, size);
+        } else if (!streams_known) {
+            rv = out_of_turn(target, type, payload, size);
+        } else if (type == WIRE_EXTENT) {
             rv = arrival_extent(&target->arrival, payload, size, &target->in, standing,
                                 idle_ms, &target->err);
         } else if (type == WIRE_ROUND_END && !standing) {
             rv = round_end(target, payload, size);
         } else if (type == WIRE_HANDOVER && !standing) {
             standing = true;
-            status_board_move(&target->board, MIGRATION_STATE_HANDOVER, NULL);
+            rv = handover_begin(target);
         } else if (type == WIRE_STATE && standing) {
             return load(target, payload, size);
         } else {
@@ -317,12 +282,13 @@ static int arrive(struct migration_target *target, struct wire_go *ret_go,
     if (rv != 0) {
         return error_set(&target->err, rv, "out of memory");
     }
-    rv = wait_for_source(target);
+    rv = target_greet(target);
     if (rv != 0) {
         return rv;
     }
     status_board_move(&target->board, MIGRATION_STATE_PRECOPY, NULL);
     rv = receive(target);
+    rv = rv != 0 ? receive_failed(target, rv) : 0;
     return rv != 0 ? rv : wait_for_go(target, ret_go, ret_received_ns);
 }
 
@@ -359,7 +325,7 @@ static void *target_main(void *owner)
         CHECK(never && target->err.code != 0);
         target->config.guest->ops->abandon(target->config.guest);
         if (target->link != NULL && !target->out.broken) {
-            say(target, WIRE_ABORT);
+            target_say(target, WIRE_ABORT);
             linger(target);
         }
         status_board_move(&target->board,
@@ -367,7 +333,8 @@ static void *target_main(void *owner)
                                                   : MIGRATION_STATE_FAILED,
                           &target->err);
     }
-    close_link(target);
+    arrival_streams_stop(&target->streams);
+    target_close_link(target);
     return NULL;
 }
 
@@ -392,7 +359,14 @@ int migration_target_create(const struct migration_target_config *config,
              ? error_set(err, -errno, "can't make an eventfd: %s", err_text(-errno))
              : transport->listen(address, &target->listener, err);
     if (rv == 0) {
-        rv = status_board_init(&target->board, config->changed, config->owner);
+        rv = arrival_streams_init(&target->streams, &target->arrival, &config->times,
+                                  target->cancel_fd);
+        if (rv == 0) {
+            rv = status_board_init(&target->board, config->changed, config->owner);
+            if (rv != 0) {
+                arrival_streams_done(&target->streams);
+            }
+        }
     }
     if (rv != 0) {
         transport_listener_close(target->listener);
@@ -447,6 +421,7 @@ void migration_target_free(struct migration_target *target)
     if (target->thread_started) {
         CHECK(pthread_join(target->thread, NULL) == 0);
     }
+    arrival_streams_done(&target->streams);
     arrival_done(&target->arrival);
     transport_listener_close(target->listener);
     status_board_done(&target->board);

@@ -6,125 +6,18 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "base/buffer.h"
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "proto/frame.h"
+#include "migration/wire_fields.h"
 
 static_assert(WIRE_PAYLOAD_BYTES_MAX > WIRE_CONFIG_BYTES_MAX + 256, "HELLO fits");
-
-/* ---- writing: the first error sticks ----------------------------------------------- */
-
-struct writer {
-    struct buffer payload;
-    int rv;
-};
-
-static void put_u16(struct writer *writer, uint16_t value)
-{
-    writer->rv =
-        writer->rv != 0 ? writer->rv : buffer_append_u16(&writer->payload, value);
-}
-
-static void put_u32(struct writer *writer, uint32_t value)
-{
-    writer->rv =
-        writer->rv != 0 ? writer->rv : buffer_append_u32(&writer->payload, value);
-}
-
-static void put_u64(struct writer *writer, uint64_t value)
-{
-    writer->rv =
-        writer->rv != 0 ? writer->rv : buffer_append_u64(&writer->payload, value);
-}
-
-static void put_bytes(struct writer *writer, const void *data, size_t size)
-{
-    writer->rv =
-        writer->rv != 0 ? writer->rv : buffer_append(&writer->payload, data, size);
-}
-
-static struct writer writer_open(enum wire_type type)
-{
-    struct writer writer = {0};
-    put_u16(&writer, (uint16_t)type);
-    return writer;
-}
-
-static int writer_close(struct writer *writer, struct buffer *out)
-{
-    int rv = writer->rv;
-    if (rv == 0) {
-        rv = frame_encode(out, FRAME_KIND_MIGRATION, writer->payload.data,
-                          writer->payload.size, WIRE_PAYLOAD_BYTES_MAX);
-    }
-    buffer_done(&writer->payload);
-    return rv;
-}
-
-/* ---- reading: reads past the end give zeros, and `bad` ----------------------------- */
-
-struct reader {
-    const uint8_t *at;
-    size_t left;
-    bool bad;
-};
-
-static const uint8_t *take_bytes(struct reader *reader, size_t size)
-{
-    if (reader->bad || reader->left < size) {
-        reader->bad = true;
-        return NULL;
-    }
-    const uint8_t *taken = reader->at;
-    reader->at += size;
-    reader->left -= size;
-    return taken;
-}
-
-static uint64_t take_integer(struct reader *reader, size_t size)
-{
-    const uint8_t *bytes = take_bytes(reader, size);
-    uint64_t value = 0;
-    for (size_t i = 0; bytes != NULL && i < size; i++) {
-        value = value << 8 | bytes[i];
-    }
-    return value;
-}
-
-static uint16_t take_u16(struct reader *reader)
-{
-    return (uint16_t)take_integer(reader, 2);
-}
-
-static uint32_t take_u32(struct reader *reader)
-{
-    return (uint32_t)take_integer(reader, 4);
-}
-
-static uint64_t take_u64(struct reader *reader)
-{
-    return take_integer(reader, 8);
-}
-
-static struct reader reader_open(const uint8_t *payload, size_t size)
-{
-    struct reader reader = {.at = payload, .left = size};
-    (void)take_u16(&reader); /* the type, which the caller has looked at */
-    return reader;
-}
-
-static int reader_close(const struct reader *reader)
-{
-    return reader->bad || reader->left != 0 ? DROVER_EMALFORMED : 0;
-}
 
 int wire_type_decode(const uint8_t *payload, size_t size, enum wire_type *ret_type)
 {
     struct reader reader = {.at = payload, .left = size};
     uint16_t type = take_u16(&reader);
-    if (reader.bad || type < WIRE_HELLO || type > WIRE_KEEPALIVE) {
+    if (reader.bad || type < WIRE_HELLO || type > WIRE_STREAM_END) {
         return DROVER_EMALFORMED;
     }
     *ret_type = (enum wire_type)type;
@@ -193,29 +86,36 @@ int wire_hello_decode(const uint8_t *payload, size_t size, struct wire_hello *re
 
 /*
  * ACCEPT
- *      0      2         4       12
- *      +------+---------+-------+
- *      | type | version | epoch |      the target's, and the version that both speak
- *      +------+---------+-------+
+ *      0      2         4       12            14
+ *      +------+---------+-------+-------------+
+ *      | type | version | epoch | streams max |  the target's; the version that both speak
+ *      +------+---------+-------+-------------+
+ *      streams max: from version 2 on
  */
-int wire_accept_encode(struct buffer *out, uint16_t version, uint64_t epoch)
+int wire_accept_encode(struct buffer *out, const struct wire_accept *accept)
 {
     struct writer writer = writer_open(WIRE_ACCEPT);
-    put_u16(&writer, version);
-    put_u64(&writer, epoch);
+    put_u16(&writer, accept->version);
+    put_u64(&writer, accept->epoch);
+    if (accept->version >= WIRE_VERSION_STREAMS) {
+        put_u16(&writer, (uint16_t)accept->streams_max);
+    }
     return writer_close(&writer, out);
 }
 
-int wire_accept_decode(const uint8_t *payload, size_t size, uint16_t *ret_version,
-                       uint64_t *ret_epoch)
+int wire_accept_decode(const uint8_t *payload, size_t size,
+                       struct wire_accept *ret_accept)
 {
     struct reader reader = reader_open(payload, size);
-    uint16_t version = take_u16(&reader);
-    uint64_t epoch = take_u64(&reader);
+    struct wire_accept accept = {.version = take_u16(&reader), .streams_max = 1};
+    accept.epoch = take_u64(&reader);
+    if (accept.version >= WIRE_VERSION_STREAMS) {
+        accept.streams_max = take_u16(&reader);
+    }
     int rv = reader_close(&reader);
+    rv = rv == 0 && accept.streams_max == 0 ? DROVER_EMALFORMED : rv;
     if (rv == 0) {
-        *ret_version = version;
-        *ret_epoch = epoch;
+        *ret_accept = accept;
     }
     return rv;
 }
@@ -266,20 +166,24 @@ int wire_refusal_decode(const uint8_t *payload, size_t size,
  *      +------+-------+--------+------+------------+------+--------------------------
  *      | type | flags | region | runs | first page | crc  | runs * (kind:4, pages:12)
  *      +------+-------+--------+------+------------+------+--------------------------
- *      flags: 1 = `crc` is that of the pages which follow the frame
+ *      flags: 1 = `crc` is that of all pages which follow the frame (version 1 only)
+ *             2 = behind the runs: a checksum (u32) of each of these pages
  */
-#define EXTENT_FLAG_CHECKED 1u
+#define EXTENT_FLAG_CHECKED       1u
+#define EXTENT_FLAG_PAGES_CHECKED 2u
 
 int wire_extent_encode(struct buffer *out, const struct extent *extent)
 {
     static_assert(EXTENT_PAGES < 4096, "a run's length has 12 bits");
-    uint8_t payload[20 + 2 * EXTENT_RUNS_MAX];
+    uint8_t payload[20 + 2 * EXTENT_RUNS_MAX + 4 * EXTENT_PAGES];
     struct buffer view = {.data = payload, .capacity = sizeof(payload)};
     CHECK(extent_valid(extent));
+    unsigned flags = (extent->checked ? EXTENT_FLAG_CHECKED : 0) |
+                     (extent->pages_checked ? EXTENT_FLAG_PAGES_CHECKED : 0);
     /* Into the stack, as this is the page path; the room is there, so these can't fail.
      */
     (void)buffer_append_u16(&view, WIRE_EXTENT);
-    (void)buffer_append_u16(&view, extent->checked ? EXTENT_FLAG_CHECKED : 0);
+    (void)buffer_append_u16(&view, (uint16_t)flags);
     (void)buffer_append_u16(&view, extent->region);
     (void)buffer_append_u16(&view, extent->run_count);
     (void)buffer_append_u64(&view, extent->first_page);
@@ -288,6 +192,9 @@ int wire_extent_encode(struct buffer *out, const struct extent *extent)
         const struct extent_run *run = &extent->runs[i];
         (void)buffer_append_u16(&view,
                                 (uint16_t)((unsigned)run->kind << 12 | run->page_count));
+    }
+    for (unsigned i = 0; extent->pages_checked && i < extent->data_pages; i++) {
+        (void)buffer_append_u32(&view, extent->page_crcs[i]);
     }
     CHECK(view.data == payload);
     return frame_encode(out, FRAME_KIND_MIGRATION, payload, view.size,
@@ -302,13 +209,14 @@ int wire_extent_decode(const uint8_t *payload, size_t size, struct extent *ret_e
     unsigned run_count = take_u16(&reader);
     uint64_t first_page = take_u64(&reader);
     uint32_t crc = take_u32(&reader);
-    if (reader.bad || (flags & ~EXTENT_FLAG_CHECKED) != 0 ||
+    if (reader.bad || (flags & ~(EXTENT_FLAG_CHECKED | EXTENT_FLAG_PAGES_CHECKED)) != 0 ||
         run_count > EXTENT_RUNS_MAX || first_page % EXTENT_PAGES != 0) {
         return DROVER_EMALFORMED;
     }
     struct extent *extent = ret_extent;
     extent_init(extent, region, first_page);
     extent->checked = (flags & EXTENT_FLAG_CHECKED) != 0;
+    extent->pages_checked = (flags & EXTENT_FLAG_PAGES_CHECKED) != 0;
     extent->crc = crc;
     extent->run_count = (uint16_t)run_count;
     unsigned data = 0;
@@ -320,7 +228,13 @@ int wire_extent_decode(const uint8_t *payload, size_t size, struct extent *ret_e
         data += run >> 12 == EXTENT_RUN_DATA ? run & 0xfff : 0;
         zero += run >> 12 == EXTENT_RUN_ZERO ? run & 0xfff : 0;
     }
-    if (reader_close(&reader) != 0 || data > EXTENT_PAGES || zero > EXTENT_PAGES) {
+    if (reader.bad || data > EXTENT_PAGES || zero > EXTENT_PAGES) {
+        return DROVER_EMALFORMED;
+    }
+    for (unsigned i = 0; extent->pages_checked && i < data; i++) {
+        extent->page_crcs[i] = take_u32(&reader);
+    }
+    if (reader_close(&reader) != 0) {
         return DROVER_EMALFORMED;
     }
     extent->data_pages = (uint16_t)data;

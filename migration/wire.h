@@ -5,16 +5,26 @@
  * big endian. The first two bytes say which message it is. Decoders judge hostile input:
  * nothing is believed before it was checked.
  *
- *     source                                target
- *       | HELLO ------------------------------> |  compares; no memory was sent yet
- *       | <------------------- ACCEPT or REFUSE |
- *       | EXTENT + pages ... ROUND_END -------> |  again and again
- *       | <--------------------------ROUND_ACK  |
- *       | HANDOVER, EXTENT + pages ..., STATE-> |  the guest stands; loads, locks its
- * disks | <------------------------------ READY |  waits a bounded time, decides once |
- * GO ---------------------------------> |  runs | <------------------------------- DONE |
+ *     source                                  target
+ *       | HELLO --------------------------------> |  compares; no memory was sent yet
+ *       | <-------------------- ACCEPT or REFUSE  |
+ *       | STREAMS ------------------------------> |  how many connections make this move
+ *       | EXTENT + pages ... ROUND_END ---------> |  again and again
+ *       | <---------------------------- ROUND_ACK |  when the round has ended on all
+ *       | HANDOVER, EXTENT + pages ..., STATE --> |  the guest stands; loads, locks its disks
+ *       | <-------------------------------- READY |  waits a bounded time, decides once
+ *       | GO -----------------------------------> |  runs
+ *       | <--------------------------------- DONE |
+ *
+ * That is on the first connection, the control stream. On each further one, a data stream:
+ *
+ *       | JOIN ---------------------------------> |  sent at once, before ACCEPT comes
+ *       | EXTENT + pages ... ROUND_END ---------> |  again and again
+ *       | STREAM_END ---------------------------> |  before HANDOVER
  *
  * KEEPALIVE may come from either side at any time, ABORT (with a reason) before the go.
+ * Version 1 has no STREAMS and no data streams, and checksums of whole extents only while
+ * the guest stands.
  * Pure functions, any thread.
  */
 #ifndef DROVER_MIGRATION_WIRE_H
@@ -28,11 +38,13 @@
 
 struct buffer;
 
-#define WIRE_VERSION          1 /* of the conversation; sent in HELLO */
+#define WIRE_VERSION          2 /* of the conversation; sent in HELLO */
 #define WIRE_VERSION_OLDEST   1
+#define WIRE_VERSION_STREAMS  2 /* since then: several streams, a checksum of each page */
 #define WIRE_CONFIG_BYTES_MAX 65536u
 #define WIRE_STATE_BYTES_MAX  (4u * 1024u * 1024u)
 #define WIRE_REASON_BYTES_MAX 255u
+#define MIGRATION_STREAMS_MAX 8u /* connections of one move; as many as UNIX_FILES_MAX */
 /* The longest message: STATE. */
 #define WIRE_PAYLOAD_BYTES_MAX (WIRE_STATE_BYTES_MAX + 16u)
 
@@ -50,19 +62,33 @@ enum wire_type {
     WIRE_DONE = 11,
     WIRE_ABORT = 12,
     WIRE_KEEPALIVE = 13,
+    WIRE_JOIN = 14,
+    WIRE_STREAMS = 15,
+    WIRE_STREAM_END = 16,
 };
 
 struct wire_hello {
     uint16_t version_min, version_max; /* of WIRE_VERSION that the source speaks */
     uint64_t vm_id;
     uint64_t epoch;   /* the source's */
-    uint64_t session; /* random; further streams of this move will carry it */
+    uint64_t session; /* random; further streams of this move carry it */
     unsigned region_count;
     struct {
         uint64_t gpa, size_bytes;
     } regions[MIGRATION_REGIONS_MAX];
     const uint8_t *config; /* inside the payload */
     size_t config_size;
+};
+
+struct wire_accept {
+    uint16_t version;
+    uint64_t epoch;       /* the target's */
+    unsigned streams_max; /* 1 in version 1 */
+};
+
+struct wire_join {
+    uint64_t session; /* of HELLO */
+    unsigned index;   /* 1 to MIGRATION_STREAMS_MAX - 1 */
 };
 
 struct wire_refusal {                       /* REFUSE and ABORT */
@@ -72,7 +98,7 @@ struct wire_refusal {                       /* REFUSE and ABORT */
 
 struct wire_round { /* ROUND_END and ROUND_ACK */
     uint32_t round;
-    uint64_t bytes; /* of the whole stream that were sent, or received, up to here */
+    uint64_t bytes; /* of the stream that were sent up to here; of all, received */
 };
 
 struct wire_go {
@@ -91,7 +117,9 @@ struct wire_done {
 
 /* Each appends one whole frame: 0, -ENOMEM or DROVER_ELIMIT. */
 int wire_hello_encode(struct buffer *out, const struct wire_hello *hello);
-int wire_accept_encode(struct buffer *out, uint16_t version, uint64_t epoch);
+int wire_accept_encode(struct buffer *out, const struct wire_accept *accept);
+int wire_join_encode(struct buffer *out, const struct wire_join *join);
+int wire_streams_encode(struct buffer *out, unsigned count);
 int wire_refusal_encode(struct buffer *out, enum wire_type type,
                         const struct wire_refusal *refusal);
 int wire_extent_encode(struct buffer *out, const struct extent *extent);
@@ -100,7 +128,7 @@ int wire_round_encode(struct buffer *out, enum wire_type type,
 int wire_state_encode(struct buffer *out, const uint8_t *state, size_t size);
 int wire_go_encode(struct buffer *out, const struct wire_go *go);
 int wire_done_encode(struct buffer *out, const struct wire_done *done);
-/* HANDOVER, READY, KEEPALIVE: nothing but their type. */
+/* HANDOVER, READY, KEEPALIVE, STREAM_END: nothing but their type. */
 int wire_plain_encode(struct buffer *out, enum wire_type type);
 
 /* Which message a payload holds: DROVER_EMALFORMED if none that we know. */
@@ -108,8 +136,10 @@ int wire_type_decode(const uint8_t *payload, size_t size, enum wire_type *ret_ty
 
 /* Each wants the whole payload, type included: 0, DROVER_EMALFORMED or DROVER_ELIMIT. */
 int wire_hello_decode(const uint8_t *payload, size_t size, struct wire_hello *ret_hello);
-int wire_accept_decode(const uint8_t *payload, size_t size, uint16_t *ret_version,
-                       uint64_t *ret_epoch);
+int wire_accept_decode(const uint8_t *payload, size_t size,
+                       struct wire_accept *ret_accept);
+int wire_join_decode(const uint8_t *payload, size_t size, struct wire_join *ret_join);
+int wire_streams_decode(const uint8_t *payload, size_t size, unsigned *ret_count);
 int wire_refusal_decode(const uint8_t *payload, size_t size,
                         struct wire_refusal *ret_refusal);
 int wire_extent_decode(const uint8_t *payload, size_t size, struct extent *ret_extent);

@@ -170,7 +170,8 @@ static void sent_done(uv_write_t *request, int status)
  * libuv sends descriptors only over pipes that also take them, and a VMM has none to
  * give. So this goes past it, which is right only while nothing else waits to be sent.
  */
-static int transmit_handed(struct vmm_client *client, const struct buffer *frame, int fd)
+static int transmit_handed(struct vmm_client *client, const struct buffer *frame,
+                           const struct unix_files *files)
 {
     uv_os_fd_t socket = -1;
     uv_stream_t *stream = (uv_stream_t *)&client->link->pipe;
@@ -178,29 +179,28 @@ static int transmit_handed(struct vmm_client *client, const struct buffer *frame
     if (rv == 0 && uv_stream_get_write_queue_size(stream) > 0) {
         rv = -EAGAIN;
     }
-    const struct unix_files files = {.count = 1, .fds = {fd}};
     ssize_t sent = rv != 0 ? rv
-                           : unix_files_send(socket, frame->data, frame->size, &files,
+                           : unix_files_send(socket, frame->data, frame->size, files,
                                              MSG_DONTWAIT | MSG_NOSIGNAL);
     /* A unix socket takes so little at once, or not at all. */
     CHECK(sent < 0 || (size_t)sent == frame->size);
     return sent < 0 ? (int)sent : 0;
 }
 
-/* The connection of a move; without one the VMM says what it lacks. */
-static int link_open(Drover__ControlRequest *request)
+/* The connections of a move; without them the VMM says what it lacks. */
+static void links_open(Drover__ControlRequest *request, struct unix_files *files)
 {
-    int fd = -1;
     if (request->order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE &&
-        move_link_open(request->migrate->uri, true, &fd, NULL) == 0) {
-        request->descriptors = 1;
+        move_links_open(request->migrate->uri, true, request->migrate->streams, files,
+                        NULL) == 0) {
+        request->descriptors = files->count;
     }
-    return fd;
 }
 
 static int transmit(struct vmm_client *client, Drover__ControlRequest *request)
 {
-    CLEANUP(cleanup_fd) int link_fd = link_open(request);
+    CLEANUP(unix_files_done) struct unix_files files = {0};
+    links_open(request, &files);
     Drover__ControlMessage message = DROVER__CONTROL_MESSAGE__INIT;
     message.what_case = DROVER__CONTROL_MESSAGE__WHAT_REQUEST;
     message.request = request;
@@ -214,8 +214,8 @@ static int transmit(struct vmm_client *client, Drover__ControlRequest *request)
                           LIMIT_CONTROL_FRAME_BYTES);
     }
     free(packed);
-    if (rv == 0 && link_fd >= 0) {
-        rv = transmit_handed(client, &sent->data, link_fd);
+    if (rv == 0 && files.count > 0) {
+        rv = transmit_handed(client, &sent->data, &files);
         buffer_done(&sent->data);
         free(sent);
         return rv;

@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "proto/unix_files.h"
 
 #define HOST_SIZE       128
 #define CONNECT_WAIT_MS 5000 /* for each address of a name */
@@ -102,5 +103,23 @@ int move_link_open(const char *uri, bool numeric, int *ret_fd, struct error *err
                          err_text(result));
     }
     *ret_fd = fd;
+    return 0;
+}
+
+int move_links_open(const char *uri, bool numeric, unsigned count,
+                    struct unix_files *ret_files, struct error *err)
+{
+    struct unix_files files = {0};
+    int result = 0;
+    count = count == 0 ? MOVE_LINK_STREAMS : count;
+    while (result == 0 && files.count < count && files.count < UNIX_FILES_MAX) {
+        result = move_link_open(uri, numeric, &files.fds[files.count], err);
+        files.count += result == 0 ? 1 : 0;
+    }
+    if (result < 0) {
+        unix_files_done(&files);
+        return result;
+    }
+    *ret_files = files;
     return 0;
 }

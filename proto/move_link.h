@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The connection over which a guest moves. A VMM in its jail connects to nobody: whoever
- * orders the move connects, and sends the socket with the order (unix_files.h;
+ * The connections over which a guest moves. A VMM in its jail connects to nobody: whoever
+ * orders the move connects, and sends the sockets with the order (unix_files.h;
  * ControlRequest.descriptors says how many go with it). Any thread.
  */
 #ifndef DROVER_PROTO_MOVE_LINK_H
@@ -10,6 +10,10 @@
 #include <stdbool.h>
 
 struct error;
+struct unix_files;
+
+/* Streams of a move for which nobody asked for another number. */
+#define MOVE_LINK_STREAMS 2u
 
 /*
  * A socket that is connecting, or connected, to "tcp:HOST:PORT"; the VMM learns how it
@@ -17,5 +21,8 @@ struct error;
  * Else each address of a name is tried in turn until one answers.
  */
 int move_link_open(const char *uri, bool numeric, int *ret_fd, struct error *err);
+/* `count` of them (0: MOVE_LINK_STREAMS; at most UNIX_FILES_MAX), or none. */
+int move_links_open(const char *uri, bool numeric, unsigned count,
+                    struct unix_files *ret_files, struct error *err);
 
 #endif

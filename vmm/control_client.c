@@ -40,9 +40,10 @@ static const char help[] =
     "  resume                go on\n"
     "  stop                  press the power button: the guest shuts down by itself\n"
     "  quit                  switch off at once\n"
-    "  migrate tcp:HOST:PORT [--max-downtime MS] [--deadline S]\n"
+    "  migrate tcp:HOST:PORT [--max-downtime MS] [--deadline S] [--streams N]\n"
     "                        move the guest to the drover-vmm that waits there "
-    "(--incoming)\n"
+    "(--incoming),\n"
+    "                        over N connections (1 to 8, default 2)\n"
     "  cancel                of a migration: the guest stays here\n"
     "  reclaim               after a handover that nobody confirmed: the other side "
     "never ran it\n"
@@ -296,6 +297,9 @@ static int migrate_parse(int count, char **words, struct order *order, struct er
         } else if (strcmp(words[i], "--deadline") == 0) {
             result = number_parse(words[i], value, DEADLINE_MAX,
                                   &order->migrate.deadline_s, err);
+        } else if (strcmp(words[i], "--streams") == 0) {
+            result = number_parse(words[i], value, UNIX_FILES_MAX,
+                                  &order->migrate.streams, err);
         } else {
             (void)error_set(err, result,
                             "unknown option %s; see drover-vmm control --help", words[i]);
@@ -415,9 +419,8 @@ static int descriptors_open(struct order *order, struct error *err)
     if (order->request.order_case != DROVER__CONTROL_REQUEST__ORDER_MIGRATE) {
         return 0;
     }
-    int result = move_link_open(order->migrate.uri, false, &order->files.fds[0], err);
-    order->files.count = result == 0;
-    return result;
+    return move_links_open(order->migrate.uri, false, order->migrate.streams,
+                           &order->files, err);
 }
 
 static enum follow follow_of(const struct order *order)

@@ -58,10 +58,10 @@ json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
     const Drover__MigrationFigures *figures =
         migration->figures != NULL ? migration->figures : &none;
     return json_pack(
-        "{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:i, "
-        "s:s}",
+        "{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, "
+        "s:i, s:s}",
         "status", migration_state_name_of(migration->state), "uri", migration->uri,
-        "round", (int)migration->round, "bytes_total", (json_int_t)migration->bytes_total,
+        "round", (int)migration->round, "streams", (int)migration->streams, "bytes_total", (json_int_t)migration->bytes_total,
         "bytes_remaining", (json_int_t)migration->bytes_remaining, "bytes_per_second",
         (json_int_t)migration->bytes_per_second, "dirty_bytes_per_second",
         (json_int_t)migration->dirty_bytes_per_second, "elapsed_ms",

@@ -85,6 +85,7 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->migration.state = (Drover__VmMigrationState)engine->state;
     status->migration.uri = status->uri;
     status->migration.round = engine->round;
+    status->migration.streams = engine->streams;
     status->migration.bytes_total = engine->bytes_total;
     status->migration.bytes_remaining = engine->bytes_remaining;
     status->migration.bytes_per_second = engine->bytes_per_second;
@@ -240,8 +241,7 @@ static int order_migrate(struct vm *vm, struct migrate *migrate,
                          const Drover__ControlMigrate *order, struct unix_files *files,
                          struct error *err)
 {
-    int link_fd = unix_files_take(files, 0);
-    if (link_fd < 0 && vm_config(vm)->seccomp != SECCOMP_OFF) {
+    if (files->count == 0 && vm_config(vm)->seccomp != SECCOMP_OFF) {
         return error_set(
             err, DROVER_EBADINPUT,
             "this VM's jail can't connect to %s by itself: whoever gives the "
@@ -249,8 +249,7 @@ static int order_migrate(struct vm *vm, struct migrate *migrate,
             "tcp:192.0.2.1:7200, always works)",
             order->uri);
     }
-    return migrate_leave(migrate, order->uri, order->max_downtime_ms, order->deadline_s,
-                         link_fd, err);
+    return migrate_leave(migrate, order, files, err);
 }
 
 static int order_simple(struct vm *vm, struct migrate *migrate,

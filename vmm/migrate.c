@@ -18,6 +18,7 @@
 #include "migration/target.h"
 #include "migration/times.h"
 #include "proto/control.pb-c.h"
+#include "proto/unix_files.h"
 #include "vmm/event_loop.h"
 #include "vmm/migrate_guest.h"
 #include "vmm/snapshot_restore.h"
@@ -37,6 +38,8 @@ SAME(FAILED);
 SAME(CANCELLED);
 SAME(UNKNOWN);
 SAME(POSTCOPY);
+_Static_assert(UNIX_FILES_MAX <= MIGRATION_STREAMS_MAX,
+               "as many streams as sockets can come with an order");
 
 /* Without a cluster nobody orders a VMM to quit whose guest has left: so long it still
  * answers. */
@@ -260,38 +263,42 @@ static int may_leave(struct migrate *migrate, struct error *err)
     return 0;
 }
 
-int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtime_ms,
-                  uint32_t deadline_s, int link_fd, struct error *err)
+int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
+                  struct unix_files *files, struct error *err)
 {
-    CLEANUP(cleanup_fd) int link = link_fd;
     int rv = may_leave(migrate, err);
     if (rv != 0) {
         return rv;
     }
-    if (deadline_s > UINT32_MAX / 1000) {
+    if (order->deadline_s > UINT32_MAX / 1000) {
         return error_set(err, DROVER_EBADINPUT, "a deadline of %u s is too long",
-                         deadline_s);
+                         order->deadline_s);
     }
+    const char *uri = order->uri;
     struct migration_source_config config = {
         .guest = &migrate->guest.guest,
         .uri = uri,
         .vm_id = vm_config(migrate->vm)->vm_id,
         .epoch = vm_config(migrate->vm)->epoch,
-        .max_downtime_ms = max_downtime_ms,
-        .deadline_ms = deadline_s * 1000,
-        .link_fd = link,
+        .max_downtime_ms = order->max_downtime_ms,
+        .deadline_ms = order->deadline_s * 1000,
+        .link_count = files->count,
+        .streams = order->streams,
         .times = migrate->times,
         .begun = engine_begun,
         .changed = source_changed,
         .owner = migrate,
     };
+    for (unsigned i = 0; i < files->count; i++) {
+        config.link_fds[i] = files->fds[i];
+    }
     migration_source_free(migrate->source); /* its thread has ended */
     migrate->source = NULL;
     rv = migration_source_create(&config, &migrate->source, err);
     if (rv != 0) {
         return rv;
     }
-    (void)take_fd(&link); /* the source's now */
+    files->count = 0; /* the source's now */
     (void)snprintf(migrate->uri, sizeof(migrate->uri), "%s",
                    uri); /* create() judged its size */
     rv = migration_source_start(migrate->source);

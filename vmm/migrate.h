@@ -11,6 +11,7 @@
 
 #include "migration/status.h"
 #include "migration/transport.h"
+#include "proto/control.pb-c.h"
 #include "vmm/snapshot.h"
 
 struct error;
@@ -46,12 +47,13 @@ int migrate_await(struct migrate *migrate, struct error *err);
 
 /*
  * The orders of the control socket: 0, or an error with one line that says what to do.
- * `link_fd`: a socket that is connected or connecting to `uri`; -1: none. Taken.
+ * `files`: sockets that are connected or connecting to the order's URI, one for each
+ * stream, the control stream first; taken. None: the engine connects by itself.
  * Leaving goes on after migrate_leave() has returned 0; every change of its state calls
  * vm_state_changed().
  */
-int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtime_ms,
-                  uint32_t deadline_s, int link_fd, struct error *err);
+int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
+                  struct unix_files *files, struct error *err);
 /*
  * Before vm_quit(): an arrival that is not decided yet is decided for never, and the VM is FAILED then: who sees that
  * knows that the guest did not arrive, and that the source may be told so. NULL is fine.

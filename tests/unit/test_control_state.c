@@ -156,8 +156,8 @@ void vm_quit(struct vm *vm)
     fail_msg("no order is expected");
 }
 
-int migrate_leave(struct migrate *migrate, const char *uri, uint32_t max_downtime_ms,
-                  uint32_t deadline_s, int link_fd, struct error *err)
+int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
+                  struct unix_files *files, struct error *err)
 {
     fail_msg("no order is expected");
     return 0;

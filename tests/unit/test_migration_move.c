@@ -21,6 +21,7 @@
 
 struct move {
     struct fault_plan plan;
+    unsigned streams; /* 0: one */
     struct fake_guest from, to;
     struct migration_source *source;
     struct migration_target *target;
@@ -59,6 +60,7 @@ static void move_begin_with(struct move *move, const struct fake_guest_config *c
                                              .max_downtime_ms = max_downtime_ms,
                                              .deadline_ms = deadline_ms,
                                              .times = times,
+                                             .streams = move->streams,
                                              .transport = fault_transport(&move->plan)};
     assert_int_equal(migration_source_create(&source, &move->source, &err), 0);
     assert_int_equal(migration_source_start(move->source), 0);
@@ -165,12 +167,14 @@ static void test_no_write_is_lost_under_load(void **state)
                                        .hot_pages = 512,
                                        .pages_per_second = 100000,
                                        .zeroes = true};
-    for (unsigned i = 0; i < 3; i++) {
-        struct move move = {0};
+    for (unsigned i = 0; i < 4; i++) {
+        struct move move = {.streams = 1u << i};
         move_begin_with(&move, &config, 2000, 1000, 0);
         move_wait(&move);
         assert_int_equal(move.left.state, MIGRATION_STATE_DONE);
         assert_runs_unharmed_on_exactly_one_side(&move);
+        assert_int_equal(move.left.streams, move.streams);
+        assert_int_equal(move.arrived.streams, move.streams);
         assert_true(move.left.figures.rounds >= 2);
         assert_true(move.left.figures.pages_zero > 0);
         move_end(&move);
@@ -268,9 +272,10 @@ static void abandon_target(void *owner)
 
 /* False when the move was over, as it should, before the fault could happen. */
 static bool one_fault(enum fault_side side, bool on_send, enum fault_mode mode,
-                      int countdown, unsigned *ret_ends)
+                      int countdown, unsigned streams, unsigned *ret_ends)
 {
-    struct move move = {.plan = {.side = side, .on_send = on_send, .mode = mode}};
+    struct move move = {.plan = {.side = side, .on_send = on_send, .mode = mode},
+                        .streams = streams};
     atomic_store(&move.plan.countdown, countdown);
     move.plan.call = side == FAULT_SOURCE ? cancel_source : abandon_target;
     move.plan.owner = &move;
@@ -284,7 +289,7 @@ static bool one_fault(enum fault_side side, bool on_send, enum fault_mode mode,
     return fired || !whole; /* on a busy machine some other wait may end too early */
 }
 
-static void all_faults(enum fault_side side, bool on_send)
+static void all_faults(enum fault_side side, bool on_send, unsigned streams)
 {
     static const char *const names[] = {"none",      "cut before", "cut half",
                                         "cut after", "silence",    "cancel"};
@@ -292,14 +297,15 @@ static void all_faults(enum fault_side side, bool on_send)
         unsigned ends[MIGRATION_STATE_UNKNOWN + 1] = {0};
         int count = 0;
         while (count < FAULTS_MAX &&
-               one_fault(side, on_send, (enum fault_mode)mode, count, ends)) {
+               one_fault(side, on_send, (enum fault_mode)mode, count, streams, ends)) {
             count++;
         }
-        print_message("%s %s, %s: %d places; done %u failed %u cancelled %u unknown %u\n",
-                      side == FAULT_SOURCE ? "source" : "target",
-                      on_send ? "send" : "recv", names[mode], count,
-                      ends[MIGRATION_STATE_DONE], ends[MIGRATION_STATE_FAILED],
-                      ends[MIGRATION_STATE_CANCELLED], ends[MIGRATION_STATE_UNKNOWN]);
+        print_message(
+            "%u streams, %s %s, %s: %d places; done %u failed %u cancelled %u unknown %u\n",
+            streams, side == FAULT_SOURCE ? "source" : "target",
+            on_send ? "send" : "recv", names[mode], count, ends[MIGRATION_STATE_DONE],
+            ends[MIGRATION_STATE_FAILED], ends[MIGRATION_STATE_CANCELLED],
+            ends[MIGRATION_STATE_UNKNOWN]);
         assert_true(count >= 3 && count < FAULTS_MAX);
         assert_true(mode == FAULT_CALL || ends[MIGRATION_STATE_FAILED] > 0);
     }
@@ -307,22 +313,42 @@ static void all_faults(enum fault_side side, bool on_send)
 
 static void test_a_fault_at_each_send_of_the_source(void **state)
 {
-    all_faults(FAULT_SOURCE, true);
+    all_faults(FAULT_SOURCE, true, 1);
 }
 
 static void test_a_fault_at_each_receive_of_the_source(void **state)
 {
-    all_faults(FAULT_SOURCE, false);
+    all_faults(FAULT_SOURCE, false, 1);
 }
 
 static void test_a_fault_at_each_send_of_the_target(void **state)
 {
-    all_faults(FAULT_TARGET, true);
+    all_faults(FAULT_TARGET, true, 1);
 }
 
 static void test_a_fault_at_each_receive_of_the_target(void **state)
 {
-    all_faults(FAULT_TARGET, false);
+    all_faults(FAULT_TARGET, false, 1);
+}
+
+static void test_a_fault_at_each_send_of_the_source_of_three_streams(void **state)
+{
+    all_faults(FAULT_SOURCE, true, 3);
+}
+
+static void test_a_fault_at_each_receive_of_the_source_of_three_streams(void **state)
+{
+    all_faults(FAULT_SOURCE, false, 3);
+}
+
+static void test_a_fault_at_each_send_of_the_target_of_three_streams(void **state)
+{
+    all_faults(FAULT_TARGET, true, 3);
+}
+
+static void test_a_fault_at_each_receive_of_the_target_of_three_streams(void **state)
+{
+    all_faults(FAULT_TARGET, false, 3);
 }
 
 /* Argument: a pattern of the tests to run. */
@@ -346,6 +372,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_fault_at_each_receive_of_the_source),
         cmocka_unit_test(test_a_fault_at_each_send_of_the_target),
         cmocka_unit_test(test_a_fault_at_each_receive_of_the_target),
+        cmocka_unit_test(test_a_fault_at_each_send_of_the_source_of_three_streams),
+        cmocka_unit_test(test_a_fault_at_each_receive_of_the_source_of_three_streams),
+        cmocka_unit_test(test_a_fault_at_each_send_of_the_target_of_three_streams),
+        cmocka_unit_test(test_a_fault_at_each_receive_of_the_target_of_three_streams),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -88,11 +88,78 @@ static void test_an_extent_comes_back_as_it_went(void **state)
     assert_int_equal(extent[1].run_count, 3);
     assert_int_equal(extent[1].crc, 0xdeadbeef);
     assert_true(extent[1].checked);
+    assert_false(extent[1].pages_checked);
     for (size_t cut = 2; cut < size; cut++) {
         assert_true(wire_extent_decode(payload, cut, &extent[1]) < 0);
     }
     buffer_done(&frame);
     free(extent);
+}
+
+static void test_an_extent_carries_a_checksum_of_each_page(void **state)
+{
+    struct extent *extent = calloc(2, sizeof(*extent));
+    assert_non_null(extent);
+    extent_sample(extent);
+    extent->pages_checked = true;
+    for (unsigned i = 0; i < 3; i++) {
+        extent->page_crcs[i] = 0x80000000u + i;
+    }
+    struct buffer frame = {0};
+    size_t size;
+    assert_int_equal(wire_extent_encode(&frame, extent), 0);
+    const uint8_t *payload = payload_of(&frame, &size);
+    assert_int_equal(wire_extent_decode(payload, size, &extent[1]), 0);
+    assert_true(extent[1].pages_checked);
+    assert_memory_equal(extent[1].page_crcs, extent->page_crcs, 3 * sizeof(uint32_t));
+    for (size_t cut = 2; cut < size; cut++) {
+        assert_true(wire_extent_decode(payload, cut, &extent[1]) < 0);
+    }
+    buffer_done(&frame);
+    free(extent);
+}
+
+static void test_what_makes_streams_comes_back_as_it_went(void **state)
+{
+    struct wire_join join = {.session = 0x1122334455667788, .index = 7};
+    struct wire_join join_back;
+    struct wire_accept accept = {.version = 2, .epoch = 9, .streams_max = 8};
+    struct wire_accept accept_back;
+    struct buffer frame = {0};
+    unsigned count = 0;
+    size_t size;
+    assert_int_equal(wire_join_encode(&frame, &join), 0);
+    const uint8_t *payload = payload_of(&frame, &size);
+    assert_int_equal(wire_join_decode(payload, size, &join_back), 0);
+    assert_int_equal(join_back.session, join.session);
+    assert_int_equal(join_back.index, 7);
+    assert_int_equal(wire_join_decode(payload, size - 1, &join_back), DROVER_EMALFORMED);
+    buffer_done(&frame);
+    join.index = 8; /* the eighth data stream would be the ninth stream */
+    assert_int_equal(wire_join_encode(&frame, &join), 0);
+    payload = payload_of(&frame, &size);
+    assert_int_equal(wire_join_decode(payload, size, &join_back), DROVER_ELIMIT);
+    buffer_done(&frame);
+    assert_int_equal(wire_accept_encode(&frame, &accept), 0);
+    payload = payload_of(&frame, &size);
+    assert_int_equal(wire_accept_decode(payload, size, &accept_back), 0);
+    assert_int_equal(accept_back.streams_max, 8);
+    buffer_done(&frame);
+    accept.version = 1; /* which knows nothing of streams */
+    assert_int_equal(wire_accept_encode(&frame, &accept), 0);
+    payload = payload_of(&frame, &size);
+    assert_int_equal(wire_accept_decode(payload, size, &accept_back), 0);
+    assert_int_equal(accept_back.streams_max, 1);
+    buffer_done(&frame);
+    assert_int_equal(wire_streams_encode(&frame, 8), 0);
+    payload = payload_of(&frame, &size);
+    assert_int_equal(wire_streams_decode(payload, size, &count), 0);
+    assert_int_equal(count, 8);
+    buffer_done(&frame);
+    assert_int_equal(wire_streams_encode(&frame, 9), 0);
+    payload = payload_of(&frame, &size);
+    assert_int_equal(wire_streams_decode(payload, size, &count), DROVER_ELIMIT);
+    buffer_done(&frame);
 }
 
 /* Payload of an EXTENT with these runs. */
@@ -183,7 +250,7 @@ static void test_unknown_messages_are_refused(void **state)
     enum wire_type type;
     assert_int_equal(wire_type_decode((const uint8_t[]){0, 0}, 2, &type),
                      DROVER_EMALFORMED);
-    assert_int_equal(wire_type_decode((const uint8_t[]){0, 14}, 2, &type),
+    assert_int_equal(wire_type_decode((const uint8_t[]){0, 200}, 2, &type),
                      DROVER_EMALFORMED);
     assert_int_equal(wire_type_decode((const uint8_t[]){0}, 1, &type), DROVER_EMALFORMED);
     assert_int_equal(wire_type_decode((const uint8_t[]){0, WIRE_GO}, 2, &type), 0);
@@ -196,6 +263,8 @@ int main(void)
         cmocka_unit_test(test_hello_comes_back_as_it_went),
         cmocka_unit_test(test_hello_with_too_many_regions_is_refused),
         cmocka_unit_test(test_an_extent_comes_back_as_it_went),
+        cmocka_unit_test(test_an_extent_carries_a_checksum_of_each_page),
+        cmocka_unit_test(test_what_makes_streams_comes_back_as_it_went),
         cmocka_unit_test(test_senseless_extents_are_refused),
         cmocka_unit_test(test_a_peers_reason_is_made_harmless),
         cmocka_unit_test(test_go_and_done_come_back_as_they_went),
