@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "vmm/broker_list.h"
 #include "vmm/broker_wire.h"
+#include "vmm/jail_world.h"
 
 struct broker {
     int fd;                  /* -1: local */
@@ -96,16 +97,16 @@ static int hello_read(struct broker *broker)
 
 /* Result of the launcher: 0 or more, or an error with its line. Under lock. */
 static int ask(struct broker *broker, const uint8_t *request, size_t request_size,
-               int *ret_fd, struct error *err)
+               int *ret_fds, struct error *err)
 {
     uint8_t reply[BROKER_REPLY_SIZE];
     size_t size = 0;
-    int fd = -1;
+    int fds[BROKER_FDS_MAX] = {-1, -1};
     int result = hello_read(broker);
     result =
-        result < 0 ? result : broker_packet_send(broker->fd, request, request_size, -1);
+        result < 0 ? result : broker_packet_send(broker->fd, request, request_size, NULL);
     if (result == 0) {
-        result = broker_packet_recv(broker->fd, reply, sizeof(reply), &size, &fd);
+        result = broker_packet_recv(broker->fd, reply, sizeof(reply), &size, fds);
     }
     if (result == 0 && size < BROKER_REPLY_HEAD) {
         result = DROVER_EMALFORMED;
@@ -115,16 +116,17 @@ static int ask(struct broker *broker, const uint8_t *request, size_t request_siz
     }
     result = (int)broker_get32(reply);
     if (result < 0) {
-        cleanup_fd(&fd);
+        cleanup_fd(&fds[0]);
+        cleanup_fd(&fds[1]);
         return error_set(err, result, "%.*s", (int)(size - BROKER_REPLY_HEAD),
                          (const char *)reply + BROKER_REPLY_HEAD);
     }
-    *ret_fd = fd;
+    memcpy(ret_fds, fds, sizeof(fds));
     return result;
 }
 
 static int request(struct broker *broker, enum broker_what what, uint32_t number,
-                   uint32_t argument, const char *path, int *ret_fd, struct error *err)
+                   uint32_t argument, const char *path, int *ret_fds, struct error *err)
 {
     uint8_t packet[BROKER_REQUEST_SIZE];
     size_t path_size = path == NULL ? 0 : strlen(path);
@@ -138,7 +140,7 @@ static int request(struct broker *broker, enum broker_what what, uint32_t number
         memcpy(packet + BROKER_REQUEST_HEAD, path, path_size);
     }
     CHECK(pthread_mutex_lock(&broker->lock) == 0);
-    int result = ask(broker, packet, BROKER_REQUEST_HEAD + path_size, ret_fd, err);
+    int result = ask(broker, packet, BROKER_REQUEST_HEAD + path_size, ret_fds, err);
     CHECK(pthread_mutex_unlock(&broker->lock) == 0);
     return result;
 }
@@ -149,25 +151,25 @@ int broker_allow(struct broker *broker, enum broker_kind kind, const char *path,
     if (broker->fd < 0) {
         return broker_list_allow(&broker->list, kind, path, ret_id);
     }
-    int fd = -1;
-    int result = request(broker, BROKER_ALLOW, kind, 0, path, &fd, NULL);
+    int fds[BROKER_FDS_MAX];
+    int result = request(broker, BROKER_ALLOW, kind, 0, path, fds, NULL);
     if (result >= 0) {
         *ret_id = (unsigned)result;
     }
     return result < 0 ? result : 0;
 }
 
-int broker_seal(struct broker *broker, int *ret_network_fd)
+int broker_seal(struct broker *broker, struct jail_world *ret_world, struct error *err)
 {
-    int fd = -1;
+    int fds[BROKER_FDS_MAX] = {-1, -1};
     int result = 0;
     if (broker->fd < 0) {
         broker->list.sealed = true;
     } else {
-        result = request(broker, BROKER_SEAL, 0, 0, NULL, &fd, NULL);
+        result = request(broker, BROKER_SEAL, 0, 0, NULL, fds, err);
     }
     if (result == 0) {
-        *ret_network_fd = fd;
+        *ret_world = (struct jail_world){.network_fd = fds[0], .mount_fd = fds[1]};
     }
     return result;
 }
@@ -175,17 +177,17 @@ int broker_seal(struct broker *broker, int *ret_network_fd)
 int broker_open(struct broker *broker, unsigned id, uint32_t argument, int *ret_fd,
                 struct error *err)
 {
-    int fd = -1;
+    int fds[BROKER_FDS_MAX] = {-1, -1};
     int result = 0;
     if (broker->fd >= 0) {
-        result = request(broker, BROKER_OPEN, id, argument, NULL, &fd, err);
+        result = request(broker, BROKER_OPEN, id, argument, NULL, fds, err);
     } else {
         CHECK(pthread_mutex_lock(&broker->lock) == 0);
-        result = broker_list_open(&broker->list, id, argument, &fd, err);
+        result = broker_list_open(&broker->list, id, argument, &fds[0], err);
         CHECK(pthread_mutex_unlock(&broker->lock) == 0);
     }
     if (result == 0) {
-        *ret_fd = fd;
+        *ret_fd = fds[0];
     }
     return result;
 }

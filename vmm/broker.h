@@ -27,6 +27,7 @@
 struct broker;
 struct broker_list;
 struct error;
+struct jail_world;
 
 enum broker_kind {
     /* broker_open() connects to the unix socket `path`: non-blocking, close-on-exec. */
@@ -80,9 +81,9 @@ int broker_create_local(struct broker **ret_broker);
 struct broker_list *broker_local_list(struct broker *broker);
 /* The VMM's end of the launcher's socket pair. Takes `fd`. */
 int broker_create(int fd, struct broker **ret_broker);
-/* No more is allowed from here on. Once; `*ret_network_fd` is an empty network namespace
- * that the launcher has made; -1 without one. */
-int broker_seal(struct broker *broker, int *ret_network_fd);
+/* No more is allowed from here on. Once; the launcher gives the world that it has made.
+ */
+int broker_seal(struct broker *broker, struct jail_world *ret_world, struct error *err);
 /* Without a jail, does now what is to be done at the end. NULL is fine. */
 void broker_free(struct broker *broker);
 

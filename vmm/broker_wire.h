@@ -5,11 +5,11 @@
  *
  *   hello, launcher to VMM, once:  pid
  *   request:   what | number | argument | path (no NUL; only to allow)
- *   reply:     result | text (no NUL; may be cut), with one descriptor or none
+ *   reply:     result | text (no NUL; may be cut), with none, one or two descriptors
  *
  * `number` is the kind when it allows (the reply's result is the entry's number then),
  * the entry's number when it opens. The reply to the seal, which comes once, carries the
- * network namespace of the jail.
+ * world of the jail: its network namespace and its mount namespace.
  */
 #ifndef DROVER_VMM_BROKER_WIRE_H
 #define DROVER_VMM_BROKER_WIRE_H
@@ -24,6 +24,7 @@
 #define BROKER_REQUEST_SIZE (BROKER_REQUEST_HEAD + BROKER_PATH_SIZE)
 #define BROKER_REPLY_HEAD   4
 #define BROKER_REPLY_SIZE   (BROKER_REPLY_HEAD + 320)
+#define BROKER_FDS_MAX      2
 
 enum broker_what {
     BROKER_ALLOW = 1,
@@ -44,10 +45,13 @@ static inline uint32_t broker_get32(const uint8_t *at)
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
 
-/* One packet with a descriptor, or with none (-1). -errno. */
-int broker_packet_send(int fd, const uint8_t *data, size_t size, int passed_fd);
-/* Blocking. DROVER_ECLOSED at the end, DROVER_EMALFORMED for what is cut or carries more
- * than one descriptor. `ret_fd` NULL: none is taken. */
-int broker_packet_recv(int fd, uint8_t *data, size_t room, size_t *ret_size, int *ret_fd);
+/* One packet with the descriptors of `fds[BROKER_FDS_MAX]` up to the first -1; NULL:
+ * none. -errno. */
+int broker_packet_send(int fd, const uint8_t *data, size_t size, const int *fds);
+/* Blocking. DROVER_ECLOSED at the end, DROVER_EMALFORMED for what is cut or carries too
+ * many descriptors. `ret_fds[BROKER_FDS_MAX]` is -1 behind the last; NULL: none is taken.
+ */
+int broker_packet_recv(int fd, uint8_t *data, size_t room, size_t *ret_size,
+                       int *ret_fds);
 
 #endif

@@ -12,7 +12,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -23,6 +22,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "vmm/broker.h"
+#include "vmm/jail_world.h"
 #include "vmm/launcher.h"
 
 #define FILES_MAX      4096
@@ -30,16 +30,6 @@
 #define THREADS_MAX    1024
 #define FILE_SLACK     (UINT64_C(1) << 30) /* logs, a snapshot's own part */
 #define CAPABILITY_MAX 63                  /* what the kernel's masks can hold */
-/* Any folder that each host has: the new root lies over it for a moment. */
-#define ROOT_FOLDER "/proc"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED                                                                        \
-    true /* its run time reads /proc and looks at other threads at the end */
-#else
-#define SANITIZED false
-#endif
-
 int jail_user_find(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct error *err)
 {
     char *rest = NULL;
@@ -81,41 +71,21 @@ static int step_failed(const char *what, struct error *err)
                      what, err_text(result));
 }
 
-/* The launcher's list is sealed with that, and gives the network. */
+/* The launcher's list is sealed with that, and gives the world. */
 static int namespaces_enter(struct broker *broker, struct error *err)
 {
-    int network_fd = -1;
-    int result = broker_seal(broker, &network_fd);
+    CLEANUP(jail_world_done)
+    struct jail_world world = {.network_fd = -1, .mount_fd = -1};
+    struct error why = {0};
+    int result = broker_seal(broker, &world, &why);
     if (result < 0) {
-        return error_set(err, result,
-                         "cannot enter the VM's jail: network namespace: %s; give "
-                         "--no-jail where namespaces can't be had",
-                         err_text(result));
+        return error_set(err, result, "cannot enter the VM's jail: %s", why.text);
     }
-    CLEANUP(cleanup_fd) int network = network_fd;
-    if (setns(network, CLONE_NEWNET) < 0 ||
-        unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0) {
+    result = jail_world_enter(&world);
+    if (result < 0 || unshare(CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0) {
         return step_failed("namespaces", err);
     }
     return sethostname("vm", 2) < 0 ? step_failed("host name", err) : 0;
-}
-
-/* An empty, read-only file system in place of all that was mounted. */
-static int root_change(struct error *err)
-{
-    const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME;
-    if (SANITIZED) {
-        return 0;
-    }
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-        mount("drover-vmm", ROOT_FOLDER, "tmpfs", flags,
-              "size=4k,nr_inodes=1,mode=0555") < 0 ||
-        chdir(ROOT_FOLDER) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
-        umount2(".", MNT_DETACH) < 0 || chdir("/") < 0 ||
-        mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY | flags, "size=4k") < 0) {
-        return step_failed("empty root", err);
-    }
-    return 0;
 }
 
 static bool limit_set(int resource, uint64_t value)
@@ -228,7 +198,7 @@ static int process_mark(const struct jail_config *config, struct error *err)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 ||
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-        prctl(PR_SET_DUMPABLE, SANITIZED ? 1 : 0, 0, 0, 0) < 0) {
+        prctl(PR_SET_DUMPABLE, JAIL_SANITIZED ? 1 : 0, 0, 0, 0) < 0) {
         return step_failed("process", err);
     }
     /* It may have died before there was a signal to tell of it. */
@@ -249,7 +219,6 @@ int jail_enter(const struct jail_config *config, struct error *err)
 {
     CHECK(signal(SIGABRT, aborted) != SIG_ERR);
     int result = namespaces_enter(config->broker, err);
-    result = result < 0 ? result : root_change(err);
     result = result < 0 ? result : limits_set(config, err);
     result = result < 0 ? result : capabilities_drop(err);
     result = result < 0 ? result : user_change(config, err);

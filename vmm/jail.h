@@ -15,6 +15,13 @@
 struct broker;
 struct error;
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* Its run time reads /proc and looks at other threads at the end. */
+#define JAIL_SANITIZED true
+#else
+#define JAIL_SANITIZED false
+#endif
+
 /* User and group of a VM that was given none: this plus the VMM's pid, which no other
  * process of the host has. systemd leaves the range from here to 2^31 to nobody. */
 #define JAIL_UID_BASE 0x70000000u

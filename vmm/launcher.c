@@ -45,29 +45,6 @@ static int pid_namespace_make(int *ret_own_fd)
     return 0;
 }
 
-/*
- * A network with nothing in it, for the jail. It is what takes the kernel longest of all
- * that a jail needs; here it is made while the VMM opens its files. This process stays in
- * the network that it came from.
- */
-static int network_make(int *ret_fd)
-{
-    static const char path[] = "/proc/self/ns/net";
-    CLEANUP(cleanup_fd) int own = open(path, O_RDONLY | O_CLOEXEC);
-    if (own < 0 || unshare(CLONE_NEWNET) < 0) {
-        return -errno;
-    }
-    CLEANUP(cleanup_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int result = fd < 0 ? -errno : 0;
-    if (setns(own, CLONE_NEWNET) < 0) {
-        return -errno;
-    }
-    if (result == 0) {
-        *ret_fd = take_fd(&fd);
-    }
-    return result;
-}
-
 static int signals_take(struct launcher *launcher)
 {
     sigset_t signals;
@@ -83,7 +60,7 @@ static int hello_send(struct launcher *launcher)
 {
     uint8_t hello[BROKER_HELLO_SIZE];
     broker_put32(hello, (uint32_t)launcher->vmm_pid);
-    return broker_packet_send(launcher->broker_fd, hello, sizeof(hello), -1);
+    return broker_packet_send(launcher->broker_fd, hello, sizeof(hello), NULL);
 }
 
 int launcher_split(struct launcher *launcher, bool *ret_is_vmm, int *ret_broker_fd,
@@ -129,11 +106,13 @@ int launcher_split(struct launcher *launcher, bool *ret_is_vmm, int *ret_broker_
         (void)kill(pid, SIGKILL);
         return error_set(err, -EIO, "cannot start the VMM: it ended at once");
     }
-    result = network_make(&launcher->network_fd);
-    if (result < 0) {
-        launcher->network_fd = result; /* told when the VMM asks for it */
+    launcher->world_result = jail_world_make(&launcher->world, &launcher->world_error);
+    if (launcher->world_result == -ENOTRECOVERABLE) {
+        (void)kill(pid, SIGKILL);
+        return error_set(err, -ENOTRECOVERABLE, "cannot start the VMM: %s",
+                         launcher->world_error.text);
     }
-    return 0;
+    return 0; /* else the VMM is told of it when it asks */
 }
 
 /* ---- the VMM's requests ------------------------------------------------------------ */
@@ -148,7 +127,9 @@ static void vmm_kill(struct launcher *launcher, const char *why)
     launcher->broker_fd = -1;
 }
 
-static void reply(struct launcher *launcher, int result, const struct error *err, int fd)
+/* With up to BROKER_FDS_MAX descriptors, which may be NULL. */
+static void reply(struct launcher *launcher, int result, const struct error *err,
+                  const int *fds)
 {
     uint8_t packet[BROKER_REPLY_SIZE];
     const char *text = result >= 0            ? ""
@@ -158,10 +139,18 @@ static void reply(struct launcher *launcher, int result, const struct error *err
     broker_put32(packet, (uint32_t)result);
     memcpy(packet + BROKER_REPLY_HEAD, text, size);
     /* One that is gone is seen elsewhere. */
-    if (broker_packet_send(launcher->broker_fd, packet, BROKER_REPLY_HEAD + size, fd) ==
+    if (broker_packet_send(launcher->broker_fd, packet, BROKER_REPLY_HEAD + size, fds) ==
         -EAGAIN) {
         vmm_kill(launcher, "does not read what its launcher answers");
     }
+}
+
+static void world_give(struct launcher *launcher)
+{
+    const int fds[BROKER_FDS_MAX] = {launcher->world.network_fd,
+                                     launcher->world.mount_fd};
+    reply(launcher, launcher->world_result, &launcher->world_error, fds);
+    jail_world_done(&launcher->world);
 }
 
 static int allow(struct launcher *launcher, uint8_t *packet, size_t size)
@@ -195,17 +184,14 @@ static void request_serve(struct launcher *launcher)
     switch (broker_get32(packet)) {
     case BROKER_ALLOW:
         if (!list->sealed) {
-            reply(launcher, allow(launcher, packet, size), &err, -1);
+            reply(launcher, allow(launcher, packet, size), &err, NULL);
             return;
         }
         break;
     case BROKER_SEAL:
         if (!list->sealed) {
             list->sealed = true;
-            int fd = launcher->network_fd;
-            reply(launcher, fd < 0 ? fd : 0, &err, fd < 0 ? -1 : fd);
-            cleanup_fd(&launcher->network_fd);
-            launcher->network_fd = -1;
+            world_give(launcher);
             return;
         }
         break;
@@ -214,7 +200,7 @@ static void request_serve(struct launcher *launcher)
             list->entries[number]->kind != BROKER_TAP_AT_END) {
             int fd = -1;
             result = broker_list_open(list, number, broker_get32(packet + 8), &fd, &err);
-            reply(launcher, result, &err, fd);
+            reply(launcher, result, &err, (const int[BROKER_FDS_MAX]){fd, -1});
             cleanup_fd(&fd);
             return;
         }

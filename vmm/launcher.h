@@ -12,7 +12,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "base/err.h"
 #include "vmm/broker_list.h"
+#include "vmm/jail_world.h"
 
 /* An exit status of the VMM that stands for SIGABRT: as process 1 of its namespace it
  * can't die of that. */
@@ -24,7 +26,9 @@ struct launcher {
     pid_t vmm_pid;
     int broker_fd;
     int signal_fd;
-    int network_fd; /* the empty network of the jail, until the VMM has it; or -errno */
+    struct jail_world world; /* until the VMM has it */
+    int world_result;        /* or why there is none */
+    struct error world_error;
     struct broker_list list; /* set .storage before launcher_split() */
 };
 

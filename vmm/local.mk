@@ -41,6 +41,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/guest_ram.c vmm/guest_ram.h \
 	vmm/i8042.c \
 	vmm/jail.c vmm/jail.h \
+	vmm/jail_world.c vmm/jail_world.h \
 	vmm/kvm.h \
 	vmm/kvm_boot.c \
 	vmm/kvm_chip_state.c \
