@@ -38,6 +38,8 @@ struct target {
     struct vm *vm;
     struct device *device;
     struct ahci_driver driver;
+    int image_fd;
+    bool image_cut;
 };
 
 static uint32_t take(struct input *input, unsigned size)
@@ -50,7 +52,8 @@ static uint32_t take(struct input *input, unsigned size)
     return value;
 }
 
-static void image_make(char path[])
+/* Returns the image's descriptor. */
+static int image_make(char path[])
 {
     uint8_t block[BLOCK] = {0};
     int fd = mkstemp(path);
@@ -61,13 +64,20 @@ static void image_make(char path[])
         memcpy(block + 80, &(uint32_t){BLOCKS}, 4); /* the volume's size */
         CHECK(write(fd, block, sizeof(block)) == (ssize_t)sizeof(block));
     }
-    (void)close(fd);
+    return fd;
+}
+
+static struct target target;
+
+static void end(void)
+{
+    fake_vm_free(target.vm);
 }
 
 static void make(struct target *target)
 {
     char path[] = "/var/tmp/fuzz-cdrom-XXXXXX";
-    image_make(path);
+    target->image_fd = image_make(path);
     const struct ahci_config config = {.cdrom_count = 2, .cdroms = {path, path}};
     target->vm = fake_vm_create(MEMORY_BYTES);
     target->vm->log.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
@@ -75,6 +85,17 @@ static void make(struct target *target)
     CHECK(ahci_create(target->vm, &config, NULL) == 0);
     target->device = vm_devices(target->vm);
     (void)unlink(path);
+    CHECK(atexit(end) == 0);
+}
+
+/* Somebody on the host cuts the image off: blocks that are there no more read as errors.
+ */
+static void image_cut(struct target *target, bool is_cut)
+{
+    if (target->image_cut != is_cut) {
+        CHECK(ftruncate(target->image_fd, (is_cut ? 20 : BLOCKS) * BLOCK) == 0);
+        target->image_cut = is_cut;
+    }
 }
 
 static bool drained(void *owner)
@@ -121,6 +142,11 @@ static void command(struct target *target, struct input *input)
         packet[i] = (uint8_t)take(input, 1);
     }
     packet[0] = (shape & 0x8000) != 0 ? packet[0] : packets[packet[0] % sizeof(packets)];
+    if ((packet[0] == 0x28 || packet[0] == 0xa8) && (packet[11] & 1) == 0) {
+        packet[2] = packet[3] = packet[4] = 0; /* a read of what the image has */
+        packet[6] = packet[7] = 0;
+        packet[8] = packet[0] == 0x28 ? packet[8] : 0;
+    }
     fis[1] = (shape & 0x0400) != 0 ? 0 : 0x80;
     fis[15] = (shape & 0x0800) != 0 ? 4 : 0;
     fis[3] = (uint8_t)(shape >> 12);
@@ -185,7 +211,8 @@ static void order_run(struct target *target, struct input *input)
 {
     const struct device_ops *ops = target->device->ops;
     struct ahci_driver *driver = &target->driver;
-    switch (take(input, 1) % 13) {
+    uint8_t order = (uint8_t)take(input, 1);
+    switch (order % 13) {
     case 0:
         driver->port = take(input, 1) % 3;
         break;
@@ -210,6 +237,7 @@ static void order_run(struct target *target, struct input *input)
         ahci_driver_port_set(driver, take(input, 1) % 0x80 & ~3u, take(input, 4));
         break;
     case 9:
+        image_cut(target, order >= 240);
         fake_vm_run_ms(target->vm, 1);
         break;
     case 10:
@@ -230,12 +258,12 @@ static void order_run(struct target *target, struct input *input)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct target target;
     struct input input = {data, size};
     if (target.vm == NULL) {
         make(&target);
     }
     target.vm->io_allowed = true;
+    image_cut(&target, false);
     reset(&target);
     for (unsigned i = 0; i < ORDERS_MAX && input.size > 0; i++) {
         order_run(&target, &input);

@@ -4,6 +4,7 @@
  * flash with its store of variables, mixed with stops, saves, loads and resets. With a
  * first byte of 0xff the rest is the saved section of a device, as a hostile peer sends
  * it. What must hold: no crash, and that what is saved can be loaded.
+ * fuzz-sources: tests/fuzz/fuzz_clock.c
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/err.h"
+#include "tests/fuzz/fuzz_clock.h"
 #include "tests/unit/fake_vm.h"
 #include "vmm/bus.h"
 #include "vmm/device.h"
@@ -85,10 +87,15 @@ static void flash_add(struct vm *vm)
     CHECK(close(fd) == 0 && close(code_fd) == 0);
 }
 
+static struct vm *vm;
+
+static void end(void)
+{
+    fake_vm_free(vm);
+}
+
 static struct vm *vm_fresh(void)
 {
-    static struct vm *vm;
-
     if (vm == NULL) {
         struct fw_cfg *fw_cfg = NULL;
         static const uint8_t file[1000];
@@ -101,6 +108,7 @@ static struct vm *vm_fresh(void)
         CHECK(fw_cfg_file_add(fw_cfg, "etc/acpi/tables", file, sizeof(file)) == 0);
         fw_cfg_file_refresh(fw_cfg, "etc/acpi/tables", refresh, vm);
         flash_add(vm);
+        CHECK(atexit(end) == 0);
     }
     for (struct device *device = vm_devices(vm); device != NULL; device = device->next) {
         if (device->ops->reset != NULL) {
@@ -199,6 +207,12 @@ static void order_do(struct vm *vm, struct input *input)
         save_and_load(device);
         break;
     case 6:
+        if ((order & 0x80) != 0) { /* what was changed is written after a while */
+            (void)flash_unlock(vm, NULL);
+            fuzz_clock_skip_ms(1000);
+            fake_vm_run_ms(vm, 0);
+            (void)flash_lock(vm, NULL);
+        }
         vm->io_allowed = (order & 8) == 0;
         if (device->ops->io_start != NULL) {
             vm->io_allowed ? device->ops->io_start(device) : device->ops->io_stop(device);

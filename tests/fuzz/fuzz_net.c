@@ -4,6 +4,7 @@
  * frames, and frames for it. Without the rights to make a tap it does nothing. What must
  * hold: no crash, what is saved can be loaded, no frame leaves with another address than
  * the guest's.
+ * fuzz-sources: tests/fuzz/fuzz_clock.c
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -13,6 +14,7 @@
 #include <net/if.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -20,6 +22,7 @@
 
 #include "base/buffer.h"
 #include "base/check.h"
+#include "tests/fuzz/fuzz_clock.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
 #include "vmm/virtio/virtio_net.h"
@@ -77,14 +80,20 @@ static bool tap_make(void)
     return true;
 }
 
+static struct fuzz fuzz;
+
+static void end(void)
+{
+    fake_vm_free(fuzz.vm);
+}
+
 static struct fuzz *fuzz_make(void)
 {
-    static struct fuzz fuzz;
     struct virtio_net_config config = {.tap = "fuzz1",
                                        .has_mac = true,
                                        .queues = 2,
                                        .mtu = 1400,
-                                       .bytes_per_s = 100u << 20};
+                                       .bytes_per_s = 1u << 20};
     struct sockaddr_ll address = {.sll_family = AF_PACKET,
                                   .sll_protocol = htons(ETH_P_ALL)};
 
@@ -93,6 +102,7 @@ static struct fuzz *fuzz_make(void)
     }
     memcpy(config.mac, own_mac, sizeof(own_mac));
     fuzz.vm = fake_vm_create(DRIVER_MEMORY_BYTES);
+    CHECK(atexit(end) == 0);
     fuzz.vm->log.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
     CHECK(virtio_net_create(fuzz.vm, &config, NULL) == 0);
     fuzz.device = vm_devices(fuzz.vm);
@@ -217,7 +227,9 @@ static void start(struct fuzz *fuzz, struct input *input)
 
 static void order_run(struct fuzz *fuzz, struct input *input)
 {
-    switch (take(input, 1) % 10) {
+    uint8_t order = (uint8_t)take(input, 1);
+
+    switch (order % 10) {
     case 0:
     case 1:
         control_order(fuzz, input);
@@ -244,8 +256,21 @@ static void order_run(struct fuzz *fuzz, struct input *input)
         start(fuzz, input);
         break;
     default:
+        fuzz_clock_skip_ms(order & 0xf0); /* for the limits */
         fake_vm_run_ms(fuzz->vm, 0);
         break;
+    }
+}
+
+/* The words for an address. */
+static void mac_parse(const struct input *input)
+{
+    uint8_t mac[6];
+    char text[24] = {0};
+
+    memcpy(text, input->data, input->size < sizeof(text) - 1 ? input->size : 23);
+    if (virtio_net_mac_parse(text, mac) == 0) {
+        CHECK((mac[0] & 1) == 0);
     }
 }
 
@@ -258,6 +283,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (fuzz == NULL) {
         return 0;
     }
+    mac_parse(&input);
     fuzz->device->ops->io_stop(fuzz->device);
     fuzz->device->ops->reset(fuzz->device);
     fuzz->device->ops->io_start(fuzz->device);

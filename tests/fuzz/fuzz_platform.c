@@ -8,6 +8,7 @@
  */
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/buffer.h"
@@ -21,8 +22,9 @@
 #include "vmm/platform.h"
 #include "vmm/serial.h"
 
-#define ORDERS_MAX   400
-#define MEMORY_BYTES (16u << 20)
+#define ORDERS_MAX     400
+#define MEMORY_BYTES   (16u << 20)
+#define PANIC_POLICIES 4
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -65,26 +67,41 @@ static void output(void *owner, const uint8_t *data, size_t size)
     CHECK(owner != NULL && data != NULL && size == 1);
 }
 
-static struct machine *machine_fresh(void)
-{
-    static struct machine machine;
+static struct machine machines[PANIC_POLICIES];
+static bool ends; /* end() will be called */
 
-    if (machine.vm == NULL) {
-        machine.vm = fake_vm_create(MEMORY_BYTES);
-        machine.vm->log.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
-        const struct serial_config serial = {.output = output, .owner = &machine};
-        CHECK(serial_create(machine.vm, &serial, &machine.serial, NULL) == 0);
-        CHECK(platform_create(machine.vm, NULL) == 0);
-        CHECK(panic_create(machine.vm, PANIC_POLICY_PAUSE, NULL) == 0);
-        machine.power = power_device;
+static void end(void)
+{
+    for (unsigned i = 0; i < PANIC_POLICIES; i++) {
+        if (machines[i].vm != NULL) {
+            fake_vm_free(machines[i].vm);
+        }
     }
-    for (struct device *device = vm_devices(machine.vm); device != NULL;
+}
+
+/* One for each of what a guest's crash can lead to. */
+static struct machine *machine_fresh(enum panic_policy policy)
+{
+    struct machine *machine = &machines[policy];
+
+    if (machine->vm == NULL) {
+        CHECK(ends || atexit(end) == 0);
+        ends = true;
+        machine->vm = fake_vm_create(MEMORY_BYTES);
+        machine->vm->log.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        const struct serial_config serial = {.output = output, .owner = machine};
+        CHECK(serial_create(machine->vm, &serial, &machine->serial, NULL) == 0);
+        CHECK(platform_create(machine->vm, NULL) == 0);
+        CHECK(panic_create(machine->vm, policy, NULL) == 0);
+        machine->power = power_device;
+    }
+    for (struct device *device = vm_devices(machine->vm); device != NULL;
          device = device->next) {
         if (device->ops->reset != NULL) {
             device->ops->reset(device);
         }
     }
-    return &machine;
+    return machine;
 }
 
 static uint32_t take(struct input *input, unsigned size)
@@ -122,8 +139,16 @@ static uint16_t take_port(struct input *input)
         LAYOUT_PORT_ACPI_EVENT, LAYOUT_PORT_ACPI_CTRL, LAYOUT_PORT_PM_TIMER,
         LAYOUT_PORT_PCI,        LAYOUT_PORT_PCI + 4,   LAYOUT_PORT_RESET,
     };
+    static const uint16_t more[] = {
+        LAYOUT_PORT_A20,        LAYOUT_PORT_APM,
+        LAYOUT_PORT_APM + 1,    LAYOUT_PORT_PM_TIMER + 4,
+        LAYOUT_PORT_PM_END - 8, LAYOUT_PORT_RESET + 2,
+        LAYOUT_PORT_PCI + 6,    LAYOUT_PORT_ACPI_EVENT + 0x30};
     uint8_t choice = (uint8_t)take(input, 1);
 
+    if (choice >= 0xe0 && choice < 0xe8) {
+        return more[choice - 0xe0];
+    }
     if (choice >= 0xe8 && choice < 0xf0) {
         return PANIC_PORT;
     }
@@ -166,6 +191,7 @@ static void order_run(struct machine *machine, struct input *input)
 {
     uint8_t order = (uint8_t)take(input, 1);
     uint8_t typed[16];
+    struct panic_status panicked;
 
     switch (order % 8) {
     case 0:
@@ -188,6 +214,7 @@ static void order_run(struct machine *machine, struct input *input)
         break;
     case 6:
         acpi_power_button(machine->power);
+        panic_status(machine->vm, &panicked);
         break;
     default:
         save_and_load(device_at(machine, take(input, 1)));
@@ -215,7 +242,8 @@ static void load(struct machine *machine, struct input *input)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input input = {.data = data, .size = size};
-    struct machine *machine = machine_fresh();
+    struct machine *machine =
+        machine_fresh(size > 0 ? data[size - 1] % PANIC_POLICIES : 0);
 
     if (size > 0 && data[0] == 0xff) {
         (void)take(&input, 1);

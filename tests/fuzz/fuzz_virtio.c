@@ -5,6 +5,7 @@
  * save and load, reset. The first byte chooses the device; then orders follow, one byte
  * each and its arguments (see order_run()). What must hold: no crash, and that the device
  * can always be drained and reset.
+ * fuzz-sources: tests/fuzz/fuzz_clock.c
  */
 #include <stdio.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/err.h"
+#include "tests/fuzz/fuzz_clock.h"
 #include "tests/fuzz/fuzz_vm.h"
 #include "vmm/bus.h"
 #include "vmm/device.h"
@@ -174,9 +176,61 @@ static void host_event(struct target *target, struct input *input)
     fuzz_vm_host_event(target->fuzz, target->index, data, size);
 }
 
+static void access(struct target *target, struct input *input, uint64_t base,
+                   uint32_t limit)
+{
+    uint8_t kind = (uint8_t)take(input, 1);
+    unsigned size = 1u << (kind & 3);
+    uint64_t address = base + take(input, 2) % limit;
+    uint64_t value = take(input, 4) | (uint64_t)take(input, 1) << 32;
+
+    if (base == LAYOUT_ECAM_START + ((uint64_t)target->driver->slot << 15)) {
+        size = size > 4 ? 4 : size;
+        address &= ~(uint64_t)(size - 1);
+    }
+    if (kind & 4) {
+        driver_write(target->driver, address, value, size);
+    } else {
+        (void)driver_read(target->driver, address, size);
+    }
+}
+
+/* What a move does with memory: reads and clears what is dirty, looks where anything is,
+ * zeroes; and memory that still comes from a snapshot. */
+static void memory_round(struct target *target, struct input *input)
+{
+    struct guest_ram *ram = target->fuzz->vm->ram;
+    static uint64_t bitmap[4 * DRIVER_MEMORY_BYTES / GUEST_PAGE_SIZE / 64];
+    uint8_t what = (uint8_t)take(input, 1);
+    uint64_t start, end = 0;
+
+    guest_ram_filling_set(ram, what == 1);
+    if (what == 1) {
+        return;
+    }
+    memset(bitmap, 0, sizeof(bitmap));
+    guest_ram_fetch_dirty(ram, 0, bitmap);
+    while (guest_ram_populated(ram, 0, end, &start, &end) > 0) {
+        CHECK(start < end);
+    }
+    guest_ram_zero(ram, (uint64_t)what * GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
+    if (what == 2) {
+        CHECK(guest_ram_track_dirty(ram, false) == 0);
+        CHECK(guest_ram_track_dirty(ram, true) == 0);
+    }
+}
+
 /* The upper orders: what leads further at once. */
 static void order_run_whole(struct target *target, struct input *input, uint8_t order)
 {
+    if (order == 239) {
+        memory_round(target, input);
+        return;
+    }
+    if (order == 235) {
+        access(target, input, target->driver->msix, 0x1000);
+        return;
+    }
     switch (order % 4) {
     case 0:
         start_whole(target, input);
@@ -188,6 +242,9 @@ static void order_run_whole(struct target *target, struct input *input, uint8_t 
         host_event(target, input);
         break;
     default:
+        if (order >= 240) { /* and it is later */
+            fuzz_clock_skip_ms(take(input, 2));
+        }
         fake_vm_run_ms(target->fuzz->vm, 1);
         break;
     }
@@ -210,25 +267,6 @@ static void memory(struct target *target, struct input *input)
     uint32_t value = take(input, 4);
 
     driver_memory_write(target->driver, gpa, &value, sizeof(value));
-}
-
-static void access(struct target *target, struct input *input, uint64_t base,
-                   uint32_t limit)
-{
-    uint8_t kind = (uint8_t)take(input, 1);
-    unsigned size = 1u << (kind & 3);
-    uint64_t address = base + take(input, 2) % limit;
-    uint64_t value = take(input, 4) | (uint64_t)take(input, 1) << 32;
-
-    if (base == LAYOUT_ECAM_START + ((uint64_t)target->driver->slot << 15)) {
-        size = size > 4 ? 4 : size;
-        address &= ~(uint64_t)(size - 1);
-    }
-    if (kind & 4) {
-        driver_write(target->driver, address, value, size);
-    } else {
-        (void)driver_read(target->driver, address, size);
-    }
 }
 
 static void save_and_load(struct target *target)
@@ -322,6 +360,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (unsigned i = 0; i < ORDERS_MAX && input.size > 0; i++) {
         order_run(&target, &input);
     }
+    guest_ram_filling_set(target.fuzz->vm->ram, false);
     fake_vm_run_ms(target.fuzz->vm, 0);
     return 0;
 }

@@ -3,14 +3,9 @@
 #include "tests/fuzz/fuzz_vm.h"
 
 #include <fcntl.h>
-#include <linux/if_packet.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,55 +13,42 @@
 #include "base/err.h"
 #include "vmm/device.h"
 #include "vmm/guest_ram.h"
+#include "vmm/virtio/net_tap.h"
 #include "vmm/virtio/virtio_balloon.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/virtio/virtio_console.h"
 #include "vmm/virtio/virtio_net.h"
 #include "vmm/virtio/virtio_rng.h"
 
-#define DISK_BYTES (1024 * 1024)
+#define DISK_BYTES   (1024 * 1024)
+#define MEMORY_BYTES (4 * DRIVER_MEMORY_BYTES) /* enough to give the balloon some */
 
-static void disk_add(struct vm *vm, struct virtio_block_config config)
+static void disk_add(struct fuzz_vm *fuzz, struct virtio_block_config config)
 {
     char path[] = "/var/tmp/fuzz-disk-XXXXXX";
     int fd = mkstemp(path);
 
     config.path = path;
     CHECK(fd >= 0 && ftruncate(fd, DISK_BYTES) == 0);
-    CHECK(virtio_block_create(vm, &config, NULL) == 0);
-    (void)close(fd);
+    CHECK(virtio_block_create(fuzz->vm, &config, NULL) == 0);
+    fuzz->disk_fds[fuzz->disk_count++] = fd;
     (void)unlink(path);
 }
 
-static bool tap_make(void)
+/* A NIC whose tap is a pair of sockets: one packet is one datagram. Needs no rights, and
+ * what comes out at the other end is the fuzzer's. */
+static void net_add(struct fuzz_vm *fuzz)
 {
-    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI, .ifr_name = "fuzz0"};
-    int fd;
+    struct net_tap tap;
+    struct virtio_net_config net = {.tap = "fuzz0", .mtu = 1500, .opened = &tap};
+    int pair[2];
 
-    if (unshare(CLONE_NEWNET) < 0) {
-        return false;
-    }
-    fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-    if (fd < 0 || ioctl(fd, TUNSETIFF, &request) < 0 || ioctl(fd, TUNSETPERSIST, 1) < 0) {
-        return false;
-    }
-    (void)close(fd);
-    return true;
-}
-
-/* A socket on the tap's host side, which is set up for it; -1 if that can't be had. */
-static int link_open(void)
-{
-    struct ifreq request = {.ifr_name = "fuzz0", .ifr_flags = IFF_UP};
-    struct sockaddr_ll address = {.sll_family = AF_PACKET,
-                                  .sll_ifindex = (int)if_nametoindex("fuzz0")};
-    int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0 ||
-        bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-        return -1;
-    }
-    return fd;
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
+    net_tap_init(&tap);
+    (void)snprintf(tap.name, sizeof(tap.name), "fuzz0");
+    tap.fds[tap.count++] = pair[0];
+    CHECK(virtio_net_create(fuzz->vm, &net, NULL) == 0);
+    fuzz->link_fd = pair[1];
 }
 
 static void console_output(void *owner, const uint8_t *data, size_t size)
@@ -82,26 +64,21 @@ static void console_room(void *owner)
 
 static void make(struct fuzz_vm *fuzz)
 {
-    struct virtio_net_config net = {.tap = "fuzz0", .mtu = 1500};
     struct virtio_console_config console = {
         .output = console_output, .input_room = console_room, .owner = fuzz};
     struct virtio_block_config limited = {
-        .queues = 2, .requests_per_s = 20000, .bytes_per_s = 64 << 20};
+        .queues = 2, .requests_per_s = 1000, .bytes_per_s = 4 << 20};
 
-    fuzz->vm = fake_vm_create(DRIVER_MEMORY_BYTES);
+    fuzz->vm = fake_vm_create(MEMORY_BYTES);
     fuzz->vm->log.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
     CHECK(guest_ram_track_dirty(fuzz->vm->ram, true) == 0);
-    disk_add(fuzz->vm, (struct virtio_block_config){.direct = true});
-    disk_add(fuzz->vm, (struct virtio_block_config){.read_only = true});
+    disk_add(fuzz, (struct virtio_block_config){.direct = true});
+    disk_add(fuzz, (struct virtio_block_config){.read_only = true});
     CHECK(virtio_rng_create(fuzz->vm, NULL) == 0);
     CHECK(virtio_console_create(fuzz->vm, &console, &fuzz->console, NULL) == 0);
-    fuzz->link_fd = -1;
-    if (tap_make()) {
-        CHECK(virtio_net_create(fuzz->vm, &net, NULL) == 0);
-        fuzz->link_fd = link_open();
-    }
+    net_add(fuzz);
     CHECK(virtio_balloon_create(fuzz->vm, NULL) == 0);
-    disk_add(fuzz->vm, limited);
+    disk_add(fuzz, limited);
     for (struct device *device = vm_devices(fuzz->vm); device != NULL;
          device = device->next) {
         fuzz->devices[fuzz->count++] = device;
@@ -109,11 +86,40 @@ static void make(struct fuzz_vm *fuzz)
     fake_vm_run_ms(fuzz->vm, 1);
 }
 
+/* Somebody on the host cuts a disk's file off. */
+static void disk_cut(struct fuzz_vm *fuzz, unsigned index, off_t size)
+{
+    unsigned disk = 0;
+
+    for (unsigned i = 0; i < index; i++) {
+        disk += strcmp(fuzz->devices[i]->ops->name, "virtio-blk") == 0;
+    }
+    CHECK(disk < fuzz->disk_count && ftruncate(fuzz->disk_fds[disk], size) == 0);
+    fuzz->disks_cut = true;
+}
+
+static void disks_mend(struct fuzz_vm *fuzz)
+{
+    for (unsigned i = 0; i < fuzz->disk_count && fuzz->disks_cut; i++) {
+        CHECK(ftruncate(fuzz->disk_fds[i], DISK_BYTES) == 0);
+    }
+    fuzz->disks_cut = false;
+}
+
+/* What the guest has sent, so that there is room for more. */
+static void link_empty(const struct fuzz_vm *fuzz)
+{
+    uint8_t packet[2048];
+
+    while (recv(fuzz->link_fd, packet, sizeof(packet), MSG_DONTWAIT | MSG_TRUNC) >= 0) {
+    }
+}
+
 void fuzz_vm_host_event(struct fuzz_vm *fuzz, unsigned index, const uint8_t *data,
                         size_t size)
 {
     const char *name = fuzz->devices[index]->ops->name;
-    uint8_t frame[1514] = {0};
+    uint8_t packet[12 + 1514] = {0};
 
     if (strcmp(name, "virtio-console") == 0) {
         (void)virtio_console_input(fuzz->console, data, size);
@@ -121,12 +127,14 @@ void fuzz_vm_host_event(struct fuzz_vm *fuzz, unsigned index, const uint8_t *dat
         struct virtio_balloon_status status;
         struct error err = {0};
         (void)virtio_balloon_order(
-            fuzz->vm, size > 0 ? (uint64_t)data[0] << 15 : DRIVER_MEMORY_BYTES, &err);
+            fuzz->vm, size > 0 ? (uint64_t)data[0] << 17 : MEMORY_BYTES, &err);
         CHECK(virtio_balloon_status(fuzz->vm, &status));
-    } else if (strcmp(name, "virtio-net") == 0 && fuzz->link_fd >= 0) {
-        memset(frame, 0xff, 6); /* to all, unless the input says else */
-        memcpy(frame, data, size);
-        (void)!send(fuzz->link_fd, frame, 60 + size * 20, 0); /* may be full */
+    } else if (strcmp(name, "virtio-net") == 0) {
+        memset(packet + 12, 0xff, 6); /* to all, unless the input says else */
+        memcpy(packet + 12, data, size);
+        (void)!send(fuzz->link_fd, packet, 72 + size * 20, 0); /* may be full */
+    } else if (strcmp(name, "virtio-blk") == 0) {
+        disk_cut(fuzz, index, size > 0 ? (off_t)data[0] * 4096 : 0);
     }
 }
 
@@ -147,13 +155,23 @@ void fuzz_vm_quiet(struct fuzz_vm *fuzz, unsigned index)
     }
 }
 
+static struct fuzz_vm fuzz;
+
+/* Devices are released too. */
+static void end(void)
+{
+    fuzz_vm_fresh();
+    fake_vm_free(fuzz.vm);
+}
+
 struct fuzz_vm *fuzz_vm_fresh(void)
 {
-    static struct fuzz_vm fuzz;
-
     if (fuzz.vm == NULL) {
         make(&fuzz);
+        CHECK(atexit(end) == 0);
     }
+    disks_mend(&fuzz);
+    link_empty(&fuzz);
     fuzz.vm->io_allowed = true;
     for (unsigned i = 0; i < fuzz.count; i++) {
         fuzz_vm_quiet(&fuzz, i);

@@ -14,12 +14,15 @@ struct fuzz_vm {
     struct device *devices[FUZZ_DEVICES_MAX]; /* slot = index + 1 */
     struct driver drivers[FUZZ_DEVICES_MAX];
     struct device *console;
-    int link_fd;          /* sends frames to the NIC; -1: there is none */
+    int link_fd; /* the other end of the NIC's tap */
+    int disk_fds[FUZZ_DEVICES_MAX];
+    unsigned disk_count;
+    bool disks_cut;
     uint64_t output_size; /* what the console's guest wrote */
 };
 
 /* As after power-on. The first call makes it: a disk, a read-only disk, rng, console,
- * net where taps can be made, a balloon, and a disk with queues and limits. */
+ * net, a balloon, and a disk with queues and limits. */
 struct fuzz_vm *fuzz_vm_fresh(void);
 /* Something happens on the host's side of a device: a frame, typing, an order. */
 void fuzz_vm_host_event(struct fuzz_vm *fuzz, unsigned index, const uint8_t *data,

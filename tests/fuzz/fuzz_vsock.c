@@ -79,9 +79,15 @@ static int host_connect(void *owner, uint32_t port)
 
 static const struct virtio_vsock_ops ops = {.connect = host_connect};
 
+static struct fuzz fuzz;
+
+static void end(void)
+{
+    fake_vm_free(fuzz.vm);
+}
+
 static struct fuzz *fuzz_make(void)
 {
-    static struct fuzz fuzz;
     struct virtio_vsock_config config = {.cid = CID, .ops = &ops, .owner = &fuzz};
 
     if (fuzz.vm != NULL) {
@@ -91,6 +97,7 @@ static struct fuzz *fuzz_make(void)
         fuzz.programs[i] = -1;
     }
     fuzz.vm = fake_vm_create(DRIVER_MEMORY_BYTES);
+    CHECK(atexit(end) == 0);
     fuzz.vm->log.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
     /* An abstract name that the kernel chooses. */
     config.listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

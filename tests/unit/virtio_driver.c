@@ -40,6 +40,7 @@ static void msix_start(struct driver *driver, unsigned capability)
     uint64_t table =
         bar_base(driver, driver_read(driver, ecam(driver, capability + 4), 1) & 7);
 
+    driver->msix = table;
     for (unsigned i = 0; i < count; i++) {
         driver_write(driver, table + 16 * i, MSI_ADDRESS, 4);
         driver_write(driver, table + 16 * i + 8, i, 4);

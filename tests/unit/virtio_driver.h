@@ -49,6 +49,7 @@ struct driver {
     struct vm *vm;
     unsigned slot;
     uint64_t common, notify, isr, config;
+    uint64_t msix;   /* the table of vectors */
     unsigned window; /* capability's offset in configuration space */
     struct driver_queue queues[DRIVER_QUEUES];
 };
