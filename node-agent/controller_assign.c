@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* VMs that are wanted and that nobody owns get a host; VMs of draining hosts are moved
- * away. */
+/* VMs that are wanted and that nobody owns get a host; those that controller_evacuate.c
+ * names are moved. */
 #include <stdio.h>
 
 #include "base/check.h"
@@ -11,16 +11,19 @@
 
 struct view_owner {
     const struct controller *controller;
+    const struct cluster_state *arriving; /* NULL: not a move */
     uint64_t now_ms;
 };
 
 static bool usable(const void *owner, uint64_t host_id)
 {
     const struct view_owner *view = owner;
-    return controller_host_usable(view->controller, host_id, view->now_ms);
+    return controller_host_usable(view->controller, host_id, view->now_ms) &&
+           (view->arriving == NULL ||
+            controller_moves_to(view->arriving, host_id) < CONTROLLER_MOVES_PER_HOST);
 }
 
-static struct controller_try *try_find(struct controller *controller, uint64_t vm_id)
+struct controller_try *controller_try_find(struct controller *controller, uint64_t vm_id)
 {
     for (unsigned i = 0; i < controller->try_count; i++) {
         if (controller->tries[i].vm_id == vm_id) {
@@ -35,9 +38,14 @@ static void try_drop(struct controller *controller, struct controller_try *attem
     *attempt = controller->tries[--controller->try_count];
 }
 
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
 static struct controller_try *try_get(struct controller *controller, uint64_t vm_id)
 {
-    struct controller_try *attempt = try_find(controller, vm_id);
+    struct controller_try *attempt = controller_try_find(controller, vm_id);
     if (attempt != NULL || controller->try_count == CONTROLLER_TRIES_MAX) {
         return attempt;
     }
@@ -84,7 +92,7 @@ static unsigned flights(const struct controller *controller)
     return count;
 }
 
-static bool wanted_on_a_host(const Drover__VmRecord *vm)
+bool controller_wants_host(const Drover__VmRecord *vm)
 {
     return vm->wanted == DROVER__VM_WANTED__VM_WANTED_RUNNING ||
            vm->wanted == DROVER__VM_WANTED__VM_WANTED_PAUSED;
@@ -113,45 +121,6 @@ static uint64_t propose_assign(struct controller *controller,
     return controller_propose(controller, &command);
 }
 
-static uint64_t propose_move(struct controller *controller, const Drover__VmRecord *vm,
-                             uint64_t host_id)
-{
-    Drover__MigrationBegin begin = DROVER__MIGRATION_BEGIN__INIT;
-    begin.vm_id = vm->vm_id;
-    begin.expected_epoch = vm->epoch;
-    begin.target_host_id = host_id;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_BEGIN;
-    command.migration_begin = &begin;
-    return controller_propose(controller, &command);
-}
-
-/* The owner has said that the guest is there. One that has just ended must be given up,
- * not moved: each attempt would keep its owner from saying so. */
-static bool seen_running(const struct controller *controller, const Drover__VmRecord *vm)
-{
-    uint64_t host_id = 0, at_ms = 0;
-    const Drover__VmStatus *status =
-        controller_observed(controller, vm->vm_id, &host_id, &at_ms);
-    return status != NULL && host_id == vm->owner_host_id && status->epoch == vm->epoch &&
-           (status->run_state == DROVER__VM_RUN_STATE__VM_RUN_RUNNING ||
-            status->run_state == DROVER__VM_RUN_STATE__VM_RUN_PAUSED);
-}
-
-/* A running VM whose host is being drained, and that is not on its way yet. */
-static bool must_move(const struct controller *controller,
-                      const struct cluster_state *state, const Drover__VmRecord *vm)
-{
-    if (vm->owner_host_id == 0 || vm->migration != NULL ||
-        vm->started_epoch != vm->epoch || !wanted_on_a_host(vm)) {
-        return false;
-    }
-    const Drover__HostRecord *owner = cluster_state_host(state, vm->owner_host_id);
-    return owner != NULL && owner->draining &&
-           owner->state == DROVER__HOST_STATE__HOST_STATE_UP &&
-           seen_running(controller, vm);
-}
-
 /* One VM that needs a host now; returns ms until it wants another look. */
 static uint32_t place(struct controller *controller, const struct cluster_state *state,
                       const Drover__VmRecord *vm, uint64_t now_ms)
@@ -163,7 +132,8 @@ static uint32_t place(struct controller *controller, const struct cluster_state 
     if (now_ms < attempt->next_ms) {
         return (uint32_t)(attempt->next_ms - now_ms);
     }
-    struct view_owner owner = {controller, now_ms};
+    bool moves = vm->owner_host_id != 0;
+    struct view_owner owner = {controller, moves ? state : NULL, now_ms};
     struct placement_view view = {usable, &owner};
     uint64_t host_id = placement_choose(state, &view, vm, vm->owner_host_id, NULL);
     if (host_id == 0) {
@@ -171,36 +141,50 @@ static uint32_t place(struct controller *controller, const struct cluster_state 
         return controller->timing
             .confirm_retry_ms; /* a host's first lease of this term may be near */
     }
-    attempt->move = vm->owner_host_id != 0;
-    attempt->proposal_id = vm->owner_host_id == 0
-                               ? propose_assign(controller, state, vm, host_id)
-                               : propose_move(controller, vm, host_id);
+    attempt->move = moves;
+    attempt->proposal_id = moves ? controller_propose_move(controller, vm, host_id)
+                                 : propose_assign(controller, state, vm, host_id);
     return controller->timing.renew_ms;
+}
+
+/* VMs without a host first: they stand. */
+static uint32_t place_homeless(struct controller *controller,
+                               const struct cluster_state *state, uint64_t now_ms)
+{
+    const Drover__ClusterState *view = cluster_state_view(state);
+    uint32_t wait_ms = controller->timing.lease_ms;
+    for (size_t i = 0; i < view->n_vms && flights(controller) < CONTROLLER_FLIGHTS_MAX;
+         i++) {
+        const Drover__VmRecord *vm = view->vms[i];
+        struct controller_try *attempt = controller_try_find(controller, vm->vm_id);
+        if (vm->owner_host_id == 0 && controller_wants_host(vm)) {
+            wait_ms = smaller(wait_ms, place(controller, state, vm, now_ms));
+        } else if (attempt != NULL && attempt->proposal_id == 0 &&
+                   now_ms >= attempt->next_ms &&
+                   !controller_must_move(controller, state, vm)) {
+            try_drop(controller, attempt);
+        }
+    }
+    return wait_ms;
+}
+
+static uint32_t place_evacuated(struct controller *controller,
+                                const struct cluster_state *state, uint64_t now_ms)
+{
+    uint32_t wait_ms = controller->timing.lease_ms;
+    const Drover__VmRecord *vm;
+    /* Each turn begins a move, or puts the VM off. */
+    while (flights(controller) < CONTROLLER_FLIGHTS_MAX &&
+           controller->try_count < CONTROLLER_TRIES_MAX &&
+           (vm = controller_evacuate_next(controller, state, now_ms, &wait_ms)) != NULL) {
+        wait_ms = smaller(wait_ms, place(controller, state, vm, now_ms));
+    }
+    return wait_ms;
 }
 
 uint32_t controller_assign(struct controller *controller,
                            const struct cluster_state *state, uint64_t now_ms)
 {
-    const Drover__ClusterState *view = cluster_state_view(state);
-    uint32_t wait_ms = controller->timing.lease_ms;
-    unsigned in_flight = flights(controller);
-    for (size_t i = 0; i < view->n_vms; i++) {
-        const Drover__VmRecord *vm = view->vms[i];
-        bool homeless = vm->owner_host_id == 0 && wanted_on_a_host(vm);
-        if (!homeless && !must_move(controller, state, vm)) {
-            struct controller_try *attempt = try_find(controller, vm->vm_id);
-            if (attempt != NULL && attempt->proposal_id == 0 &&
-                now_ms >= attempt->next_ms) {
-                try_drop(controller, attempt);
-            }
-            continue;
-        }
-        if (in_flight >= CONTROLLER_FLIGHTS_MAX) {
-            break; /* the end of one of them brings us here again */
-        }
-        uint32_t vm_wait_ms = place(controller, state, vm, now_ms);
-        wait_ms = vm_wait_ms < wait_ms ? vm_wait_ms : wait_ms;
-        in_flight = flights(controller);
-    }
-    return wait_ms;
+    uint32_t wait_ms = place_homeless(controller, state, now_ms);
+    return smaller(wait_ms, place_evacuated(controller, state, now_ms));
 }

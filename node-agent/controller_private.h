@@ -16,6 +16,8 @@
     256 /* VMs that are being given a host, or wait for another try */
 #define CONTROLLER_FLIGHTS_MAX                                                           \
     4 /* at once: each sees the room that the ones before it left */
+/* Moves off a draining host, and moves to one host, at once. */
+#define CONTROLLER_MOVES_PER_HOST 4
 #define CONTROLLER_BACKOFF_MAX 5 /* doublings of retry_ms: 32 times */
 
 /* One host, as this leader sees it in this term. */
@@ -74,6 +76,26 @@ uint32_t controller_assign(struct controller *controller,
                            const struct cluster_state *state, uint64_t now_ms);
 bool controller_assign_done(struct controller *controller, uint64_t proposal_id,
                             int error, uint64_t now_ms);
+
+bool controller_wants_host(const Drover__VmRecord *vm);
+struct controller_try *controller_try_find(struct controller *controller, uint64_t vm_id);
+
+/* controller_evacuate.c. A running VM whose host is being drained, and that is not on its
+ * way yet. */
+bool controller_must_move(const struct controller *controller,
+                          const struct cluster_state *state, const Drover__VmRecord *vm);
+/* The one of these that shall begin now; NULL: none. `wait_ms` is lowered to when one that
+ * was put off is due. */
+const Drover__VmRecord *controller_evacuate_next(struct controller *controller,
+                                                 const struct cluster_state *state,
+                                                 uint64_t now_ms, uint32_t *wait_ms);
+uint64_t controller_propose_move(struct controller *controller,
+                                 const Drover__VmRecord *vm, uint64_t host_id);
+/* How many are on their way to a host. */
+unsigned controller_moves_to(const struct cluster_state *state, uint64_t host_id);
+/* About what its move has to send, in bytes; what the guest writes meanwhile included.
+ * `status` may be NULL. Pure. */
+uint64_t controller_move_cost(const Drover__VmRecord *vm, const Drover__VmStatus *status);
 
 /* controller_report.c: what hosts tell about their VMs. Keeps a copy; tells of VMs that
  * froze or thawed. */

@@ -43,6 +43,7 @@ node_agent_libagent_a_SOURCES += node-agent/join_client.c
 node_agent_libagent_a_SOURCES += node-agent/join_token.c node-agent/join_token.h
 node_agent_libagent_a_SOURCES += node-agent/controller.c node-agent/controller.h node-agent/controller_private.h
 node_agent_libagent_a_SOURCES += node-agent/controller_assign.c
+node_agent_libagent_a_SOURCES += node-agent/controller_evacuate.c
 node_agent_libagent_a_SOURCES += node-agent/controller_death.c
 node_agent_libagent_a_SOURCES += node-agent/controller_report.c
 node_agent_libagent_a_SOURCES += node-agent/host_core.c node-agent/host_core.h node-agent/host_core_private.h

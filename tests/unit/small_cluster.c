@@ -157,6 +157,17 @@ void small_cluster_started(struct small_cluster *cluster, uint64_t vm_id)
     apply(cluster, &command);
 }
 
+void small_cluster_drain(struct small_cluster *cluster, uint64_t host_id)
+{
+    Drover__HostDrain drain = DROVER__HOST_DRAIN__INIT;
+    drain.host_id = host_id;
+    drain.draining = true;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_HOST_DRAIN;
+    command.host_drain = &drain;
+    apply(cluster, &command);
+}
+
 void small_cluster_migrate(struct small_cluster *cluster, uint64_t vm_id, uint64_t target)
 {
     small_cluster_started(cluster, vm_id);

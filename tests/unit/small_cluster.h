@@ -30,6 +30,7 @@ void small_cluster_started(struct small_cluster *cluster, uint64_t vm_id);
 /* From its owner to `target`, BEGUN; then READY at SMALL_CLUSTER_URI. */
 void small_cluster_migrate(struct small_cluster *cluster, uint64_t vm_id,
                            uint64_t target);
+void small_cluster_drain(struct small_cluster *cluster, uint64_t host_id);
 void small_cluster_ready(struct small_cluster *cluster, uint64_t vm_id);
 #define SMALL_CLUSTER_URI "tcp:10.0.0.9:900"
 

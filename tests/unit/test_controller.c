@@ -3,6 +3,8 @@
  * leader is h1, L is 5 s. */
 #include "node-agent/controller.h"
 
+#include "node-agent/controller_private.h"
+
 #include <string.h>
 
 #include "base/err.h"
@@ -12,6 +14,7 @@
 
 #define SELF 1
 #define TERM 7
+#define MOVES_MAX 16
 
 struct fixture {
     struct small_cluster cluster;
@@ -25,6 +28,7 @@ struct fixture {
     unsigned deaths, assigns, moves, unprovable, frozen;
     uint64_t proposal_id, assigned_to, dead_id;
     uint64_t silent_ms;
+    uint64_t moved[MOVES_MAX];
 };
 
 static void propose(void *owner, uint64_t proposal_id, const Drover__Command *command)
@@ -44,6 +48,9 @@ static void propose(void *owner, uint64_t proposal_id, const Drover__Command *co
         f->assigned_to = command->vm_assign->host_id;
         break;
     case DROVER__COMMAND__WHAT_MIGRATION_BEGIN:
+        if (f->moves < MOVES_MAX) {
+            f->moved[f->moves] = command->migration_begin->vm_id;
+        }
         f->moves++;
         break;
     case DROVER__COMMAND__WHAT_EVENT_ADD:
@@ -437,6 +444,20 @@ static void test_reports_are_shown_and_freezes_told(void **state)
 }
 
 /* Host 2 reports this VM in this state. */
+static void report_all(struct fixture *f, unsigned count, Drover__VmStatus **list)
+{
+    Drover__LeaseRequest request = DROVER__LEASE_REQUEST__INIT;
+    request.host_id = 2;
+    request.boot_id = (char *)(uintptr_t) "boot";
+    request.incarnation = (char *)(uintptr_t) "run1";
+    request.sequence = ++f->sequence;
+    request.n_vms = count;
+    request.vms = list;
+    controller_lease_request(f->controller, f->cluster.state, &request, f->now_ms);
+    yes(f, 1);
+    yes(f, 2);
+}
+
 static void report(struct fixture *f, uint64_t vm_id, Drover__VmRunState run_state)
 {
     Drover__VmStatus status = DROVER__VM_STATUS__INIT;
@@ -444,16 +465,7 @@ static void report(struct fixture *f, uint64_t vm_id, Drover__VmRunState run_sta
     status.epoch = 1;
     status.run_state = run_state;
     Drover__VmStatus *list[] = {&status};
-    Drover__LeaseRequest request = DROVER__LEASE_REQUEST__INIT;
-    request.host_id = 2;
-    request.boot_id = (char *)(uintptr_t) "boot";
-    request.incarnation = (char *)(uintptr_t) "run1";
-    request.sequence = ++f->sequence;
-    request.n_vms = 1;
-    request.vms = list;
-    controller_lease_request(f->controller, f->cluster.state, &request, f->now_ms);
-    yes(f, 1);
-    yes(f, 2);
+    report_all(f, 1, list);
 }
 
 static void test_only_what_runs_is_moved_off_a_draining_host(void **state)
@@ -462,13 +474,7 @@ static void test_only_what_runs_is_moved_off_a_draining_host(void **state)
     uint64_t vm = small_cluster_vm(&f->cluster);
     small_cluster_assign(&f->cluster, vm, 2);
     small_cluster_started(&f->cluster, vm);
-    Drover__HostDrain drain = DROVER__HOST_DRAIN__INIT;
-    drain.host_id = 2;
-    drain.draining = true;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_HOST_DRAIN;
-    command.host_drain = &drain;
-    assert_int_equal(small_cluster_apply(&f->cluster, &command), 0);
+    small_cluster_drain(&f->cluster, 2);
     grant(f, 1);
     grant(f, 3);
 
@@ -480,6 +486,40 @@ static void test_only_what_runs_is_moved_off_a_draining_host(void **state)
     report(f, vm, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
     tick(f);
     assert_int_equal(f->moves, 1);
+}
+
+/* What a guest holds and how fast it writes say when it goes; only so many go at once. */
+static void test_those_that_leave_soonest_leave_first_and_few_at_once(void **state)
+{
+    struct fixture *f = *state;
+    enum { VMS = CONTROLLER_MOVES_PER_HOST + 2 };
+    Drover__VmStatus status[VMS];
+    Drover__VmStatus *list[VMS];
+    uint64_t ids[VMS];
+    for (unsigned i = 0; i < VMS; i++) {
+        ids[i] = small_cluster_vm(&f->cluster);
+        small_cluster_assign(&f->cluster, ids[i], 2);
+        small_cluster_started(&f->cluster, ids[i]);
+        drover__vm_status__init(&status[i]);
+        status[i].vm_id = ids[i];
+        status[i].epoch = 1;
+        status[i].run_state = DROVER__VM_RUN_STATE__VM_RUN_RUNNING;
+        status[i].memory_resident_bytes = (VMS - i) * UINT64_C(1000000);
+        list[i] = &status[i];
+    }
+    status[VMS - 1].dirty_bytes_per_second = UINT64_C(900000000); /* holds least, but... */
+    small_cluster_drain(&f->cluster, 2);
+    grant(f, 1);
+    grant(f, 3);
+    report_all(f, VMS, list);
+    for (unsigned i = 0; i < VMS; i++) {
+        tick(f);
+    }
+    assert_int_equal(f->moves, CONTROLLER_MOVES_PER_HOST);
+    /* From the one that holds second least on, but for the busy one, which is last. */
+    for (unsigned i = 0; i < CONTROLLER_MOVES_PER_HOST; i++) {
+        assert_int_equal(f->moved[i], ids[VMS - 2 - i]);
+    }
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -506,6 +546,7 @@ int main(void)
         TEST(test_vm_that_is_wanted_stopped_stays_where_it_is),
         TEST(test_reports_are_shown_and_freezes_told),
         TEST(test_only_what_runs_is_moved_off_a_draining_host),
+        TEST(test_those_that_leave_soonest_leave_first_and_few_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
