@@ -118,11 +118,12 @@ json_t *control_json_snapshot(const Drover__VmSnapshotStatus *snapshot)
 json_t *control_json_status(const Drover__VmStatus *status)
 {
     json_t *object = json_pack(
-        "{s:s, s:s, s:I, s:I, s:i, s:I, s:i, s:b, s:I, s:s, s:I, s:b, s:b, s:I, s:s, "
+        "{s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:i, s:b, s:I, s:s, s:I, s:b, s:b, s:I, s:s, "
         "s:s, s:s}",
         "name", status->name, "state", run_state_name(status->run_state), "vm_id",
         (json_int_t)status->vm_id, "epoch", (json_int_t)status->epoch, "pid",
-        (int)status->pid, "memory_bytes", (json_int_t)status->memory_bytes, "cpus",
+        (int)status->pid, "memory_bytes", (json_int_t)status->memory_bytes,
+        "memory_resident_bytes", (json_int_t)status->memory_resident_bytes, "cpus",
         (int)status->cpus, "paused_wanted", status->paused_wanted, "lease_deadline_ns",
         (json_int_t)status->lease_deadline_ns, "incoming_uri", status->incoming_uri,
         "uptime_ms", (json_int_t)status->uptime_ms, "guest_powered_off",

@@ -163,6 +163,7 @@ void control_status_fill(struct vm *vm, struct migrate *migrate,
     status->lease_deadline_ns = config->ha ? vm_lease_deadline_ns(vm) : 0;
     status->pid = broker_host_pid(config->broker);
     status->memory_bytes = guest_ram_size(vm_ram(vm));
+    status->memory_resident_bytes = guest_ram_resident(vm_ram(vm));
     status->cpus = config->cpus;
     status->reason = ret_status->reason;
     status->guest_powered_off = vm_guest_powered_off(vm);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/check.h"
 #include "base/err.h"
@@ -317,6 +318,17 @@ int guest_ram_populated(struct guest_ram *ram, unsigned region_index, uint64_t f
         *ret_end = end - first;
     }
     return result;
+}
+
+uint64_t guest_ram_resident(const struct guest_ram *ram)
+{
+    struct stat status;
+    uint64_t size = guest_ram_size(ram);
+    if (ram->backing.fd < 0 || fstat(ram->backing.fd, &status) < 0) {
+        return size;
+    }
+    uint64_t resident = (uint64_t)status.st_blocks * 512;
+    return resident < size ? resident : size;
 }
 
 int guest_ram_fd(struct guest_ram *ram)

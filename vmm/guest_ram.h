@@ -53,6 +53,9 @@ int guest_ram_write(struct guest_ram *ram, uint64_t gpa, const void *data, size_
  * -1 when the memory is mergeable, and this process' own. Borrowed. Who will hand it to
  * another process asks before the VM starts. */
 int guest_ram_fd(struct guest_ram *ram);
+/* Bytes of the host's memory behind it, so far as that is cheap to know; else its size. Any
+ * thread. */
+uint64_t guest_ram_resident(const struct guest_ram *ram);
 /* Where in it a region begins. */
 uint64_t guest_ram_offset(const struct guest_ram *ram, unsigned index);
 /* Somebody has asked for it. */

@@ -127,4 +127,4 @@ def test_newer_state_is_refused_by_the_name_of_its_section(folder):
 def test_older_machine_has_no_newer_devices(folder):
     words = Vmm(folder, guest("hello"), "--machine", "1", "--vsock", "cid=7,unix=" + os.path.join(folder, "v"))
     status, said = words.ended()
-    assert status == 1 and "--machine 1 has no --vsock: leave out one of the two" in said, said
+    assert status != 0 and "--machine 1 has no --vsock: leave out one of the two" in said, said
