@@ -16,6 +16,9 @@
 #define LIMIT_VM_CDROMS           4
 #define LIMIT_EVENTS              4096 /* kept in the cluster's state; older ones fall out */
 #define LIMIT_TOKENS              64
+#define LIMIT_REQUESTS            1024 /* of users, remembered to answer their repetition */
+#define LIMIT_REQUEST_MS          (24ull * 60 * 60 * 1000)
+#define LIMIT_REQUEST_ID_SIZE     65
 #define LIMIT_FRAME_BYTES         (8u * 1024u * 1024u)
 #define LIMIT_CONTROL_FRAME_BYTES (1024u * 1024u)
 #define LIMIT_CONTROL_CLIENTS     16

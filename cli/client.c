@@ -8,20 +8,27 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
+#include "base/id.h"
 #include "base/limits.h"
 
 #define ANSWER_LIMIT_BYTES (32u * 1024u * 1024u)
 #define URL_SIZE           (LIMIT_PATH_SIZE + LIMIT_ADDRESS_SIZE)
 #define CONNECT_TIMEOUT_S  5L
+#define AGAIN_MS           500u
+#define AGAIN_S            30u /* that long a request is sent again */
+#define KEY_SIZE           (LIMIT_REQUEST_ID_SIZE + 32)
 
 struct client {
     struct client_config config;
     CURL *curl;
+    unsigned changes; /* requests that change something, so far */
 };
 
 int client_create(const struct client_config *config, struct client **ret_client,
@@ -182,6 +189,71 @@ static int judge_answer(struct client *client, const struct buffer *text,
     return 0;
 }
 
+/* Each token is another, and a new cluster has nobody yet who could remember. */
+static bool is_repeatable(const char *path)
+{
+    return strcmp(path, "/cluster/tokens") != 0 && strcmp(path, "/cluster/init") != 0;
+}
+
+/* Whether it may be that the request was carried out, and its answer got lost; or that
+ * nothing was done, but soon can be. */
+static bool is_unknown(CURLcode code, long status, const struct buffer *answer,
+                       bool again)
+{
+    static const char lost[] = "\"leader_lost\"";
+    if (code == CURLE_OK) {
+        return status == 504 || (status == 503 && memmem(answer->data, answer->size, lost,
+                                                         strlen(lost)) != NULL);
+    }
+    return code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR ||
+           code == CURLE_SEND_ERROR || code == CURLE_PARTIAL_FILE ||
+           code == CURLE_OPERATION_TIMEDOUT || (again && code == CURLE_COULDNT_CONNECT);
+}
+
+/* The request, until its answer is known. */
+static CURLcode perform(struct client *client, bool repeatable, struct buffer *answer)
+{
+    uint64_t end_ms = clock_now_ms() + AGAIN_S * MS_PER_S;
+    for (bool again = false;; again = true) {
+        long status = 0;
+        answer->size = 0;
+        CURLcode code = curl_easy_perform(client->curl);
+        (void)curl_easy_getinfo(client->curl, CURLINFO_RESPONSE_CODE, &status);
+        if (!repeatable || !is_unknown(code, status, answer, again) ||
+            clock_now_ms() >= end_ms) {
+            return code;
+        }
+        (void)usleep(AGAIN_MS * 1000);
+    }
+}
+
+/* "Idempotency-Key: ..." of the next request that changes something. */
+static int add_key(struct client *client, struct curl_slist **headers)
+{
+    char id[ID_TEXT_SIZE];
+    char line[KEY_SIZE + sizeof("Idempotency-Key: ")];
+    const char *given = client->config.request_id;
+    int rv = given != NULL ? 0 : id_random_text(id);
+    if (rv != 0) {
+        return rv;
+    }
+    /* One command may change several things, in the same order each time. */
+    int size = client->changes++ == 0
+                   ? snprintf(line, sizeof(line), "Idempotency-Key: %s",
+                              given != NULL ? given : id)
+                   : snprintf(line, sizeof(line), "Idempotency-Key: %s.%u",
+                              given != NULL ? given : id, client->changes);
+    if (size < 0 || (size_t)size >= sizeof(line)) {
+        return DROVER_ELIMIT;
+    }
+    struct curl_slist *longer = curl_slist_append(*headers, line);
+    if (longer == NULL) {
+        return -ENOMEM;
+    }
+    *headers = longer;
+    return 0;
+}
+
 static void free_headers(struct curl_slist **headers)
 {
     curl_slist_free_all(*headers);
@@ -212,11 +284,13 @@ int client_call(struct client *client, const char *method, const char *path,
     CLEANUP(free_headers)
     struct curl_slist *headers =
         curl_slist_append(NULL, "Content-Type: application/json");
-    int rv = set_up(client, method, path, text, headers, &answer);
+    bool changes = strcmp(method, "GET") != 0;
+    int rv = changes ? add_key(client, &headers) : 0;
+    rv = rv != 0 ? rv : set_up(client, method, path, text, headers, &answer);
     if (rv != 0) {
         return error_set(err, rv, "the request can't be made: %s", err_text(rv));
     }
-    CURLcode code = curl_easy_perform(client->curl);
+    CURLcode code = perform(client, changes && is_repeatable(path), &answer);
     if (code != CURLE_OK) {
         return connection_error(client, code, err);
     }

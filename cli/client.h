@@ -16,6 +16,9 @@ struct client_config {
     const char *url;         /* "https://HOST:PORT", or NULL */
     const char *ca_path, *certificate_path, *key_path; /* with `url` */
     unsigned timeout_s;                                /* of one request */
+    /* The key of what is asked: who gives the same one again, here or elsewhere, gets the
+     * answer of the first time. NULL: a new one. */
+    const char *request_id;
 };
 
 /* Borrows the config's texts for the client's life. */
@@ -24,7 +27,8 @@ int client_create(const struct client_config *config, struct client **ret_client
 void client_free(struct client *client);
 
 /*
- * One request. `path` starts behind "/api/v1". `body` may be NULL (borrowed). On 2xx
+ * One request, sent again with its key when it is not known what became of it (a lost
+ * connection, a changed leader). `path` starts behind "/api/v1". `body` may be NULL (borrowed). On 2xx
  * returns 0 and the answer's object, which the caller json_decref()s. Else a negative
  * code with the API's own message in `err`; `*ret_status` (may be NULL) is the HTTP
  * status, 0 when there was no answer.

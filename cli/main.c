@@ -27,6 +27,15 @@ static const char usage_tail[] =
     "else " SOCKET_PATH_DEFAULT ")\n"
     "  --url URL          https://HOST:7401 of any host, with the cluster's CA and a "
     "certificate of it\n"
+    "  --request-id ID    before COMMAND: asked again with the same ID (1 to 64 of A-Z, "
+    "a-z, "
+    "0-9, '.', '_', '-'),\n"
+    "                     by any host, a command that was carried out is not carried out "
+    "again: "
+    "for scripts that\n"
+    "                     got no answer; remembered for a day. Each command has one of "
+    "its own "
+    "without it.\n"
     "  --version\n"
     "\n"
     "`drover COMMAND --help` tells more, for example `drover vm create --help`.\n"
@@ -117,7 +126,14 @@ static int run_command(struct cli *cli, int argc, char **argv)
     return CLI_USAGE;
 }
 
-enum { OPTION_SOCKET = 1, OPTION_URL, OPTION_CA, OPTION_CERT, OPTION_KEY };
+enum {
+    OPTION_SOCKET = 1,
+    OPTION_URL,
+    OPTION_CA,
+    OPTION_CERT,
+    OPTION_KEY,
+    OPTION_REQUEST
+};
 
 /* --json and --quiet may stand anywhere: takes them out of argv. */
 static int take_flags(struct cli *cli, int argc, char **argv)
@@ -144,6 +160,7 @@ static int parse_global(struct client_config *config, int argc, char **argv)
         {"ca", required_argument, NULL, OPTION_CA},
         {"cert", required_argument, NULL, OPTION_CERT},
         {"key", required_argument, NULL, OPTION_KEY},
+        {"request-id", required_argument, NULL, OPTION_REQUEST},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'v'},
         {NULL, 0, NULL, 0},
@@ -166,6 +183,9 @@ static int parse_global(struct client_config *config, int argc, char **argv)
         case OPTION_KEY:
             config->key_path = optarg;
             break;
+        case OPTION_REQUEST:
+            config->request_id = optarg;
+            break;
         case 'h':
             print_usage(stdout);
             exit(CLI_OK);
@@ -175,6 +195,12 @@ static int parse_global(struct client_config *config, int argc, char **argv)
         default:
             return cli_bad_option("", argv, option);
         }
+    }
+    if (config->request_id != NULL &&
+        (config->request_id[0] == '\0' ||
+         strspn(config->request_id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                                    "0123456789._-") != strlen(config->request_id))) {
+        return cli_usage("", "--request-id: use letters, digits, '.', '_' and '-'");
     }
     if (config->url != NULL &&
         (config->ca_path == NULL || config->certificate_path == NULL ||

@@ -39,6 +39,21 @@ int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *o
 int apply_migration_abort(struct apply_step *step, const Drover__MigrationAbort *order);
 int apply_event_add(struct apply_step *step, const Drover__EventAdd *order);
 
+/* apply_request.c: users' requests that were carried out, and may be repeated. */
+
+/* The one of this id; NULL: none is remembered. */
+const Drover__RequestRecord *request_find(const Drover__ClusterState *record,
+                                          const char *request_id);
+bool request_id_valid(const char *request_id);
+/* Whether the command's request was carried out before: 1 with its answer in
+ * step->result; 0: it is to be carried out now; else the refusal. */
+int request_judge(struct apply_step *step, const Drover__Command *command);
+/* The command was accepted: it will be remembered. 0 or -ENOMEM. */
+int request_remember(struct apply_step *step, const Drover__Command *command);
+/* There is room for one more pointer. Takes `request`; lets go of what is too old. */
+void request_add(Drover__ClusterState *record, Drover__RequestRecord *request);
+bool requests_valid(const Drover__ClusterState *record, struct error *err);
+
 /* Shared by the handlers. */
 
 /* The host may take part: a member, UP, and this is the current run of its agent. */

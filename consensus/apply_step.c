@@ -387,6 +387,7 @@ int step_commit(struct apply_step *step)
     if (step->no_memory || !reserve_one(&record->hosts, record->n_hosts) ||
         !reserve_one(&record->vms, record->n_vms) ||
         !reserve_one(&record->tokens, record->n_tokens) ||
+        !reserve_one(&record->requests, record->n_requests) ||
         !reserve_events(record, step->event_count)) {
         return -ENOMEM;
     }
@@ -414,6 +415,9 @@ int step_commit(struct apply_step *step)
     if (step->new_token != NULL) {
         record->tokens[record->n_tokens++] = TAKE(step->new_token);
     }
+    if (step->new_request != NULL) {
+        request_add(record, TAKE(step->new_request));
+    }
     append_events(step, record);
     return 0;
 }
@@ -433,6 +437,7 @@ void step_done(struct apply_step *step)
     record_free(step->new_host);
     record_free(step->new_vm);
     record_free(step->new_token);
+    record_free(step->new_request);
     record_free(step->new_cluster);
     for (size_t i = 0; i < step->event_count; i++) {
         record_free(step->events[i]);

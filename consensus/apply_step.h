@@ -38,6 +38,7 @@ struct apply_step {
     Drover__HostRecord *new_host;
     Drover__VmRecord *new_vm;
     Drover__TokenRecord *new_token;
+    Drover__RequestRecord *new_request;
     /* An original host, VM or token, which the step must not edit as well. */
     const void *gone;
     Drover__ClusterState *new_cluster; /* of ClusterInit */

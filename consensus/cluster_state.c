@@ -148,7 +148,12 @@ static int judge(struct apply_step *step, const Drover__Command *command)
             step, DROVER_EWRONGSTATE,
             "there is no cluster yet: make one with 'drover cluster init'");
     }
-    return dispatch(step, command);
+    int rv = request_judge(step, command);
+    if (rv != 0) {
+        return rv < 0 ? rv : 0;
+    }
+    rv = dispatch(step, command);
+    return rv != 0 ? rv : request_remember(step, command);
 }
 
 static void command_free(Drover__Command **command)
@@ -296,4 +301,15 @@ const Drover__VmRecord *cluster_state_vm_by_name(const struct cluster_state *sta
         }
     }
     return NULL;
+}
+
+const Drover__RequestRecord *cluster_state_request(const struct cluster_state *state,
+                                                   const char *request_id)
+{
+    return request_find(state->record, request_id);
+}
+
+bool cluster_state_request_id_valid(const char *request_id)
+{
+    return request_id_valid(request_id);
 }

@@ -54,6 +54,10 @@ const Drover__VmRecord *cluster_state_vm(const struct cluster_state *state,
                                          uint64_t vm_id);
 const Drover__VmRecord *cluster_state_vm_by_name(const struct cluster_state *state,
                                                  const char *name);
+/* A user's request that was carried out not long ago; NULL: it is not remembered. */
+bool cluster_state_request_id_valid(const char *request_id);
+const Drover__RequestRecord *cluster_state_request(const struct cluster_state *state,
+                                                   const char *request_id);
 
 /* The rules that hold between any two commands (owner exists, one owner, epochs grow,
  * ...); false with the broken rule in `err`. */

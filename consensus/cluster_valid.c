@@ -12,7 +12,9 @@
 
 static bool empty_state_valid(const Drover__ClusterState *record, struct error *err)
 {
-    if (record->n_hosts + record->n_vms + record->n_tokens + record->n_events != 0 ||
+    if (record->n_hosts + record->n_vms + record->n_tokens + record->n_events +
+                record->n_requests !=
+            0 ||
         record->cluster_id[0] != '\0') {
         return BROKEN("a state without a cluster has something in it");
     }
@@ -187,5 +189,5 @@ bool cluster_state_valid(const struct cluster_state *state, struct error *err)
             return false;
         }
     }
-    return events_valid(record, err);
+    return events_valid(record, err) && requests_valid(record, err);
 }

@@ -4,6 +4,7 @@ consensus_libconsensus_a_SOURCES = \
 	consensus/apply.h \
 	consensus/apply_host.c \
 	consensus/apply_loss.c \
+	consensus/apply_request.c \
 	consensus/apply_migration.c \
 	consensus/apply_step.c consensus/apply_step.h \
 	consensus/apply_token.c \

@@ -152,10 +152,10 @@ static int api_cluster_join(void *owner, const struct api_join *join, api_done d
     return agent_cluster_join(owner, join, done, request, err);
 }
 
-static int api_member_remove(void *owner, uint64_t host_id, api_done done, void *request,
-                             struct error *err)
+static int api_member_remove(void *owner, const struct api_removal *removal,
+                             api_done done, void *request, struct error *err)
 {
-    return agent_cluster_remove(owner, host_id, done, request, err);
+    return agent_cluster_remove(owner, removal, done, request, err);
 }
 
 static int api_serial_path(void *owner, uint64_t vm_id, uint64_t epoch, char *ret_path,

@@ -161,7 +161,7 @@ int agent_cluster_init(struct agent *agent, const struct api_init *init, api_don
                        struct error *err);
 int agent_cluster_join(struct agent *agent, const struct api_join *join, api_done done, void *request,
                        struct error *err);
-int agent_cluster_remove(struct agent *agent, uint64_t host_id, api_done done, void *request,
+int agent_cluster_remove(struct agent *agent, const struct api_removal *order, api_done done, void *request,
                          struct error *err);
 /* The first command of a new cluster, when this host leads and there is none yet. */
 void agent_cluster_propose_init(struct agent *agent);

@@ -16,8 +16,8 @@ static void on_remove_committed(void *owner, int error, const char *text, uint64
     agent_wake(agent); /* raft's voters follow the state */
 }
 
-int agent_cluster_remove(struct agent *agent, uint64_t host_id, api_done done,
-                         void *request, struct error *err)
+int agent_cluster_remove(struct agent *agent, const struct api_removal *order,
+                         api_done done, void *request, struct error *err)
 {
     if (agent->removal.done != NULL) {
         return error_set(
@@ -25,14 +25,16 @@ int agent_cluster_remove(struct agent *agent, uint64_t host_id, api_done done,
             "another host is just being removed: try again when that is done");
     }
     Drover__HostRemove remove = DROVER__HOST_REMOVE__INIT;
-    remove.host_id = host_id;
+    remove.host_id = order->host_id;
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_HOST_REMOVE;
     command.host_remove = &remove;
+    command.request_id = (char *)order->request_id;
+    command.request_digest = order->request_digest;
     agent->removal =
         (struct agent_waiter){.done = done,
                               .request = request,
-                              .host_id = host_id,
+                              .host_id = order->host_id,
                               .deadline_ms = clock_now_ms() + AGENT_REMOVE_MS};
     int rv = agent_raft_propose(agent, &command, on_remove_committed, agent);
     if (rv != 0) {

@@ -31,6 +31,7 @@ struct session {
     bool dispatched;
     char method[8];
     char path[API_PATH_SIZE + 1];
+    char key[LIMIT_REQUEST_ID_SIZE + 1]; /* one more, to see what is too long */
     struct buffer body;
     bool too_large;
     unsigned status; /* of an answer; 0: none yet */
@@ -108,6 +109,7 @@ static void dispatch(struct session *session)
         .path = session->path,
         .body = session->body.data,
         .body_size = session->body.size,
+        .key = session->key,
     };
     int rv = session->api->closed != NULL
                  ? DROVER_ECLOSED
@@ -155,6 +157,22 @@ static void read_head(struct session *session, struct lws *wsi)
     }
 }
 
+/* What is too long is cut to what is still too long. */
+static void read_key(struct session *session, struct lws *wsi)
+{
+    static const char name[] = "idempotency-key:";
+    int size = lws_hdr_custom_length(wsi, name, (int)strlen(name));
+    if (size <= 0) {
+        return;
+    }
+    if (size >= (int)sizeof(session->key)) {
+        memset(session->key, 'x', sizeof(session->key) - 1);
+    } else if (lws_hdr_custom_copy(wsi, session->key, sizeof(session->key), name,
+                                   (int)strlen(name)) != size) {
+        (void)snprintf(session->key, sizeof(session->key), "?"); /* refused */
+    }
+}
+
 static void begin(struct session *session, struct lws *wsi)
 {
     char length[32] = "";
@@ -163,6 +181,7 @@ static void begin(struct session *session, struct lws *wsi)
     session->api = lws_context_user(lws_get_context(wsi));
     buffer_init(&session->body, LIMIT_API_BODY_BYTES);
     read_head(session, wsi);
+    read_key(session, wsi);
     bool chunked = lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_TRANSFER_ENCODING) > 0;
     (void)lws_hdr_copy(wsi, length, sizeof(length), WSI_TOKEN_HTTP_CONTENT_LENGTH);
     unsigned long long announced = strtoull(length, NULL, 10);
@@ -431,6 +450,7 @@ int api_serve_forward(struct api *api, const Drover__ApiForward *message,
         .path = message->path,
         .body = message->body.data,
         .body_size = message->body.len,
+        .key = message->key,
         .forwarded = true,
     };
     int rv = api_core_serve(api->core, &incoming, on_served, served, NULL);

@@ -49,6 +49,13 @@ struct api_join {
     bool witness;
 };
 
+/* A host's removal; the request's key and digest, as in Command. */
+struct api_removal {
+    uint64_t host_id;
+    const char *request_id;
+    uint64_t request_digest;
+};
+
 /* `error` 0, or a code with `text` (one line that says what to do). */
 typedef void (*api_done)(void *request, int error, const char *text, uint64_t result_id);
 /* `error` 0 and the leader's answer; or it could not be had, with `text`. */
@@ -72,7 +79,7 @@ struct api_backend {
     uint64_t (*host_silent_ms)(void *owner, uint64_t host_id);
 
     /* While this host leads: one command through raft, with the text and the result of
-     * its apply. */
+     * its apply. DROVER_ETIMEDOUT2 by the callback: it may have been applied. */
     int (*propose)(void *owner, const Drover__Command *command, api_done done,
                    void *request, struct error *err);
     /* While it does not: to the leader, wherever. request_id is filled in by the agent.
@@ -88,8 +95,8 @@ struct api_backend {
     int (*cluster_join)(void *owner, const struct api_join *join, api_done done,
                         void *request, struct error *err);
     /* While it leads: takes a host out of raft and of the state. */
-    int (*member_remove)(void *owner, uint64_t host_id, api_done done, void *request,
-                         struct error *err);
+    int (*member_remove)(void *owner, const struct api_removal *removal, api_done done,
+                         void *request, struct error *err);
     /* Path of the serial socket of a VM that runs on this host:
      * vmm_supervisor_serial_path(). */
     int (*serial_path)(void *owner, uint64_t vm_id, uint64_t epoch, char *ret_path,

@@ -238,15 +238,27 @@ void api_cluster_init(struct api_call *call)
     }
 }
 
+/* The token that this very host has joined by: who asks again has missed the answer. */
+static bool joined_by(const struct api_call *call, const struct join_token *token)
+{
+    const Drover__ClusterState *view = cluster_state_view(api_state(call));
+    uint64_t own_id = api_self_of(call).host_id;
+    for (size_t i = 0; own_id != 0 && i < view->n_tokens; i++) {
+        const Drover__TokenRecord *known = view->tokens[i];
+        if (known->used_by_host_id == own_id &&
+            strcmp(known->token_id, token->token_id) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void api_cluster_join(struct api_call *call)
 {
     struct error err = {0};
     struct json_reader reader;
     struct join_token token;
     struct own_place place = {0};
-    if (refuse_if_formed(call)) {
-        return;
-    }
     json_reader_init(&reader, call->body, "", &err);
     struct api_join join = {
         .name = place.name, .address = place.address, .api_address = place.api_address};
@@ -255,8 +267,16 @@ void api_cluster_join(struct api_call *call)
     join.witness = json_reader_bool(&reader, "witness", false);
     int rv = read_place(&reader, &place, &err);
     rv = rv != 0 ? rv : join_token_decode(join.token, &token, &err);
+    bool before = rv == 0 && joined_by(call, &token);
     explicit_bzero(&token,
                    sizeof(token)); /* only looked at: the backend reads it itself */
+    if (before) {
+        formed(call, 0);
+        return;
+    }
+    if (refuse_if_formed(call)) {
+        return;
+    }
     if (rv != 0) {
         api_fail(call, rv, err.text);
         return;
@@ -390,6 +410,13 @@ static void removed(struct api_call *call, uint64_t result_id)
     api_finish(call, 200, json_loads(call->secret_text, 0, &error));
 }
 
+void api_member_removed_before(struct api_call *call, uint64_t host_id)
+{
+    api_finish(call, 200,
+               json_pack("{s:s, s:I, s:s}", "name", call->segments[2], "id",
+                         (json_int_t)host_id, "state", "removed"));
+}
+
 void api_member_remove(struct api_call *call)
 {
     struct error err = {0};
@@ -410,7 +437,12 @@ void api_member_remove(struct api_call *call)
     json_decref(last);
     call->then = removed;
     call->lent = true;
-    int rv = call->core->backend->member_remove(call->core->owner, host->host_id,
+    const struct api_removal removal = {
+        .host_id = host->host_id,
+        .request_id = call->key,
+        .request_digest = call->digest,
+    };
+    int rv = call->core->backend->member_remove(call->core->owner, &removal,
                                                 api_backend_done, call, &err);
     if (rv != 0) {
         call->lent = false;

@@ -15,7 +15,9 @@
 #include "node-agent/api_internal.h"
 #include "node-agent/json_reader.h"
 
-#define CALLS_MAX 1024
+#define CALLS_MAX    1024
+#define AGAIN_MS     100u   /* before a request is served once more */
+#define AGAIN_MAX_MS 30000u /* how long */
 
 static void on_timer(uv_timer_t *timer);
 
@@ -139,14 +141,84 @@ void api_wait(struct api_call *call, uint64_t until_ms)
     plan(call->core);
 }
 
+/* ---- requests with a key
+ * ------------------------------------------------------------------- */
+
+/* FNV-1a: it finds a mistake, not an attack. */
+static uint64_t digest_add(uint64_t digest, const void *data, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        digest = (digest ^ ((const uint8_t *)data)[i]) * UINT64_C(0x100000001b3);
+    }
+    return digest;
+}
+
+static uint64_t digest_of(const struct api_call *call)
+{
+    uint64_t digest = UINT64_C(0xcbf29ce484222325);
+    digest = digest_add(digest, call->method, strlen(call->method) + 1);
+    digest = digest_add(digest, call->path, strlen(call->path) + 1);
+    return digest_add(digest, call->raw_body, call->raw_size);
+}
+
+static bool call_keyed(const struct api_call *call)
+{
+    return call->key[0] != '\0' && call->route->repeat != NULL;
+}
+
+/* Here, unless it was carried out before. */
+static void handle(struct api_call *call)
+{
+    const Drover__RequestRecord *before =
+        call_keyed(call) ? cluster_state_request(api_state(call), call->key) : NULL;
+    if (before == NULL) {
+        call->route->handle(call);
+    } else if (before->digest != call->digest) {
+        api_fail(call, DROVER_EEXISTS,
+                 "the Idempotency-Key was used for another request: choose another");
+    } else {
+        call->subject_id = before->subject_id;
+        call->route->repeat(call, before->subject_id);
+    }
+}
+
 /* ---- the backend's answers
  * ----------------------------------------------------------------- */
+
+/*
+ * The leadership has moved. With a key the request may be repeated, whether it was
+ * carried out or not: here, or by the host that has passed it on. Returns whether it will
+ * be.
+ */
+static bool serve_again(struct api_call *call, int error)
+{
+    uint64_t now_ms = clock_now_ms();
+    bool unknown = error == DROVER_ETIMEDOUT2;
+    if (!call_keyed(call) || (!unknown && error != DROVER_ENOTLEADER)) {
+        return false;
+    }
+    if (call->forwarded) {
+        done(call, 0, strdup(""));
+        return true;
+    }
+    call->again_until_ms =
+        call->again_until_ms == 0 ? now_ms + AGAIN_MAX_MS : call->again_until_ms;
+    if (now_ms >= call->again_until_ms) {
+        return false;
+    }
+    call->again = true;
+    api_wait(call, now_ms + AGAIN_MS);
+    return true;
+}
 
 void api_backend_done(void *request, int error, const char *text, uint64_t result_id)
 {
     struct api_call *call = request;
     CHECK(call->lent);
     call->lent = false;
+    if (error != 0 && call->answer != NULL && serve_again(call, error)) {
+        return;
+    }
     if (error != 0) {
         api_fail(call, error, text);
     } else {
@@ -158,13 +230,20 @@ void api_propose(struct api_call *call, const Drover__Command *command,
                  void (*then)(struct api_call *call, uint64_t result_id))
 {
     struct error err = {0};
+    Drover__Command tagged = *command;
+    if (call_keyed(call) && !call->partly) {
+        tagged.request_id = call->key;
+        tagged.request_digest = call->digest;
+    }
     call->then = then;
     call->lent = true;
-    int rv = call->core->backend->propose(call->core->owner, command, api_backend_done,
+    int rv = call->core->backend->propose(call->core->owner, &tagged, api_backend_done,
                                           call, &err);
     if (rv != 0) {
         call->lent = false;
-        api_fail(call, rv, err.text);
+        if (!serve_again(call, rv)) {
+            api_fail(call, rv, err.text);
+        }
     }
 }
 
@@ -222,6 +301,7 @@ static void pass_on(struct api_call *call)
     message.path = call->path;
     message.body.data = call->raw_body;
     message.body.len = call->raw_size;
+    message.key = call->key;
     message.role = (char *)"admin"; /* both ways in are for administrators as yet */
     call->lent = true;
     int rv = call->core->backend->forward(call->core->owner, &message, on_forwarded, call,
@@ -301,10 +381,28 @@ static int read_body(struct api_call *call, struct error *err)
     return json_parse_object(call->raw_body, call->raw_size, &call->body, err);
 }
 
+/* Here, or at the leader. */
+static void serve(struct api_call *call)
+{
+    struct api_self self = api_self_of(call);
+    if (self.leads || self.host_id == 0 || (call->route->flags & API_ROUTE_LOCAL) != 0) {
+        handle(call);
+    } else if (call->forwarded) {
+        done(call, 0, strdup("")); /* leadership has just moved: nothing was done */
+    } else {
+        pass_on(call);
+    }
+}
+
 static void dispatch(struct api_call *call)
 {
     struct error err = {0};
     int rv = api_route_cut(call, &err);
+    if (rv == 0 && call->key[0] != '\0' && !cluster_state_request_id_valid(call->key)) {
+        rv = error_set(&err, DROVER_EBADINPUT,
+                       "an Idempotency-Key has 1 to %d of A-Z, a-z, 0-9, '.', '_', '-'",
+                       LIMIT_REQUEST_ID_SIZE - 1);
+    }
     if (rv == 0) {
         call->route = api_route_find(call, &err);
         rv = call->route == NULL ? err.code : read_body(call, &err);
@@ -326,13 +424,8 @@ static void dispatch(struct api_call *call)
         api_fail(call, DROVER_ENOLEADER, self.failure);
         return;
     }
-    if (self.leads || self.host_id == 0 || (flags & API_ROUTE_LOCAL) != 0) {
-        call->route->handle(call);
-    } else if (call->forwarded) {
-        api_fail(call, DROVER_ENOLEADER, "leadership has just moved: try again");
-    } else {
-        pass_on(call);
-    }
+    call->digest = digest_of(call);
+    serve(call);
 }
 
 int api_core_serve(struct api_core *core, const struct api_incoming *incoming,
@@ -358,6 +451,11 @@ int api_core_serve(struct api_core *core, const struct api_incoming *incoming,
     call->answer = answer;
     call->request = request;
     (void)snprintf(call->method, sizeof(call->method), "%s", incoming->method);
+    bool key_fits = incoming->key == NULL || strlen(incoming->key) < sizeof(call->key);
+    (void)snprintf(call->key, sizeof(call->key), "%s",
+                   !key_fits               ? "?"
+                   : incoming->key == NULL ? ""
+                                           : incoming->key);
     (void)snprintf(call->path, sizeof(call->path), "%s", incoming->path);
     call->next = core->calls;
     if (call->next != NULL) {
@@ -405,7 +503,12 @@ static void wake(struct api_core *core, uint64_t now_ms, bool all)
         if (call->state == API_CALL_STATE_WAITING &&
             (all || call->wait_until_ms <= now_ms)) {
             call->state = API_CALL_STATE_HANDLING;
-            call->route->handle(call);
+            if (call->again) {
+                call->again = false;
+                serve(call);
+            } else {
+                call->route->handle(call);
+            }
         }
     }
 }

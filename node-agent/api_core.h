@@ -22,7 +22,8 @@ struct api_call;
 struct api_core;
 
 /* `body` is an object's text, borrowed during the call; never called inside
- * api_core_serve(). */
+ * api_core_serve(). Status 0, of forwarded requests only: to be asked again, at the leader
+ * of then; nothing was done, or the request has a key. */
 typedef void (*api_answer)(void *request, unsigned status, const char *body, size_t size);
 
 struct api_incoming {
@@ -30,7 +31,8 @@ struct api_incoming {
     const char *path;   /* with its query, if it has one */
     const void *body;
     size_t body_size;
-    bool forwarded; /* by another host: not to be passed on again */
+    const char *key; /* of the client's choice: repeated, the request is carried out once; NULL: none */
+    bool forwarded;  /* by another host: not to be passed on again */
 };
 
 int api_core_create(uv_loop_t *loop, const struct api_backend *backend, void *owner,

@@ -4,6 +4,7 @@
 #define DROVER_NODE_AGENT_API_INTERNAL_H
 
 #include "base/err.h"
+#include "base/limits.h"
 #include "node-agent/api_core.h"
 #include "node-agent/json_view.h"
 #include "node-agent/json_vm.h"
@@ -21,6 +22,11 @@ struct api_call {
     unsigned state; /* enum api_call_state */
     bool lent;      /* the backend will call back: must live until then */
     bool forwarded;
+    bool partly; /* its next command is not its last: it is not remembered as done */
+    char key[LIMIT_REQUEST_ID_SIZE]; /* "": none */
+    uint64_t digest;                 /* of the request, with `key` */
+    bool again;                      /* WAITING to be served once more, from the start */
+    uint64_t again_until_ms;         /* 0: it was served once */
     const struct api_route *route;
     char method[8];
     char path[API_PATH_SIZE];               /* as it came */
@@ -69,6 +75,9 @@ struct api_route {
     const char *pattern; /* "vms/@/start": @ is any name */
     unsigned flags;
     void (*handle)(struct api_call *call);
+    /* Answers a request with a key that was carried out before, call->subject_id being
+     * what it was about; NULL: the path has no such memory. */
+    void (*repeat)(struct api_call *call, uint64_t subject_id);
 };
 
 /* api_route.c */
@@ -105,7 +114,13 @@ struct api_self api_self_of(const struct api_call *call);
 struct json_vm_seen api_vm_seen(const struct api_call *call, const Drover__VmRecord *vm);
 struct json_host_seen api_host_seen(const struct api_call *call, uint64_t host_id);
 
-/* Handlers: api_cluster.c, api_node.c, api_vm.c, api_vm_action.c, api_event.c */
+/* Handlers, and their answers: api_cluster.c, api_node.c, api_vm.c, api_vm_action.c, api_event.c */
+void api_vm_created(struct api_call *call, uint64_t result_id);
+void api_vm_deleted(struct api_call *call, uint64_t result_id);
+void api_vm_answer_200(struct api_call *call, uint64_t result_id);
+void api_vm_answer_202(struct api_call *call, uint64_t result_id);
+void api_node_drained(struct api_call *call, uint64_t result_id);
+void api_member_removed_before(struct api_call *call, uint64_t host_id);
 void api_cluster_show(struct api_call *call);
 void api_cluster_init(struct api_call *call);
 void api_cluster_join(struct api_call *call);

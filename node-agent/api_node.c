@@ -69,7 +69,7 @@ void api_node_show(struct api_call *call)
     }
 }
 
-static void drained(struct api_call *call, uint64_t result_id)
+void api_node_drained(struct api_call *call, uint64_t result_id)
 {
     (void)result_id;
     api_host_answer(call, 200);
@@ -94,5 +94,5 @@ void api_node_drain(struct api_call *call)
     drain.draining = strcmp(call->segments[2], "drain") == 0;
     command.what_case = DROVER__COMMAND__WHAT_HOST_DRAIN;
     command.host_drain = &drain;
-    api_propose(call, &command, drained);
+    api_propose(call, &command, api_node_drained);
 }

@@ -65,7 +65,7 @@ void api_vm_show(struct api_call *call)
 /* ---- create, apply
  * --------------------------------------------------------------------------- */
 
-static void created(struct api_call *call, uint64_t result_id)
+void api_vm_created(struct api_call *call, uint64_t result_id)
 {
     call->subject_id = result_id;
     api_vm_answer(call, 201);
@@ -80,7 +80,7 @@ static void propose_create(struct api_call *call, Drover__VmSpec *spec, bool sta
                           : DROVER__VM_WANTED__VM_WANTED_STOPPED;
     command.what_case = DROVER__COMMAND__WHAT_VM_CREATE;
     command.vm_create = &create;
-    api_propose(call, &command, created);
+    api_propose(call, &command, api_vm_created);
 }
 
 void api_vm_create(struct api_call *call)
@@ -96,29 +96,29 @@ void api_vm_create(struct api_call *call)
     json_vm_spec_free(spec);
 }
 
-static void applied(struct api_call *call, uint64_t result_id)
+static bool is_to_be_started(const struct api_call *call, const Drover__VmRecord *vm)
 {
-    (void)result_id;
-    api_vm_answer(call, 200);
+    const json_t *start = json_object_get(call->body, "start");
+    bool stopped = vm->wanted != DROVER__VM_WANTED__VM_WANTED_RUNNING &&
+                   vm->wanted != DROVER__VM_WANTED__VM_WANTED_PAUSED;
+    return json_is_true(start) && stopped;
 }
 
 /* As described; perhaps it is to be started, too. */
 static void start_if_wanted(struct api_call *call, const Drover__VmRecord *vm)
 {
-    const json_t *start = json_object_get(call->body, "start");
-    bool stopped = vm->wanted != DROVER__VM_WANTED__VM_WANTED_RUNNING &&
-                   vm->wanted != DROVER__VM_WANTED__VM_WANTED_PAUSED;
-    if (!json_is_true(start) || !stopped) {
+    if (!is_to_be_started(call, vm)) {
         api_vm_answer(call, 200);
         return;
     }
+    call->partly = false;
     Drover__Command command = DROVER__COMMAND__INIT;
     Drover__VmSetWanted wanted = DROVER__VM_SET_WANTED__INIT;
     wanted.vm_id = vm->vm_id;
     wanted.wanted = DROVER__VM_WANTED__VM_WANTED_RUNNING;
     command.what_case = DROVER__COMMAND__WHAT_VM_SET_WANTED;
     command.vm_set_wanted = &wanted;
-    api_propose(call, &command, applied);
+    api_propose(call, &command, api_vm_answer_200);
 }
 
 static void updated(struct api_call *call, uint64_t result_id)
@@ -156,6 +156,7 @@ static void apply_existing(struct api_call *call, const Drover__VmRecord *vm,
     update.spec = spec;
     command.what_case = DROVER__COMMAND__WHAT_VM_UPDATE;
     command.vm_update = &update;
+    call->partly = is_to_be_started(call, vm);
     api_propose(call, &command, updated);
 }
 
@@ -180,7 +181,7 @@ void api_vm_apply(struct api_call *call)
 /* ---- delete
  * ---------------------------------------------------------------------------------- */
 
-static void deleted(struct api_call *call, uint64_t result_id)
+void api_vm_deleted(struct api_call *call, uint64_t result_id)
 {
     (void)result_id;
     json_t *name = json_string(call->segments[1]);
@@ -203,5 +204,5 @@ void api_vm_delete(struct api_call *call)
     order.vm_id = vm->vm_id;
     command.what_case = DROVER__COMMAND__WHAT_VM_DELETE;
     command.vm_delete = &order;
-    api_propose(call, &command, deleted);
+    api_propose(call, &command, api_vm_deleted);
 }

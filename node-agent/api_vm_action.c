@@ -34,13 +34,13 @@ static bool body_is_empty(struct api_call *call)
     return true;
 }
 
-static void answer_200(struct api_call *call, uint64_t result_id)
+void api_vm_answer_200(struct api_call *call, uint64_t result_id)
 {
     (void)result_id;
     api_vm_answer(call, 200);
 }
 
-static void answer_202(struct api_call *call, uint64_t result_id)
+void api_vm_answer_202(struct api_call *call, uint64_t result_id)
 {
     (void)result_id;
     api_vm_answer(call, 202);
@@ -109,7 +109,7 @@ void api_vm_wanted(struct api_call *call)
     order.wanted = wanted;
     command.what_case = DROVER__COMMAND__WHAT_VM_SET_WANTED;
     command.vm_set_wanted = &order;
-    api_propose(call, &command, answer_200);
+    api_propose(call, &command, api_vm_answer_200);
 }
 
 /* ---- migrate
@@ -190,7 +190,7 @@ void api_vm_migrate(struct api_call *call)
     begin.expected_epoch = vm->epoch;
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_BEGIN;
     command.migration_begin = &begin;
-    api_propose(call, &command, answer_202);
+    api_propose(call, &command, api_vm_answer_202);
 }
 
 void api_vm_cancel(struct api_call *call)
@@ -209,7 +209,7 @@ void api_vm_cancel(struct api_call *call)
     cancel.next_epoch = vm->migration->next_epoch;
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_CANCEL;
     command.migration_cancel = &cancel;
-    api_propose(call, &command, answer_202);
+    api_propose(call, &command, api_vm_answer_202);
 }
 
 /* ---- balloon
@@ -235,7 +235,7 @@ void api_vm_balloon(struct api_call *call)
     order.vm_id = vm->vm_id;
     command.what_case = DROVER__COMMAND__WHAT_VM_SET_BALLOON;
     command.vm_set_balloon = &order;
-    api_propose(call, &command, answer_200);
+    api_propose(call, &command, api_vm_answer_200);
 }
 
 /* ---- console

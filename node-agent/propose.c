@@ -16,12 +16,16 @@
 /*
  *   WAITING --sent--> SENT --answer, time-out, lost--> (done)
  *      ^---- not the leader, or certainly not sent ---'
+ *
+ * What may be carried out twice without harm (a read, a request with a key) goes back to
+ * WAITING also when it is not known whether it was: lost, or another leads now.
  */
 struct pending {
     struct pending *next;
     uint64_t request_id;
     uint64_t sent_to; /* 0: WAITING */
     uint64_t deadline_ms, retry_at_ms;
+    bool repeatable, was_sent;
     Drover__PeerMessage *message; /* owned */
     propose_done done;
     void *owner;
@@ -108,6 +112,15 @@ static Drover__PeerMessage *message_copy(const Drover__PeerMessage *message)
     return drover__peer_message__unpack(NULL, size, packed);
 }
 
+static bool is_repeatable(const Drover__PeerMessage *message)
+{
+    if (message->what_case != DROVER__PEER_MESSAGE__WHAT_API_FORWARD) {
+        return false; /* who proposes commands looks at the state, and proposes again */
+    }
+    const Drover__ApiForward *request = message->api_forward;
+    return request->key[0] != '\0' || strcmp(request->method, "GET") == 0;
+}
+
 static int submit(struct propose *propose, const Drover__PeerMessage *message,
                   uint64_t request_id, uint64_t deadline_ms, propose_done done,
                   void *owner)
@@ -122,6 +135,7 @@ static int submit(struct propose *propose, const Drover__PeerMessage *message,
     }
     *pending = (struct pending){.request_id = request_id,
                                 .deadline_ms = deadline_ms,
+                                .repeatable = is_repeatable(message),
                                 .message = message_copy(message),
                                 .done = done,
                                 .owner = owner};
@@ -229,7 +243,7 @@ void propose_lost(struct propose *propose, uint64_t host_id, bool unsent, uint64
         if (pending->sent_to != host_id) {
             continue;
         }
-        if (unsent) {
+        if (unsent || pending->repeatable) {
             wait_again(pending, now_ms);
             continue;
         }
@@ -252,6 +266,7 @@ static void try_send(struct propose *propose, struct pending *pending, uint64_t 
     int rv = propose->ops->send(propose->owner, leader, pending->message);
     if (rv == 0) {
         pending->sent_to = leader;
+        pending->was_sent = pending->repeatable;
     } else {
         pending->retry_at_ms = now_ms + RETRY_MS;
     }
@@ -264,13 +279,17 @@ uint32_t propose_tick(struct propose *propose, uint64_t now_ms)
     struct pending *pending = propose->first;
     while (pending != NULL) {
         if (now_ms >= pending->deadline_ms) {
-            bool sent = pending->sent_to != 0;
+            bool sent = pending->sent_to != 0 || pending->was_sent;
             fail(propose, pending, sent ? DROVER_ETIMEDOUT2 : DROVER_ENOLEADER,
                  sent ? UNKNOWN_TEXT
                       : "the cluster has no leader: a majority of its hosts must be up "
                         "and reach each other");
             pending = propose->first; /* `done` may have changed the list */
             continue;
+        }
+        if (pending->repeatable && pending->sent_to != 0 && leader != 0 &&
+            pending->sent_to != leader) {
+            pending->sent_to = 0;
         }
         if (pending->sent_to == 0 && leader != 0 && now_ms >= pending->retry_at_ms) {
             try_send(propose, pending, leader, now_ms);

@@ -42,7 +42,7 @@ void propose_free(struct propose *propose);
 /*
  * `done` exactly once, later, from one of the functions below. Copies the command or request. Fails only with -ENOMEM or
  * DROVER_ELIMIT. Answers of its own: DROVER_ENOLEADER (nobody led for the whole time: nothing was done), DROVER_ETIMEDOUT2 (it was sent,
- * no answer: it may have been done).
+ * no answer: it may have been done). A forwarded read, or request with a key, is sent again to whoever leads then.
  */
 int propose_command(struct propose *propose, const Drover__Command *command, uint64_t now_ms,
                     uint32_t limit_ms, propose_done done, void *owner);

@@ -43,6 +43,8 @@ struct sim_event {
     size_t size;
 };
 
+#define SIM_USER_REPEATED 100u /* as sim_user_propose()'s `user` */
+
 struct sim_pending {
     uint64_t id; /* 0: free */
     uint64_t proposal_id;

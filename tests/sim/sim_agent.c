@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "tests/sim/sim.h"
 
+#define REPEAT_MS           8000u
 #define PROPOSAL_TIMEOUT_MS 2000
 #define REPLAY_CHUNK                                                                     \
     8 /* log entries that an agent that has just started applies in one turn */
@@ -142,10 +143,37 @@ static void propose(struct sim *sim, unsigned host, const Drover__Command *comma
     }
 }
 
+static void on_repeat(struct sim *sim, struct sim_event *event)
+{
+    Drover__Command *command = drover__command__unpack(NULL, event->size, event->data);
+    CHECK(command != NULL);
+    if (sim_agent_runs(sim, event->host)) {
+        propose(sim, event->host, command, (struct sim_pending){.user = event->a});
+    }
+    drover__command__free_unpacked(command, NULL);
+}
+
+/* Some ask again, of this host or another one, whatever became of the first time. */
 void sim_user_propose(struct sim *sim, unsigned host, const Drover__Command *command,
                       uint64_t user)
 {
-    propose(sim, host, command, (struct sim_pending){.user = user});
+    char id[32];
+    (void)snprintf(id, sizeof(id), "u%" PRIu64, ++sim->last_id);
+    Drover__Command tagged = *command;
+    tagged.request_id = id;
+    tagged.request_digest = sim->last_id;
+    bool repeated = sim_chance(sim, 25);
+    if (repeated) {
+        size_t size;
+        void *data = packed(&tagged.base, &size);
+        struct sim_event *event =
+            sim_at_host(sim, sim->now_ms + sim_random(sim, REPEAT_MS), on_repeat,
+                        (unsigned)sim_random(sim, sim->host_count));
+        event->a = user =
+            SIM_USER_REPEATED; /* its slot stays taken if none of it comes through */
+        sim_event_data(event, data, size);
+    }
+    propose(sim, host, &tagged, (struct sim_pending){.user = user});
 }
 
 /* ---- the host core's world -----------------------------------------------------------

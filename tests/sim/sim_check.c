@@ -261,6 +261,17 @@ static uint64_t vm_of(const Drover__Command *command)
     }
 }
 
+/* Invariant 2: what was done and is asked again is answered as before. What a user wants
+ * is not followed again, so doing it again would be seen. */
+static void check_repeated(struct sim *sim, const struct apply_result *result,
+                           uint64_t subject_id)
+{
+    if (result->error != 0 || result->result_id != subject_id) {
+        sim_fail(sim, "invariant 2: a repeated request is answered otherwise: %s",
+                 result->text);
+    }
+}
+
 void sim_check_command(struct sim *sim, const Drover__Command *command)
 {
     struct sim_entry *entry = &sim->log[sim->log_count - 1];
@@ -275,6 +286,9 @@ void sim_check_command(struct sim *sim, const Drover__Command *command)
             }
         }
     }
+    const Drover__RequestRecord *repeated =
+        cluster_state_request(sim->truth, command->request_id);
+    uint64_t subject_id = repeated != NULL ? repeated->subject_id : 0;
     struct apply_result result = {0};
     CHECK(cluster_state_apply(sim->truth, entry->index, entry->data, entry->size,
                               &result) == 0);
@@ -282,6 +296,11 @@ void sim_check_command(struct sim *sim, const Drover__Command *command)
     entry->result_id = result.result_id;
     sim_trace(sim, "log %" PRIu64 ": %d vm%" PRIu64 " -> %d %s", entry->index,
               (int)command->what_case, vm_of(command), result.error, result.text);
+    if (repeated != NULL) {
+        check_repeated(sim, &result, subject_id);
+        check_wanted(sim);
+        return;
+    }
     if (result.error != 0) {
         return;
     }

@@ -24,6 +24,7 @@ struct fixture {
     uv_timer_t tick;
     struct fake_backend backend;
     struct api_core *core;
+    const char *key; /* of the requests from now on; NULL: none */
     unsigned answers;
     unsigned status;
     json_t *body;
@@ -98,6 +99,9 @@ static inline void on_answer(void *request, unsigned status, const char *body,
     f->status = status;
     json_decref(f->body);
     f->body = json_loadb(body, size, 0, &error);
+    if (status == 0) {
+        return; /* it is to be asked again */
+    }
     assert_non_null(f->body); /* every answer is an object */
 }
 
@@ -109,6 +113,7 @@ static inline void begin(struct fixture *f, const char *method, const char *path
     const struct api_incoming incoming = {.method = method,
                                           .path = full,
                                           .body = body,
+                                          .key = f->key,
                                           .body_size = body == NULL ? 0 : strlen(body)};
     unsigned before = f->answers;
     assert_int_equal(api_core_serve(f->core, &incoming, on_answer, f, NULL), 0);

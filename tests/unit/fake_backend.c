@@ -118,6 +118,12 @@ static int propose(void *owner, const Drover__Command *command, api_done done,
         return 0;
     }
     apply(backend, command, &result);
+    if (backend->answer_lost) {
+        /* Committed, and then the leadership is gone. */
+        backend->answer_lost = false;
+        later->error = DROVER_ETIMEDOUT2;
+        return 0;
+    }
     later->error = result.error;
     later->result_id = result.result_id;
     (void)snprintf(later->text, sizeof(later->text), "%s", result.text);
@@ -129,9 +135,10 @@ static int forward(void *owner, const Drover__ApiForward *message,
 {
     struct fake_backend *backend = owner;
     (void)err;
-    (void)snprintf(backend->forwarded, sizeof(backend->forwarded), "%s %s %.*s",
+    (void)snprintf(backend->forwarded, sizeof(backend->forwarded), "%s %s %.*s%s",
                    message->method, message->path, (int)message->body.len,
-                   message->body.len == 0 ? "" : (const char *)message->body.data);
+                   message->body.len == 0 ? "" : (const char *)message->body.data,
+                   message->key);
     struct later *later = later_create(backend, request);
     later->forwarded = forwarded;
     later->error = backend->forward_error;
@@ -164,13 +171,13 @@ static int cluster_join(void *owner, const struct api_join *join, api_done done,
                      "the token has been used already: make a new one");
 }
 
-static int member_remove(void *owner, uint64_t host_id, api_done done, void *request,
-                         struct error *err)
+static int member_remove(void *owner, const struct api_removal *removal, api_done done,
+                         void *request, struct error *err)
 {
     struct fake_backend *backend = owner;
     (void)err;
     (void)snprintf(backend->removed, sizeof(backend->removed), "%llu",
-                   (unsigned long long)host_id);
+                   (unsigned long long)removal->host_id);
     later_create(backend, request)->done = done;
     return 0;
 }

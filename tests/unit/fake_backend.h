@@ -24,6 +24,7 @@ struct fake_backend {
     Drover__VmStatus *status; /* what is observed of every VM; NULL: nothing */
     uint64_t status_host_id;
     uint64_t silent_ms;
+    bool answer_lost;  /* the next proposal is applied, but nobody is told */
     int propose_error; /* not 0: what every proposal ends with */
     int forward_error; /* what forward ends with; 0: `forward_body` */
     const char *forward_body;

@@ -45,8 +45,83 @@ static void test_a_forwarded_request_is_not_passed_on_again(void **state)
         .method = "GET", .path = "/api/v1/vms", .forwarded = true};
     assert_int_equal(api_core_serve(f->core, &incoming, on_answer, f, NULL), 0);
     finish(f, 1);
-    assert_int_equal(f->status, 503);
+    assert_int_equal(f->status, 0); /* the other host finds the leader */
     assert_string_equal(f->backend.forwarded, "");
+}
+
+static void test_a_repeated_request_is_answered_again_and_done_once(void **state)
+{
+    struct fixture *f = *state;
+    f->key = "key-1";
+    json_t *vm = ask(f, "POST", "/vms", VM, 201);
+    json_int_t id = json_integer_value(json_object_get(vm, "id"));
+    vm = ask(f, "POST", "/vms", VM, 201);
+    assert_int_equal(json_integer_value(json_object_get(vm, "id")), id);
+    assert_string_equal(text_of(vm, "name"), "web1");
+    /* The key is for that request only. */
+    (void)ask(f, "POST", "/vms/web1/pause", NULL, 409);
+    assert_error(f, "exists", "another");
+    f->key = "key-2";
+    vm = ask(f, "POST", "/vms/web1/pause", NULL, 200);
+    f->key = "key-3";
+    vm = ask(f, "POST", "/vms/web1/resume", NULL, 200);
+    f->key = "key-2"; /* late: it does not pause it again */
+    vm = ask(f, "POST", "/vms/web1/pause", NULL, 200);
+    assert_int_equal(cluster_state_vm_by_name(f->backend.state, "web1")->wanted,
+                     DROVER__VM_WANTED__VM_WANTED_RUNNING);
+    f->key = "key-4";
+    (void)ask(f, "DELETE", "/vms/web1", NULL, 200);
+    vm = ask(f, "DELETE", "/vms/web1", NULL, 200);
+    assert_string_equal(text_of(vm, "state"), "deleted");
+    f->key = "key-1"; /* made, and deleted since: not made again */
+    (void)ask(f, "POST", "/vms", VM, 404);
+    f->key = NULL;
+    (void)ask(f, "DELETE", "/vms/web1", NULL, 404);
+    f->key = "not a key";
+    (void)ask(f, "POST", "/vms", VM, 400);
+    assert_error(f, "bad_input", "Idempotency-Key");
+}
+
+static void test_a_lost_leadership_is_no_error_for_a_request_with_a_key(void **state)
+{
+    struct fixture *f = *state;
+    /* Still the leader, or again. */
+    f->key = "key-1";
+    f->backend.answer_lost = true;
+    (void)ask(f, "POST", "/vms", VM, 201);
+    assert_int_equal(cluster_state_view(f->backend.state)->n_vms, 1);
+    /* Another leads: it is asked, with the key. */
+    f->key = "key-2";
+    f->backend.answer_lost = true;
+    f->backend.forward_body = "{}";
+    begin(f, "POST", "/vms/web1/pause", NULL);
+    f->backend.self.leads = false;
+    finish(f, 2);
+    assert_string_equal(f->backend.forwarded, "POST /api/v1/vms/web1/pause key-2");
+    f->backend.self.leads = true;
+    /* Without a key it can't be known. */
+    f->key = NULL;
+    f->backend.answer_lost = true;
+    (void)ask(f, "POST", "/vms/web1/resume", NULL, 504);
+}
+
+static void test_what_one_host_passed_on_goes_back_to_it(void **state)
+{
+    struct fixture *f = *state;
+    f->backend.answer_lost = true;
+    const struct api_incoming incoming = {.method = "POST",
+                                          .path = "/api/v1/vms",
+                                          .body = VM,
+                                          .body_size = strlen(VM),
+                                          .key = "key-1",
+                                          .forwarded = true};
+    assert_int_equal(api_core_serve(f->core, &incoming, on_answer, f, NULL), 0);
+    finish(f, 1);
+    assert_int_equal(f->status, 0);
+    assert_int_equal(api_core_serve(f->core, &incoming, on_answer, f, NULL), 0);
+    finish(f, 2);
+    assert_int_equal(f->status, 201);
+    assert_int_equal(cluster_state_view(f->backend.state)->n_vms, 1);
 }
 
 static void test_token_is_shown_once_and_leads_to_the_cluster(void **state)
@@ -170,6 +245,9 @@ int main(void)
         MEMBER(test_a_follower_passes_on_what_only_the_leader_knows),
         MEMBER(test_without_a_leader_reads_are_stale_and_writes_fail),
         MEMBER(test_a_forwarded_request_is_not_passed_on_again),
+        MEMBER(test_a_repeated_request_is_answered_again_and_done_once),
+        MEMBER(test_a_lost_leadership_is_no_error_for_a_request_with_a_key),
+        MEMBER(test_what_one_host_passed_on_goes_back_to_it),
         MEMBER(test_token_is_shown_once_and_leads_to_the_cluster),
         MEMBER(test_events_are_paged_without_loss),
         MEMBER(test_waiting_for_events_ends_with_the_next_one_or_in_time),

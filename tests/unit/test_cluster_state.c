@@ -71,6 +71,100 @@ static void test_what_is_no_command_is_refused(void **state)
     assert_int_equal(result.error, DROVER_EMALFORMED);
 }
 
+/* ---- requests that are asked again ----------------------------------------------------
+ */
+
+static int create_keyed(struct world *world, const char *key, uint64_t digest,
+                        const char *name)
+{
+    Drover__VmSpec spec = DROVER__VM_SPEC__INIT;
+    spec.name = (char *)(uintptr_t)name;
+    spec.memory_bytes = 128 * MIB;
+    spec.cpus = 1;
+    spec.kernel = (char *)(uintptr_t) "/k";
+    Drover__VmCreate create = DROVER__VM_CREATE__INIT;
+    create.spec = &spec;
+    create.wanted = STOPPED;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.request_id = (char *)(uintptr_t)key;
+    command.request_digest = digest;
+    command.what_case = DROVER__COMMAND__WHAT_VM_CREATE;
+    command.vm_create = &create;
+    return world_apply(world, &command);
+}
+
+static void test_repeated_request_gets_the_first_answer(void **state)
+{
+    struct world *world = *state;
+    world_hosts(world, 1);
+    assert_done(create_keyed(world, "key-1", 7, "web"));
+    uint64_t vm_id = world->result.result_id;
+    assert_done(create_keyed(world, "key-1", 7, "web"));
+    assert_int_equal(world->result.result_id, vm_id);
+    assert_int_equal(cluster_state_view(world->state)->n_vms, 1);
+    assert_int_equal(world_event_count(world, "vm.created"), 1);
+    /* Also when the VM is long gone: it is not made again. */
+    assert_done(world_vm_delete(world, vm_id));
+    assert_done(create_keyed(world, "key-1", 7, "web"));
+    assert_int_equal(world->result.result_id, vm_id);
+    assert_int_equal(cluster_state_view(world->state)->n_vms, 0);
+}
+
+static void test_request_id_is_for_one_request(void **state)
+{
+    struct world *world = *state;
+    world_hosts(world, 1);
+    assert_done(create_keyed(world, "key-1", 7, "web"));
+    assert_refused(create_keyed(world, "key-1", 8, "db"), DROVER_EEXISTS);
+    assert_non_null(strstr(world->result.text, "key-1"));
+    assert_refused(create_keyed(world, "a b", 8, "db"), DROVER_EBADINPUT);
+    char longest[LIMIT_REQUEST_ID_SIZE + 1] = {0};
+    memset(longest, 'x', LIMIT_REQUEST_ID_SIZE);
+    assert_refused(create_keyed(world, longest, 8, "db"), DROVER_EBADINPUT);
+    longest[LIMIT_REQUEST_ID_SIZE - 1] = '\0';
+    assert_done(create_keyed(world, longest, 8, "db"));
+}
+
+static void test_refused_request_is_judged_anew(void **state)
+{
+    struct world *world = *state;
+    world_hosts(world, 1);
+    assert_done(create_keyed(world, "", 0, "web"));
+    uint64_t first = world->result.result_id;
+    assert_refused(create_keyed(world, "key-1", 7, "web"), DROVER_EEXISTS);
+    assert_done(world_vm_delete(world, first));
+    assert_done(create_keyed(world, "key-1", 7, "web"));
+    assert_true(world->result.result_id != first);
+}
+
+static void test_requests_are_remembered_by_snapshots_and_for_a_day(void **state)
+{
+    struct world *world = *state;
+    CLEANUP(buffer_done) struct buffer saved = {0};
+    struct error err = {0};
+    char name[32];
+    world_hosts(world, 1);
+    assert_done(create_keyed(world, "key-1", 7, "web"));
+    assert_int_equal(cluster_state_save(world->state, &saved), 0);
+    assert_int_equal(cluster_state_load(world->state, saved.data, saved.size, &err), 0);
+    assert_non_null(cluster_state_request(world->state, "key-1"));
+    world->now_unix_ms += LIMIT_REQUEST_MS - 1000;
+    assert_done(create_keyed(world, "key-2", 8, "db"));
+    assert_non_null(cluster_state_request(world->state, "key-1"));
+    world->now_unix_ms += 2000;
+    assert_done(create_keyed(world, "key-3", 9, "mail"));
+    assert_null(cluster_state_request(world->state, "key-1"));
+    assert_non_null(cluster_state_request(world->state, "key-2"));
+    assert_non_null(cluster_state_request(world->state, "key-3"));
+    for (unsigned i = 0; i < LIMIT_REQUESTS; i++) {
+        (void)snprintf(name, sizeof(name), "more-%u", i);
+        assert_done(create_keyed(world, name, i, name));
+    }
+    assert_int_equal(cluster_state_view(world->state)->n_requests, LIMIT_REQUESTS);
+    assert_null(cluster_state_request(world->state, "key-3"));
+    assert_non_null(cluster_state_request(world->state, "more-0"));
+}
+
 /* ---- tokens ------------------------------------------------------------------------ */
 
 static void test_token_admits_one_host(void **state)
@@ -452,6 +546,10 @@ int main(void)
         ON_WORLD(test_nothing_but_init_works_without_a_cluster),
         ON_WORLD(test_second_init_is_refused),
         ON_WORLD(test_what_is_no_command_is_refused),
+        ON_WORLD(test_repeated_request_gets_the_first_answer),
+        ON_WORLD(test_request_id_is_for_one_request),
+        ON_WORLD(test_refused_request_is_judged_anew),
+        ON_WORLD(test_requests_are_remembered_by_snapshots_and_for_a_day),
         ON_WORLD(test_token_admits_one_host),
         ON_WORLD(test_same_host_may_ask_again_until_it_is_up),
         ON_WORLD(test_expired_or_unknown_token_is_refused),

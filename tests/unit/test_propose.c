@@ -138,6 +138,53 @@ static void test_answer_of_another_host_is_ignored(void **state)
     assert_int_equal(fixture->done_count, 0);
 }
 
+static void forward(struct fixture *fixture, const char *method, const char *key)
+{
+    Drover__ApiForward request = DROVER__API_FORWARD__INIT;
+    request.method = (char *)(uintptr_t)method;
+    request.path = (char *)(uintptr_t) "/api/v1/vms";
+    request.key = (char *)(uintptr_t)key;
+    assert_int_equal(propose_forward(fixture->propose, &request, 0, 1000, done, fixture),
+                     0);
+    (void)propose_tick(fixture->propose, 0);
+}
+
+static void test_request_with_a_key_goes_to_the_next_leader(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->leader = 2;
+    forward(fixture, "POST", "key-1");
+    assert_int_equal(fixture->sent_to, 2);
+    propose_lost(fixture->propose, 2, false, 10);
+    assert_int_equal(fixture->done_count, 0);
+    fixture->leader = 3; /* also when the connection with it stands, and it is silent */
+    (void)propose_tick(fixture->propose, 100);
+    assert_int_equal(fixture->sent_to, 3);
+    fixture->leader = 1;
+    (void)propose_tick(fixture->propose, 110);
+    assert_int_equal(fixture->sent_to, 1);
+    assert_int_equal(fixture->sent_count, 3);
+    /* Lost at the very end: it may have been done. */
+    propose_lost(fixture->propose, 1, false, 990);
+    fixture->leader = 0;
+    (void)propose_tick(fixture->propose, 1000);
+    assert_int_equal(fixture->done_count, 1);
+    assert_int_equal(fixture->error, DROVER_ETIMEDOUT2);
+}
+
+static void test_request_without_a_key_is_sent_once(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->leader = 2;
+    forward(fixture, "POST", "");
+    propose_lost(fixture->propose, 2, false, 10);
+    assert_int_equal(fixture->done_count, 1);
+    assert_int_equal(fixture->error, DROVER_ETIMEDOUT2);
+    forward(fixture, "GET", "");
+    propose_lost(fixture->propose, 2, false, 10);
+    assert_int_equal(fixture->done_count, 1); /* reads do no harm */
+}
+
 static void test_lost_leader_means_unknown_but_unsent_means_again(void **state)
 {
     struct fixture *fixture = *state;
@@ -223,6 +270,8 @@ int main(void)
         TEST(test_waits_for_a_leader_then_is_answered),
         TEST(test_asks_again_when_told_that_it_is_not_the_leader),
         TEST(test_answer_of_another_host_is_ignored),
+        TEST(test_request_with_a_key_goes_to_the_next_leader),
+        TEST(test_request_without_a_key_is_sent_once),
         TEST(test_lost_leader_means_unknown_but_unsent_means_again),
         TEST(test_time_limit_tells_sent_from_unsent),
         TEST(test_forwarded_request_is_answered_once),

@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+import uuid
 
 from . import settings
 from .paths import LabError
@@ -12,9 +13,10 @@ INITRD = "/opt/drover/guest/initrd"
 GUEST_MEMORY = "192M"
 
 
-def command(host, *words, timeout=150):
+def command(host, *words, timeout=150, request_id=None):
     """`drover WORDS --json` in a host; its answer. LabError with its one line when it fails."""
-    result = host.run(["drover", *words, "--json"], timeout=timeout, check=False)
+    key = ["--request-id", request_id] if request_id else []
+    result = host.run(["drover", *key, *words, "--json"], timeout=timeout, check=False)
     if result.status != 0:
         raise LabError(f"{host.name}: drover {shlex.join(words)}: {result.err.strip()}")
     if words[0] == "events":  # one object a line
@@ -56,13 +58,15 @@ class Cluster:
             command(host, *words)
 
     def ask(self, *words, timeout=150):
-        """A command on whichever host answers: the one of last time first."""
+        """A command on whichever host answers: the one of last time first. A host may be lost when it has begun, so the
+        next one is asked the same: with a request's id, it is done once."""
+        request_id = uuid.uuid4().hex
         order = sorted((h for h in self.lab.hosts if h.is_on and not h.is_cut),
                        key=lambda h: h is not self._asked)
         problem = LabError("no host is on")
         for host in order:
             try:
-                answer = command(host, *words, timeout=timeout)
+                answer = command(host, *words, timeout=timeout, request_id=request_id)
                 self._asked = host
                 return answer
             except LabError as error:

@@ -13,6 +13,18 @@ from .paths import LabError
 
 DATA_DISK_BYTES = 4 << 30
 
+# What can be said of VMs that stand still: which of their threads run, where the others wait, and what KVM counts meanwhile.
+VM_STATE = """mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+count() { cat /proc/uptime; grep -E 'LOC|RES|CAL' /proc/interrupts; cd /sys/kernel/debug/kvm
+grep -H . [0-9]*-*/* 2>/dev/null | grep -v ':0$' | grep -vE 'mmu|pages|remote'; grep -H . [0-9]*-*/vcpu*/* 2>/dev/null; cd /; }
+count; sleep 2; echo; count; echo
+for pid in $(pgrep -x drover-vmm) $(pgrep -f 'drover-vmm --name' | sort -u); do for task in /proc/$pid/task/*; do
+echo "$task $(cat $task/comm $task/wchan 2>/dev/null | tr '\\n' ' ') $(cut -d' ' -f3,14,15 $task/stat)"; done; done | sort -u
+grep -A12 -E 'cpu: |kvm|apic_timer' /proc/timer_list | head -n 150
+for socket in /run/*.control /run/drover/vms/*/control.sock; do [ -S $socket ] && timeout 5 drover-vmm control $socket status; done
+true
+"""
+
 
 class Result:
     """What a command left."""
@@ -209,7 +221,7 @@ class Host:
         """Consoles and journals, and what the host itself can still tell."""
         target = os.path.join(folder, self.name)
         os.makedirs(target, exist_ok=True)
-        names = ["console.log", "journal.log", "qemu.log", "cpu.log"]
+        names = ["console.log", "journal.log", "qemu.log", "cpu.log", "registers.log"]
         for name in names + [n for n in os.listdir(self.state_dir) if n.startswith("vm-")]:
             source = os.path.join(self.state_dir, name)
             if os.path.exists(source):
@@ -219,9 +231,10 @@ class Host:
             f.writelines(f"{when:.3f} {what}\n" for when, what in self.history)
         for name, command in (("state.txt", "ps -eo pid,ppid,stat,etimes,args; ip -br addr; "
                                             "dmesg | tail -n 40"),
+                              ("vms.txt", VM_STATE),
                               ("events.json", "drover events --json --limit 1000")):
             try:
                 with open(os.path.join(target, name), "w", encoding="utf-8") as f:
-                    f.write(self.run(command, timeout=10, check=False).out)
+                    f.write(self.run(command, timeout=15, check=False).out)
             except LabError as error:
                 paths.note(f"collect: {error}")

@@ -38,9 +38,11 @@ def command_line(host):
     image, state = host.lab.image_dir, host.state_dir
     arguments = ["qemu-system-x86_64", "-name", host.name, "-machine", "q35", *_machine(),
                  "-smp", str(host.cpus), "-m", str(host.memory_mib), "-nodefaults",
-                 "-no-user-config", "-display", "none", "-no-reboot",
+                 "-no-user-config", "-display", "none",
+                 # It stands still at its end, for _Monitor to note where its processors were.
+                 "-action", "reboot=shutdown,shutdown=pause,watchdog=reset",
                  "-kernel", f"{image}/vmlinux", "-initrd", host.lab.initrd,
-                 "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable "
+                 "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable nokaslr "
                             "net.ifnames=0 ipv6.disable=1 systemd.show_status=0 "
                             f"systemd.hostname={host.name} systemd.machine_id={host.machine_id} "
                             f"lab.address={host.address}/24 lab.kvm={_kvm_module()}"]
@@ -67,7 +69,7 @@ def command_line(host):
         "-chardev", f"socket,id=console,path={state}/console.sock,server=on,wait=off,"
                     f"logfile={state}/console.log,logappend=on",
         "-serial", "chardev:console",
-        "-device", "i6300esb", "-action", "watchdog=reset",
+        "-device", "i6300esb",
         # A triple fault of an emulated processor shows there, and nowhere else.
         "-d", "cpu_reset", "-D", f"{state}/cpu.log",
         "-qmp", f"unix:{state}/qmp.sock,server=on,wait=off"]
@@ -93,6 +95,7 @@ class Machine:
         with open(os.path.join(host.state_dir, "qemu.log"), "ab") as log:
             self.process = subprocess.Popen(command_line(host), stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, env=_environment())
+        self.registers_path = os.path.join(host.state_dir, "registers.log")
         self._monitor = _Monitor(self, os.path.join(host.state_dir, "qmp.sock"))
         threading.Thread(target=self._wait, args=(ended,), daemon=True).start()
 
@@ -133,18 +136,25 @@ class _Monitor:
         self.done.set()
 
     def _take(self, message):
+        if message.get("id") == "registers":
+            with open(self._machine.registers_path, "a", encoding="utf-8") as f:
+                f.write(f"{time.monotonic():.3f} ended: {self._machine.reason}\n{message.get('return')}\n")
+            self.command("quit")
         event = message.get("event")
         if not event:
             return
         self._machine.events.append((time.monotonic(), event, message.get("data", {})))
-        if event == "SHUTDOWN":
-            self._machine.reason = message["data"].get("reason")
         if event == "WATCHDOG":
             self._machine.reason = "watchdog"
+        if event == "SHUTDOWN" and message["data"].get("reason") != "host-qmp-quit":
+            # The watchdog's reset comes as a guest's.
+            self._machine.reason = self._machine.reason or message["data"].get("reason")
+            self.command("human-monitor-command", {"command-line": "info registers -a"}, "registers")
 
-    def command(self, name, arguments=None):
+    def command(self, name, arguments=None, mark="-"):
+        """Its answer carries the mark; only _take() looks at answers."""
         if self._socket is None:
             raise LabError(f"{name}: the machine's monitor is not there")
-        text = json.dumps({"execute": name, "arguments": arguments or {}})
+        text = json.dumps({"execute": name, "arguments": arguments or {}, "id": mark})
         with self._lock:
             self._socket.sendall(text.encode() + b"\n")

@@ -25,15 +25,26 @@ class Guest:
 
     def start(self):
         self.vmm.start(self.host)
-        self.s.check(records.wait_answer(self.vmm.address, PATIENCE_S) is not None,
-                     f"{self.vmm.name} does not answer within {PATIENCE_S} s")
+        self.console = self.vmm.console(self.host)
+        answer = records.wait_answer(self.vmm.address, PATIENCE_S)
+        self.s.check(answer is not None, f"{self.vmm.name} does not answer within {PATIENCE_S} s")
+        self.boot = answer["boot"]
 
     def call(self, line):
-        client = records.Client(self.vmm.address, 10, 120)
+        """An answer of its server; without one, the scenario says what became of the guest."""
         try:
-            return client.call(line)
-        finally:
-            client.close()
+            client = records.Client(self.vmm.address, 10, PATIENCE_S)
+            try:
+                return client.call(line)
+            finally:
+                client.close()
+        except OSError as error:
+            now = records.wait_answer(self.vmm.address, 10)
+            what = ("it does not answer at all" if now is None else "it answers others"
+                    if now["boot"] == self.boot else "it has booted again")
+            self.s.check(False, f"{self.vmm.name}: '{line}': {error}; {what}; {self.balloon()}; its console ends: "
+                                f"{self.console.text[-1500:]!r}")
+            return None
 
     def balloon(self):
         return self.vmm.control(self.host, "status")["balloon"]
