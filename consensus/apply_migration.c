@@ -137,6 +137,7 @@ static bool uri_valid(const char *uri)
         return false;
     }
     return (strncmp(uri, "tcp:", 4) == 0 && text_address_valid(uri + 4)) ||
+           (strncmp(uri, "handed:", 7) == 0 && text_address_valid(uri + 7)) ||
            (strncmp(uri, "rdma:", 5) == 0 && text_address_valid(uri + 5));
 }
 
@@ -157,7 +158,8 @@ static int check_ready(struct apply_step *step, const Drover__Migration *migrati
     if (!uri_valid(order->uri)) {
         return step_refuse(
             step, DROVER_EBADINPUT,
-            "migration address '%.140s': give tcp:HOST:PORT or rdma:HOST:PORT",
+            "migration address '%.140s': give handed:HOST:PORT, tcp:HOST:PORT or "
+            "rdma:HOST:PORT",
             order->uri);
     }
     if (!is_begun(migration) && strcmp(migration->uri, order->uri) != 0) {

@@ -21,7 +21,8 @@ migration_libmigration_a_SOURCES = \
 	migration/target.c migration/target.h migration/target_internal.h \
 	migration/target_greet.c \
 	migration/times.c migration/times.h \
-	migration/transport.c migration/transport.h migration/transport_tcp.c \
+	migration/transport.c migration/transport.h migration/transport_handed.c \
+	migration/transport_tcp.c \
 	migration/wire.c migration/wire.h migration/wire_fields.h \
 	migration/wire_streams.c \
 	migration/zero.c migration/zero.h

@@ -32,7 +32,7 @@ struct migration_source_config {
     void (*begun)(void *owner);
     void *owner;
     const struct transport_ops *transport; /* NULL: the one that `uri` names */
-    /* TCP sockets that are connected or connecting to it, each for one stream, the
+    /* Sockets that are connected or connecting to it, each for one stream, the
      * control stream first; taken if create() succeeds. None: the engine connects, once
      * for each of `streams` (0 counts as 1). A target may take fewer. */
     unsigned link_count;

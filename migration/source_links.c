@@ -22,9 +22,10 @@ static int link_open(struct migration_source *source, unsigned index,
                                           ret_link, &source->err);
     }
     CHECK(index < config->link_count);
-    return transport_tcp_adopt(take_fd(&config->link_fds[index]), source->address,
-                               source->cancel_fd, config->times.connect_ms,
-                               config->times.idle_ms, ret_link, &source->err);
+    CHECK(config->transport->adopt != NULL);
+    return config->transport->adopt(take_fd(&config->link_fds[index]), source->address,
+                                    source->cancel_fd, config->times.connect_ms,
+                                    config->times.idle_ms, ret_link, &source->err);
 }
 
 static int control_open(struct migration_source *source)

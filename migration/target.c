@@ -392,6 +392,13 @@ void migration_target_uri(const struct migration_target *target,
     target->listener->ops->uri(target->listener, ret_uri);
 }
 
+int migration_target_give(struct migration_target *target, int fd)
+{
+    struct transport_listener *listener = target->listener;
+    return listener->ops->give == NULL ? DROVER_EWRONGSTATE
+                                       : listener->ops->give(listener, fd);
+}
+
 int migration_target_abandon(struct migration_target *target)
 {
     if (!gate_decide(&target->gate, GATE_NEVER)) {

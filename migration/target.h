@@ -38,6 +38,9 @@ int migration_target_start(struct migration_target *target);
 /* Where it listens, with the real port. */
 void migration_target_uri(const struct migration_target *target,
                           char ret_uri[TRANSPORT_URI_SIZE]);
+/* A connection, instead of those that it accepts itself: where `uri` is "handed:...". Takes
+ * `fd` on success. DROVER_EWRONGSTATE, DROVER_ELIMIT. Any thread. */
+int migration_target_give(struct migration_target *target, int fd);
 /* 0: the guest will never run here. DROVER_EHANDEDOVER: it runs here. Any thread. */
 int migration_target_abandon(struct migration_target *target);
 /* Decided for never, be it that the engine has not come to tell. Any thread. */

@@ -9,8 +9,13 @@
 int transport_find(const char *uri, const struct transport_ops **ret_ops,
                    const char **ret_address, struct error *err)
 {
-    const struct transport_ops *const known[] = {transport_tcp()};
+    const struct transport_ops *const known[] = {transport_tcp(), transport_handed()};
     const char *colon = strchr(uri, ':');
+    if (strcmp(uri, transport_handed()->scheme) == 0) {
+        *ret_ops = transport_handed();
+        *ret_address = uri + strlen(uri); /* it needs none */
+        return 0;
+    }
     if (colon == NULL || strlen(uri) >= TRANSPORT_URI_SIZE) {
         return error_set(err, DROVER_EBADINPUT,
                          "'%s' is not a migration address: use tcp:HOST:PORT", uri);

@@ -46,6 +46,9 @@ struct transport_listener_ops {
     /* `wait_ms` UINT32_MAX: for ever. */
     int (*accept)(struct transport_listener *listener, int cancel_fd, uint32_t wait_ms,
                   uint32_t idle_ms, struct transport_link **ret_link);
+    /* Takes a connection that accept() shall return, on success. NULL: of this kind
+     * nothing is handed over. Any thread. DROVER_ELIMIT. */
+    int (*give)(struct transport_listener *listener, int fd);
     /* With the real port. */
     void (*uri)(struct transport_listener *listener, char ret_uri[TRANSPORT_URI_SIZE]);
     void (*close)(struct transport_listener *listener);
@@ -56,21 +59,24 @@ struct transport_listener {
 };
 
 struct transport_ops {
-    const char *scheme; /* "tcp" */
+    const char *scheme; /* "tcp", "handed" */
     /* `address` is what follows "SCHEME:". `idle_ms`: how soon a peer without power is
      * noticed. */
     int (*connect)(const char *address, int cancel_fd, uint32_t wait_ms, uint32_t idle_ms,
                    struct transport_link **ret_link, struct error *err);
+    /* A socket that somebody else has connected, or begun to connect, to `address`. Takes
+     * `fd`. As connect() else. NULL: not of this kind. */
+    int (*adopt)(int fd, const char *address, int cancel_fd, uint32_t wait_ms,
+                 uint32_t idle_ms, struct transport_link **ret_link, struct error *err);
     int (*listen)(const char *address, struct transport_listener **ret_listener,
                   struct error *err);
 };
 
 const struct transport_ops *transport_tcp(void);
-/* A socket that somebody else has connected, or begun to connect, to `address`. Takes
- * `fd`. As connect() else. */
-int transport_tcp_adopt(int fd, const char *address, int cancel_fd, uint32_t wait_ms,
-                        uint32_t idle_ms, struct transport_link **ret_link,
-                        struct error *err);
+/* "handed:": connections come with orders, both ways; they are the cluster's, and encrypted. */
+const struct transport_ops *transport_handed(void);
+/* A link over any stream socket that stands already. Takes `fd`. 0 or -ENOMEM. */
+int transport_socket_adopt(int fd, int cancel_fd, struct transport_link **ret_link);
 
 /* The kind that `uri` names, and its address part (inside `uri`); DROVER_EBADINPUT with
  * what is allowed. */

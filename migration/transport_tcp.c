@@ -63,8 +63,11 @@ static int wait_for(int fd, short events, int cancel_fd, uint32_t wait_ms)
 
 static int closed_or(int error)
 {
-    return error == EPIPE || error == ECONNRESET || error == ETIMEDOUT ? DROVER_ECLOSED
-                                                                       : -error;
+    /* EIO: the kernel's TLS has come to a record that is no data, such as the other side's
+     * goodbye. */
+    return error == EPIPE || error == ECONNRESET || error == ETIMEDOUT || error == EIO
+               ? DROVER_ECLOSED
+               : -error;
 }
 
 /* Drops `size` bytes at the front. */
@@ -250,9 +253,21 @@ static int connect_failed(const char *address, int rv, struct error *err)
                      address, err_text(rv));
 }
 
-int transport_tcp_adopt(int fd, const char *address, int cancel_fd, uint32_t wait_ms,
-                        uint32_t idle_ms, struct transport_link **ret_link,
-                        struct error *err)
+int transport_socket_adopt(int fd, int cancel_fd, struct transport_link **ret_link)
+{
+    struct tcp_link *link = calloc(1, sizeof(*link));
+    if (link == NULL) {
+        (void)close(fd); /* nobody is left to tell */
+        return -ENOMEM;
+    }
+    *link = (struct tcp_link){.link.ops = &link_ops, .fd = fd, .cancel_fd = cancel_fd};
+    *ret_link = &link->link;
+    return 0;
+}
+
+static int tcp_adopt(int fd, const char *address, int cancel_fd, uint32_t wait_ms,
+                     uint32_t idle_ms, struct transport_link **ret_link,
+                     struct error *err)
 {
     int rv = connect_end(fd, cancel_fd, wait_ms);
     rv = rv != 0 ? rv : link_create(fd, cancel_fd, idle_ms, ret_link);
@@ -391,6 +406,7 @@ const struct transport_ops *transport_tcp(void)
     static const struct transport_ops ops = {
         .scheme = "tcp",
         .connect = tcp_connect,
+        .adopt = tcp_adopt,
         .listen = tcp_listen,
     };
     return &ops;

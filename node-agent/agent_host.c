@@ -99,7 +99,9 @@ static void op_order_vmm(void *owner, uint64_t vm_id, uint64_t epoch,
 {
     struct agent *agent = owner;
     CHECK(agent->member->supervisor != NULL);
-    vmm_supervisor_order(agent->member->supervisor, vm_id, epoch, request);
+    if (!agent_move_take_order(agent, vm_id, epoch, request)) {
+        vmm_supervisor_order(agent->member->supervisor, vm_id, epoch, request);
+    }
 }
 
 /* The cluster was told of a watchdog, and nobody is there to keep it. */
@@ -278,19 +280,23 @@ static const struct keeper_client_ops keeper_ops = {.ready = on_keeper_ready,
 
 static int start_supervisor(struct agent *agent, struct error *err)
 {
-    char host[LIMIT_ADDRESS_SIZE];
+    char host[LIMIT_ADDRESS_SIZE], address[LIMIT_ADDRESS_SIZE];
+    char incoming[LIMIT_ADDRESS_SIZE + 16];
     unsigned port = 0;
     int rv = config_split_address(agent->identity->address, CONFIG_PEER_PORT_DEFAULT,
                                   host, &port, err);
+    rv = rv != 0 ? rv : config_join_address(host, port, address, sizeof(address));
     if (rv != 0) {
         return rv;
     }
+    /* Guests come in over this agent's own port. */
+    (void)snprintf(incoming, sizeof(incoming), "handed:%s", address); /* fits */
     struct vmm_supervisor_config config = {
         .loop = agent->loop,
         .run_directory = agent->config->run_dir,
         .vmm_program = agent->config->vmm_path,
         .default_bridge = agent->config->bridge[0] != '\0' ? agent->config->bridge : NULL,
-        .incoming_host = host,
+        .incoming = incoming,
         .migration_patience_ms = agent->member->timing.migration_idle_ms,
         .ops = &supervisor_ops,
         .owner = agent,

@@ -29,6 +29,7 @@ static void member_free(struct agent_member *member)
     keeper_client_free(member->keeper);
     join_server_free(member->joins);
     peers_free(member->peers);
+    moves_free(member->moves);
     raft_node_free(member->raft);
     raft_transport_free(member->transport);
     tls_context_free(member->tls);
@@ -99,6 +100,10 @@ void agent_member_stop(struct agent *agent, void (*then)(struct agent *agent))
     if (member->peers != NULL) {
         member->closing++;
         peers_close(member->peers, part_closed, agent);
+    }
+    if (member->moves != NULL) {
+        member->closing++;
+        agent_move_stop(agent, part_closed, agent);
     }
     if (member->joins != NULL) {
         member->closing++;
@@ -181,6 +186,10 @@ static int make_connections(struct agent *agent, struct error *err)
     int rv = tls_context_create_member(&files, &member->tls, err);
     if (rv != 0) {
         return rv;
+    }
+    rv = agent_move_start(agent);
+    if (rv != 0) {
+        return error_set(err, rv, "droverd can't be set up: %s", err_text(rv));
     }
     struct raft_transport_config transport = {.loop = agent->loop,
                                               .context = member->tls,

@@ -351,6 +351,12 @@ static void peers_join_opened(void *owner, const struct peer_opened *opened)
     join_server_accept(agent->member->joins, opened);
 }
 
+static void peers_move_opened(void *owner, const struct peer_opened *opened)
+{
+    struct agent *agent = owner;
+    moves_accept(agent->member->moves, opened);
+}
+
 /* Anybody can cause these lines: a few in each stretch of time, then only how many more
  * there were. */
 static void peers_refused(void *owner, const char *text)
@@ -380,6 +386,7 @@ const struct peers_ops *agent_peers_ops(void)
         .lost = peers_lost,
         .raft_opened = peers_raft_opened,
         .join_opened = peers_join_opened,
+        .move_opened = peers_move_opened,
         .refused = peers_refused,
     };
     return &ops;

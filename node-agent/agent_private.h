@@ -20,6 +20,7 @@
 #include "node-agent/host_core.h"
 #include "node-agent/join.h"
 #include "node-agent/keeper.h"
+#include "node-agent/moves.h"
 #include "node-agent/peers.h"
 #include "node-agent/propose.h"
 #include "node-agent/raft_transport.h"
@@ -57,6 +58,8 @@ struct agent_member {
     struct raft_transport *transport;
     struct raft_node *raft;
     struct peers *peers;
+    struct moves *moves;
+    struct agent_move *waiting_moves;   /* orders that wait for their connections (agent_move.c) */
     struct join_server *joins;
     struct controller *controller;
     struct propose *propose;
@@ -155,6 +158,26 @@ int agent_send(struct agent *agent, uint64_t host_id, const Drover__PeerMessage 
 int agent_host_start(struct agent *agent, struct error *err);
 /* Makes the core when its time has come; ms until it wants to be called again. */
 uint32_t agent_host_tick(struct agent *agent, uint64_t now_ms);
+
+/* ---- agent_move.c: encrypted connections for moves ---- */
+/* An order to a VMM of this host, that goes to it with fresh connections to another host. */
+struct agent_move_order {
+    uint64_t vm_id, epoch;   /* the VMM here */
+    uint64_t next_epoch;     /* the one there, which waits, or is in post-copy */
+    uint64_t host_id;
+    const char *address;     /* of that host's agent */
+    unsigned stream_count;
+    const Drover__ControlRequest *request; /* MIGRATE or MIGRATE_LINKS */
+};
+int agent_move_start(struct agent *agent);
+void agent_move_stop(struct agent *agent, void (*closed)(void *owner), void *owner);
+/* If the connections can't be had the order is never given, and host_core_move_unsent() called. */
+void agent_move_order(struct agent *agent, const struct agent_move_order *order);
+/* What waits for connections is not given any more. */
+void agent_move_drop(struct agent *agent, uint64_t vm_id, uint64_t epoch);
+/* Each order comes by here first: true if it was one to move, and goes to the VMM once its connections stand. */
+bool agent_move_take_order(struct agent *agent, uint64_t vm_id, uint64_t epoch,
+                           const Drover__ControlRequest *request);
 
 /* ---- agent_cluster.c: into a cluster ---- */
 int agent_cluster_init(struct agent *agent, const struct api_init *init, api_done done, void *request,

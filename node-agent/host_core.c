@@ -196,6 +196,18 @@ void host_core_vmm_order_failed(struct host_core *core, uint64_t vm_id, uint64_t
     }
 }
 
+void host_core_move_unsent(struct host_core *core, uint64_t vm_id, uint64_t next_epoch,
+                           const char *reason, uint64_t now_ms)
+{
+    struct host_vm *vm = host_table_find(core, vm_id);
+    (void)now_ms;
+    if (vm == NULL || vm->ordered_epoch != next_epoch || vm->never_sends >= next_epoch) {
+        return; /* another one has been ordered since, or this one is given up already */
+    }
+    vm->never_sends = next_epoch;
+    (void)snprintf(vm->unsent_reason, sizeof(vm->unsent_reason), "%s", reason);
+}
+
 void host_core_scan_done(struct host_core *core, uint64_t now_ms)
 {
     core->scan_done = true;

@@ -78,6 +78,9 @@ void host_core_vmm_gone(struct host_core *core, uint64_t vm_id, uint64_t epoch,
 /* An order did not reach the VMM, or was refused. */
 void host_core_vmm_order_failed(struct host_core *core, uint64_t vm_id, uint64_t epoch,
                                 int error, const char *text, uint64_t now_ms);
+/* The agent never gave the order to send (to move under `next_epoch`), and never will. */
+void host_core_move_unsent(struct host_core *core, uint64_t vm_id, uint64_t next_epoch,
+                           const char *reason, uint64_t now_ms);
 /* All VMMs that ran before this start of the agent have been reported: before that,
  * nothing is started. */
 void host_core_scan_done(struct host_core *core, uint64_t now_ms);

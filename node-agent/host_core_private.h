@@ -66,6 +66,7 @@ struct host_vm {
     uint64_t given_up_epoch; /* this and lower ones are never started here again */
     uint64_t
         never_sends; /* next_epoch of the last migration that we said we shall not send */
+    char unsent_reason[ERROR_TEXT_SIZE]; /* why, if the agent said so; of never_sends */
     uint64_t
         ordered_epoch; /* next_epoch of the last migration that was ordered to be sent */
     uint64_t begun_epoch; /* next_epoch of the last migration that this run saw before it

@@ -89,7 +89,10 @@ static void abort_by_source(struct host_core *core, struct host_vm *vm,
                             const Drover__VmRecord *record, const char *reason,
                             uint64_t now_ms)
 {
-    vm->never_sends = record->migration->next_epoch;
+    if (vm->never_sends < record->migration->next_epoch) {
+        vm->never_sends = record->migration->next_epoch;
+        vm->unsent_reason[0] = '\0';
+    }
     state_abort(core, vm, record, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE,
                 reason, now_ms);
 }
@@ -251,7 +254,10 @@ void host_source_reconcile(struct host_core *core, struct host_vm *vm,
     if (vm->never_sends >= migration->next_epoch) {
         abort_by_source(core, vm, record,
                         end_reason(core, vm, vmm, record,
-                                   "it was given up before the handover", now_ms),
+                                   vm->unsent_reason[0] != '\0'
+                                       ? vm->unsent_reason
+                                       : "it was given up before the handover",
+                                   now_ms),
                         now_ms);
         return;
     }

@@ -132,9 +132,14 @@ static int judge_hello(const struct peer_channel *channel,
     bool dialled = channel->kind != DROVER__PEER_CHANNEL__PEER_CHANNEL_UNSPECIFIED;
     if (dialled ? hello->channel != channel->kind
                 : hello->channel < DROVER__PEER_CHANNEL__PEER_CHANNEL_AGENT ||
-                      hello->channel > DROVER__PEER_CHANNEL__PEER_CHANNEL_JOIN) {
+                      hello->channel > DROVER__PEER_CHANNEL__PEER_CHANNEL_MOVE) {
         return error_set(err, DROVER_EMALFORMED, "it wants a channel of unknown kind %d",
                          (int)hello->channel);
+    }
+    if ((hello->channel == DROVER__PEER_CHANNEL__PEER_CHANNEL_MOVE) !=
+        tls_stream_is_move(stream)) {
+        return error_set(err, DROVER_EMALFORMED,
+                         "it wants another kind of channel than its connection is for");
     }
     if (!dialled && hello->channel == DROVER__PEER_CHANNEL__PEER_CHANNEL_JOIN) {
         return 0; /* who has no certificate yet proves itself with a token */
@@ -273,6 +278,8 @@ int peer_channel_dial(const struct peer_channel_config *config, const char *addr
     struct tls_stream_config stream = {.loop = config->loop,
                                        .context = config->context,
                                        .open_ms = config->open_ms,
+                                       .move =
+                                           kind == DROVER__PEER_CHANNEL__PEER_CHANNEL_MOVE,
                                        .ops = &stream_ops,
                                        .owner = channel};
     int rv = tls_stream_connect(&stream, address, &channel->stream, err);

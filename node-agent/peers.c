@@ -59,6 +59,11 @@ static void on_channel_opened(void *owner, struct peer_channel *channel,
         peers->config.ops->raft_opened(peers->config.owner, opened);
         return;
     }
+    if (opened->kind == DROVER__PEER_CHANNEL__PEER_CHANNEL_MOVE) {
+        peers_link_free(link);
+        peers->config.ops->move_opened(peers->config.owner, opened);
+        return;
+    }
     peers_link_open(link, opened);
 }
 

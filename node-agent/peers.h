@@ -34,6 +34,8 @@ struct peers_ops {
     /* A connection of the other kinds; the receiver owns the stream. */
     void (*raft_opened)(void *owner, const struct peer_opened *opened);
     void (*join_opened)(void *owner, const struct peer_opened *opened);
+    /* A connection for a move, before its MoveOpen. */
+    void (*move_opened)(void *owner, const struct peer_opened *opened);
     /* Somebody was turned away: worth a line. */
     void (*refused)(void *owner, const char *text);
 };

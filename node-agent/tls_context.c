@@ -11,6 +11,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "node-agent/tls_stream_private.h"
 
 static int openssl_failed(struct error *err, int code, const char *what, const char *path)
 {
@@ -25,6 +26,25 @@ static int openssl_failed(struct error *err, int code, const char *what, const c
 static void cleanup_context(struct tls_context **context)
 {
     tls_context_free(*context);
+}
+
+/* Clients that ask for none of ours get none: they say what they want by other means. */
+static int alpn_select(SSL *ssl, const unsigned char **ret_name, unsigned char *ret_size,
+                       const unsigned char *offered, unsigned offered_size, void *unused)
+{
+    static const char move[] = TLS_STREAM_ALPN_MOVE;
+    (void)ssl;
+    (void)unused;
+    for (unsigned at = 0; at < offered_size && offered[at] < offered_size - at;
+         at += 1u + offered[at]) {
+        if (offered[at] == strlen(move) &&
+            memcmp(offered + at + 1, move, strlen(move)) == 0) {
+            *ret_name = offered + at + 1;
+            *ret_size = offered[at];
+            return SSL_TLSEXT_ERR_OK;
+        }
+    }
+    return SSL_TLSEXT_ERR_NOACK;
 }
 
 static struct tls_context *context_begin(void)
@@ -85,6 +105,8 @@ int tls_context_create_member(const struct tls_files *files,
             "the cluster's CA certificate can't be used:", files->ca_path);
     }
     SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER, NULL);
+    SSL_CTX_set_alpn_select_cb(ssl, alpn_select, NULL);
+    SSL_CTX_set_keylog_callback(ssl, tls_stream_on_secret);
     if (X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(ssl), X509_V_FLAG_NO_CHECK_TIME) !=
         1) {
         return openssl_failed(err, -ENOMEM, "TLS can't be set up", NULL);

@@ -3,11 +3,13 @@
 #include "node-agent/tls_stream.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <openssl/err.h>
 
@@ -35,6 +37,7 @@ void tls_stream_handle_gone(struct tls_stream *stream)
     }
     stream->ops->closed(stream->owner, stream, stream->error, stream->text);
     SSL_free(stream->ssl);
+    tls_secrets_wipe(&stream->secrets);
     free(stream->read_data);
     free(stream);
 }
@@ -108,6 +111,10 @@ static void on_written(uv_write_t *request, int status)
             stream->ops->drained(stream->owner, stream);
         }
     }
+    if (stream->state == STATE_OPEN && stream->ops->flushed != NULL &&
+        tls_stream_queued(stream) == 0) {
+        stream->ops->flushed(stream->owner, stream);
+    }
 }
 
 /* What OpenSSL wants on the wire goes to the kernel. */
@@ -167,6 +174,7 @@ int tls_stream_write(struct tls_stream *stream, const void *data, size_t size)
             close_openssl(stream, "TLS can't send");
             return DROVER_ECLOSED;
         }
+        stream->records_out++;
         at += part;
         size -= (size_t)part;
     }
@@ -245,6 +253,7 @@ static void deliver(struct tls_stream *stream)
         ERR_clear_error();
         int size = SSL_read(stream->ssl, plain, sizeof(plain));
         if (size > 0) {
+            stream->records_in++; /* PLAIN_SIZE: never a part of one */
             stream->ops->received(stream->owner, stream, plain, (size_t)size);
             continue;
         }
@@ -263,10 +272,38 @@ static void deliver(struct tls_stream *stream)
     }
 }
 
+/*
+ * Who dials for a move reads record by record: what comes after the answer is for whoever
+ * takes the connection.
+ */
+static size_t record_rest(const struct tls_stream *stream)
+{
+    size_t payload_size = (size_t)stream->header[3] << 8 | stream->header[4];
+    return stream->record_size < sizeof(stream->header)
+               ? sizeof(stream->header) - stream->record_size
+               : sizeof(stream->header) + payload_size - stream->record_size;
+}
+
+static void record_note(struct tls_stream *stream, const uint8_t *data, size_t size)
+{
+    CHECK(size <= record_rest(stream));
+    if (stream->record_size < sizeof(stream->header)) {
+        memcpy(stream->header + stream->record_size, data, size);
+    }
+    stream->record_size += size;
+    if (stream->record_size >= sizeof(stream->header) && record_rest(stream) == 0) {
+        stream->record_size = 0;
+    }
+}
+
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     struct tls_stream *stream = handle->data;
-    *buf = uv_buf_init((char *)stream->read_data, TLS_STREAM_READ_SIZE);
+    size_t size = TLS_STREAM_READ_SIZE;
+    if (stream->move && !stream->server) {
+        size = record_rest(stream);
+    }
+    *buf = uv_buf_init((char *)stream->read_data, (unsigned)size);
 }
 
 static void on_read(uv_stream_t *tcp, ssize_t size, const uv_buf_t *buf)
@@ -283,6 +320,9 @@ static void on_read(uv_stream_t *tcp, ssize_t size, const uv_buf_t *buf)
     }
     if (stream->idle_ms != 0) {
         (void)uv_timer_again(&stream->timer); /* it repeats: can't fail */
+    }
+    if (stream->move && !stream->server) {
+        record_note(stream, (const uint8_t *)buf->base, (size_t)size);
     }
     if (BIO_write(stream->in, buf->base, (int)size) != (int)size) {
         tls_stream_close(stream, -ENOMEM, NULL);
@@ -325,6 +365,63 @@ void tls_stream_start_handshake(struct tls_stream *stream)
     if (!stream->server) {
         handshake_step(stream);
     }
+}
+
+/* ---- moves ---- */
+
+void tls_stream_on_secret(const SSL *ssl, const char *line)
+{
+    struct tls_stream *stream = SSL_get_app_data(ssl);
+    if (stream != NULL && tls_stream_is_move(stream)) {
+        tls_secrets_take_line(&stream->secrets, line);
+    }
+}
+
+bool tls_stream_is_move(const struct tls_stream *stream)
+{
+    const unsigned char *name = NULL;
+    unsigned size = 0;
+    SSL_get0_alpn_selected(stream->ssl, &name, &size);
+    return size == strlen(TLS_STREAM_ALPN_MOVE) &&
+           memcmp(name, TLS_STREAM_ALPN_MOVE, size) == 0;
+}
+
+int tls_stream_take(struct tls_stream *stream, struct tls_taken *ret_taken)
+{
+    int socket = -1;
+    if (stream->state != STATE_OPEN || !tls_stream_is_move(stream) ||
+        tls_stream_queued(stream) != 0 || BIO_ctrl_pending(stream->out) != 0 ||
+        BIO_ctrl_pending(stream->in) != 0 || SSL_has_pending(stream->ssl) != 0 ||
+        stream->record_size != 0) {
+        return DROVER_EWRONGSTATE;
+    }
+    int rv = uv_fileno((uv_handle_t *)&stream->tcp, &socket);
+    if (rv != 0) {
+        return rv;
+    }
+    int fd = fcntl(socket, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0) {
+        return -errno;
+    }
+    *ret_taken = (struct tls_taken){.fd = fd,
+                                    .ssl = TAKE(stream->ssl),
+                                    .server = stream->server,
+                                    .records_in = stream->records_in,
+                                    .records_out = stream->records_out,
+                                    .secrets = stream->secrets};
+    SSL_set_app_data(ret_taken->ssl, NULL);
+    tls_stream_close(stream, 0, NULL); /* its own descriptor: the connection lives on */
+    return 0;
+}
+
+void tls_taken_done(struct tls_taken *taken)
+{
+    if (taken->fd >= 0) {
+        (void)close(taken->fd); /* nobody is left to tell */
+    }
+    SSL_free(taken->ssl);
+    tls_secrets_wipe(&taken->secrets);
+    *taken = (struct tls_taken){.fd = -1};
 }
 
 /* ---- the owner's side ---- */

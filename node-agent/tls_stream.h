@@ -13,7 +13,10 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include <openssl/ssl.h>
+
 #include "node-agent/pki.h"
+#include "node-agent/tls_secrets.h"
 
 struct error;
 struct tls_context;
@@ -39,6 +42,9 @@ int tls_context_create_join(const uint8_t ca_sha256[PKI_SHA256_SIZE],
                             struct tls_context **ret_context, struct error *err);
 void tls_context_free(struct tls_context *context);
 
+/* What a connection over which a guest moves calls itself (ALPN). */
+#define TLS_STREAM_ALPN_MOVE "drover-move"
+
 /* ---- streams ------------------------------------------------------------------------------ */
 
 struct tls_stream_ops {
@@ -47,6 +53,8 @@ struct tls_stream_ops {
     void (*received)(void *owner, struct tls_stream *stream, const uint8_t *data, size_t size);
     /* The queue fell below TLS_STREAM_QUEUE_BYTES_HIGH after it was above. May be NULL. */
     void (*drained)(void *owner, struct tls_stream *stream);
+    /* All that was written is with the kernel. May be NULL. */
+    void (*flushed)(void *owner, struct tls_stream *stream);
     /* 0: the other side closed it, or tls_stream_end() is through. */
     void (*closed)(void *owner, struct tls_stream *stream, int error, const char *text);
 };
@@ -55,6 +63,7 @@ struct tls_stream_config {
     uv_loop_t *loop;
     struct tls_context *context; /* borrowed until closed */
     uint32_t open_ms;            /* closed with DROVER_ETIMEDOUT2 unless tls_stream_set_limits() is called by then */
+    bool move;                   /* dials as TLS_STREAM_ALPN_MOVE, and can be taken by tls_stream_take() */
     const struct tls_stream_ops *ops;
     void *owner;
 };
@@ -73,6 +82,8 @@ void tls_stream_set_ops(struct tls_stream *stream, const struct tls_stream_ops *
 void tls_stream_set_limits(struct tls_stream *stream, uint32_t idle_ms, uint32_t ack_ms);
 /* Who the other side proved to be; DROVER_EPEER if it showed no certificate. */
 int tls_stream_peer_identity(const struct tls_stream *stream, struct pki_identity *ret_identity);
+/* Both sides agreed on TLS_STREAM_ALPN_MOVE. */
+bool tls_stream_is_move(const struct tls_stream *stream);
 /* "ADDRESS:PORT" of the other side, for logs. */
 const char *tls_stream_peer_text(const struct tls_stream *stream);
 
@@ -83,6 +94,20 @@ void tls_stream_pause(struct tls_stream *stream);
 void tls_stream_resume(struct tls_stream *stream);
 /* Closes after all that was written is sent. */
 void tls_stream_end(struct tls_stream *stream);
+
+/* A connection without its stream: whoever has it goes on with it, and calls tls_taken_done(). */
+struct tls_taken {
+    int fd;
+    SSL *ssl;      /* its state; has no socket of its own */
+    bool server;
+    uint64_t records_in, records_out; /* under the secrets */
+    struct tls_secrets secrets;
+};
+/* Of an open stream for a move, between two messages. The stream ends with `closed` (0) as ever, but not the connection.
+ * DROVER_EWRONGSTATE when something is still to be sent, or more was received than the owner was given; -errno. */
+int tls_stream_take(struct tls_stream *stream, struct tls_taken *ret_taken);
+/* Zeroed with fd -1, or done already, is fine. */
+void tls_taken_done(struct tls_taken *taken);
 /* Closes now; `closed` comes with `error` and `text` (NULL: err_text(error)). Nothing else is called any more. */
 void tls_stream_close(struct tls_stream *stream, int error, const char *text);
 

@@ -49,6 +49,12 @@ struct tls_stream {
     char text[CLOSE_REASON_MAX];
     char peer[LIMIT_ADDRESS_SIZE];
     uint8_t *read_data;
+    /* Of a stream for a move: */
+    bool move;
+    struct tls_secrets secrets;
+    uint64_t records_in, records_out; /* of the owner's data: others are not sent */
+    uint8_t header[5];                /* dialled: of the record that is being read */
+    size_t record_size;               /* of it, what is here */
 };
 
 /* One of the stream's handles or requests is through; the last one ends the stream. */
@@ -56,5 +62,7 @@ void tls_stream_handle_gone(struct tls_stream *stream);
 /* The connection stands: reads, and as a client speaks. */
 void tls_stream_start_handshake(struct tls_stream *stream);
 void tls_stream_on_timeout(uv_timer_t *timer);
+/* SSL_CTX_set_keylog_callback(): keeps what tls_stream_take() hands out. */
+void tls_stream_on_secret(const SSL *ssl, const char *line);
 
 #endif

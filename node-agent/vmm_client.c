@@ -187,20 +187,21 @@ static int transmit_handed(struct vmm_client *client, const struct buffer *frame
     return sent < 0 ? (int)sent : 0;
 }
 
-/* The connections of a move; without them the VMM says what it lacks. */
-static void links_open(Drover__ControlRequest *request, struct unix_files *files)
+/* The connections of a move over plain TCP; without them the VMM says what it lacks. */
+static void links_open(const Drover__ControlRequest *request, struct unix_files *files)
 {
     if (request->order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE &&
-        move_links_open(request->migrate->uri, true, request->migrate->streams, files,
-                        NULL) == 0) {
-        request->descriptors = files->count;
+        files->count == 0) {
+        (void)move_links_open(request->migrate->uri, true, request->migrate->streams,
+                              files, NULL); /* the VMM says what it lacks */
     }
 }
 
-static int transmit(struct vmm_client *client, Drover__ControlRequest *request)
+static int transmit(struct vmm_client *client, Drover__ControlRequest *request,
+                    struct unix_files *files)
 {
-    CLEANUP(unix_files_done) struct unix_files files = {0};
-    links_open(request, &files);
+    links_open(request, files);
+    request->descriptors = files->count;
     Drover__ControlMessage message = DROVER__CONTROL_MESSAGE__INIT;
     message.what_case = DROVER__CONTROL_MESSAGE__WHAT_REQUEST;
     message.request = request;
@@ -214,8 +215,8 @@ static int transmit(struct vmm_client *client, Drover__ControlRequest *request)
                           LIMIT_CONTROL_FRAME_BYTES);
     }
     free(packed);
-    if (rv == 0 && files.count > 0) {
-        rv = transmit_handed(client, &sent->data, &files);
+    if (rv == 0 && files->count > 0) {
+        rv = transmit_handed(client, &sent->data, files);
         buffer_done(&sent->data);
         free(sent);
         return rv;
@@ -234,8 +235,10 @@ static int transmit(struct vmm_client *client, Drover__ControlRequest *request)
 }
 
 static void send_request(struct vmm_client *client, const Drover__ControlRequest *request,
-                         bool internal)
+                         struct unix_files *files, bool internal)
 {
+    struct unix_files none = {0};
+    files = files != NULL ? files : &none;
     Drover__ControlRequest copy = *request; /* its order is borrowed */
     copy.request_id = ++client->next_request_id;
     copy.vm_id = client->vm_id;
@@ -249,7 +252,8 @@ static void send_request(struct vmm_client *client, const Drover__ControlRequest
     if (copy.order_case == DROVER__CONTROL_REQUEST__ORDER_SNAPSHOT) {
         pending.deadline_ms = clock_now_ms() + SNAPSHOT_TIMEOUT_MS;
     }
-    pending.error = !client->connected ? DROVER_ECLOSED : transmit(client, &copy);
+    pending.error = !client->connected ? DROVER_ECLOSED : transmit(client, &copy, files);
+    unix_files_done(files); /* the VMM has its own now */
     if (pending.error != 0) {
         pending.deadline_ms = clock_now_ms() + REFUSAL_PAUSE_MS;
     }
@@ -402,7 +406,7 @@ static void on_connect(uv_connect_t *request, int status)
     Drover__ControlSubscribe subscribe = DROVER__CONTROL_SUBSCRIBE__INIT;
     request_message.order_case = DROVER__CONTROL_REQUEST__ORDER_SUBSCRIBE;
     request_message.subscribe = &subscribe;
-    send_request(client, &request_message, true);
+    send_request(client, &request_message, NULL, true);
 }
 
 static void try_connect(struct vmm_client *client)
@@ -467,11 +471,12 @@ int vmm_client_create(const struct vmm_client_config *config,
     return 0;
 }
 
-void vmm_client_order(struct vmm_client *client, const Drover__ControlRequest *request)
+void vmm_client_order(struct vmm_client *client, const Drover__ControlRequest *request,
+                      struct unix_files *files)
 {
     CHECK(client->closed == NULL);
     CHECK(request->order_case != DROVER__CONTROL_REQUEST__ORDER__NOT_SET);
-    send_request(client, request, false);
+    send_request(client, request, files, false);
 }
 
 static void timer_closed(uv_handle_t *handle)

@@ -13,6 +13,7 @@
 
 #include "proto/control.pb-c.h"
 
+struct unix_files;
 struct vmm_client;
 
 /* From the loop, never from inside vmm_client_*(). Messages are borrowed. */
@@ -38,8 +39,10 @@ struct vmm_client_config {
 /* Starts to connect. Copies the config (but for `ops`). */
 int vmm_client_create(const struct vmm_client_config *config,
                       struct vmm_client **ret_client);
-/* Fills in ids. Its end comes as status() or order_failed(). */
-void vmm_client_order(struct vmm_client *client, const Drover__ControlRequest *request);
+/* Fills in ids. Its end comes as status() or order_failed(). `files` go with it, and are closed here; NULL:
+ * none, but the connection of a move over plain TCP is then made here. */
+void vmm_client_order(struct vmm_client *client, const Drover__ControlRequest *request,
+                      struct unix_files *files);
 /* No callback after this but `closed`, once, later; the client frees itself then. */
 void vmm_client_close(struct vmm_client *client, void (*closed)(void *owner),
                       void *owner);

@@ -230,11 +230,8 @@ int vmm_command_build(const Drover__VmRecord *vm,
         add(&command, &rv, "--patience");
         add(&command, &rv, "%" PRIu32, options->patience_ms);
     }
-    if (options->incoming_host != NULL) {
-        bool bare_ipv6 = strchr(options->incoming_host, ':') != NULL &&
-                         options->incoming_host[0] != '[';
-        add(&command, &rv, "--incoming");
-        add(&command, &rv, bare_ipv6 ? "tcp:[%s]:0" : "tcp:%s:0", options->incoming_host);
+    if (options->incoming != NULL) {
+        add_pair(&command, &rv, "--incoming", options->incoming);
     } else if (vm->wanted == DROVER__VM_WANTED__VM_WANTED_PAUSED) {
         add(&command, &rv, "--paused");
     }

@@ -14,7 +14,7 @@ struct vmm_command_options {
     const char *control_path;
     const char *serial_path;
     const char *vsock_path;    /* NULL: none, whatever the VM wants */
-    const char *incoming_host; /* NULL: not incoming */
+    const char *incoming;      /* where a guest comes in: --incoming; NULL: not incoming */
     uint64_t epoch;
     uint32_t patience_ms; /* of its moves; 0: its own default */
 };

@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "node-agent/vmm_client.h"
 #include "node-agent/vmm_supervisor_internal.h"
+#include "proto/unix_files.h"
 
 #define QUIT_MS 10000 /* how long a VMM may take to end after a quit */
 
@@ -107,8 +108,8 @@ static int set_up(struct vmm_supervisor *supervisor,
              : copy_text(supervisor->default_bridge, sizeof(supervisor->default_bridge),
                          config->default_bridge, "the default bridge", err);
     rv = rv != 0 ? rv
-                 : copy_text(supervisor->incoming_host, sizeof(supervisor->incoming_host),
-                             config->incoming_host, "the migration address", err);
+                 : copy_text(supervisor->incoming, sizeof(supervisor->incoming),
+                             config->incoming, "the migration address", err);
     rv = rv != 0 ? rv : make_directory(supervisor->run_directory, "", err);
     rv = rv != 0 ? rv : make_directory(supervisor->run_directory, "/vms", err);
     rv = rv != 0 ? rv : make_directory(supervisor->run_directory, "/logs", err);
@@ -247,10 +248,25 @@ void vmm_supervisor_start(struct vmm_supervisor *supervisor, const Drover__VmRec
 void vmm_supervisor_order(struct vmm_supervisor *supervisor, uint64_t vm_id,
                           uint64_t epoch, const Drover__ControlRequest *request)
 {
+    vmm_supervisor_order_with(supervisor, vm_id, epoch, request, NULL);
+}
+
+static void files_drop(struct unix_files *files)
+{
+    if (files != NULL) {
+        unix_files_done(files);
+    }
+}
+
+void vmm_supervisor_order_with(struct vmm_supervisor *supervisor, uint64_t vm_id,
+                               uint64_t epoch, const Drover__ControlRequest *request,
+                               struct unix_files *files)
+{
     CHECK(supervisor->closed == NULL);
     struct vmm *vmm = vmm_supervisor_find(supervisor, vm_id, epoch);
     bool quit = request->order_case == DROVER__CONTROL_REQUEST__ORDER_QUIT;
     if (vmm != NULL && vmm->state == VMM_STATE_ENDING && quit) {
+        files_drop(files);
         return; /* gone() is on its way */
     }
     if (vmm == NULL || vmm->client == NULL || vmm->state == VMM_STATE_ENDING) {
@@ -259,12 +275,13 @@ void vmm_supervisor_order(struct vmm_supervisor *supervisor, uint64_t vm_id,
         *lost = (struct vmm_lost_order){supervisor->lost_orders, vm_id, epoch};
         supervisor->lost_orders = lost;
         tell_later(supervisor);
+        files_drop(files);
         return;
     }
     if (quit && (vmm->kill_at_ms == 0 || vmm->state == VMM_STATE_STARTING)) {
         vmm_kill_in(vmm, QUIT_MS, "it did not end within 10 s of the order to quit");
     }
-    vmm_client_order(vmm->client, request);
+    vmm_client_order(vmm->client, request, files);
 }
 
 size_t vmm_supervisor_count(const struct vmm_supervisor *supervisor)

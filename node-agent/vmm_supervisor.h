@@ -20,6 +20,7 @@
 #include "proto/control.pb-c.h"
 
 struct error;
+struct unix_files;
 struct vmm_supervisor;
 
 /* All from the loop, never from inside vmm_supervisor_*(). Messages are borrowed. Fit
@@ -49,8 +50,7 @@ struct vmm_supervisor_config {
     const char
         *vmm_program; /* path of drover-vmm; NULL: beside this program, then in PATH */
     const char *default_bridge; /* for NICs that name none; may be NULL */
-    const char *incoming_host;  /* this host's address, where guests come in: --incoming
-                                   tcp:HOST:0 */
+    const char *incoming;       /* where guests come in: --incoming of VMMs that wait */
     uint32_t migration_patience_ms; /* 0: the VMM's own default */
     const struct vmm_supervisor_ops *ops;
     void *owner;
@@ -69,7 +69,7 @@ void vmm_supervisor_free(struct vmm_supervisor *supervisor);
  * taps). Ends with scan_done(). */
 int vmm_supervisor_scan(struct vmm_supervisor *supervisor, struct error *err);
 
-/* For `incoming`, it waits for a guest on a free port of incoming_host, told by its
+/* For `incoming`, it waits for a guest at the config's `incoming`; where exactly is told by its
  * status. All failures come by gone(). A VMM that is there already is not started again:
  * its status is reported. Borrows `vm`. */
 void vmm_supervisor_start(struct vmm_supervisor *supervisor, const Drover__VmRecord *vm,
@@ -78,6 +78,10 @@ void vmm_supervisor_start(struct vmm_supervisor *supervisor, const Drover__VmRec
  * process that does not end after a quit order is killed. */
 void vmm_supervisor_order(struct vmm_supervisor *supervisor, uint64_t vm_id,
                           uint64_t epoch, const Drover__ControlRequest *request);
+/* The same with files that go with it (vmm_client.h), which are closed here. */
+void vmm_supervisor_order_with(struct vmm_supervisor *supervisor, uint64_t vm_id,
+                               uint64_t epoch, const Drover__ControlRequest *request,
+                               struct unix_files *files);
 
 /* How many VMMs there are (started, running, or not yet certainly gone). */
 size_t vmm_supervisor_count(const struct vmm_supervisor *supervisor);

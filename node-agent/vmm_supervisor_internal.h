@@ -64,7 +64,7 @@ struct vmm_supervisor {
     char run_directory[VMM_FOLDER_PATH_SIZE];
     char vmm_program[LIMIT_PATH_SIZE];
     char default_bridge[TAP_NAME_SIZE];
-    char incoming_host[LIMIT_ADDRESS_SIZE];
+    char incoming[LIMIT_ADDRESS_SIZE + 16];
     uint32_t migration_patience_ms;
     int lock_fd; /* one droverd per run directory */
     struct vmm *vmms;

@@ -80,7 +80,7 @@ static int run(struct vmm *vmm, const Drover__VmRecord *vm, bool incoming, int l
         .control_path = control,
         .serial_path = serial,
         .vsock_path = vsock,
-        .incoming_host = incoming ? supervisor->incoming_host : NULL,
+        .incoming = incoming ? supervisor->incoming : NULL,
         .epoch = vmm->epoch,
         .patience_ms = supervisor->migration_patience_ms,
     };

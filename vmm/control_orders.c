@@ -278,6 +278,8 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
                                        "with --ha");
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE:
         return order_migrate(vm, migrate, request->migrate, files, err);
+    case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS:
+        return migrate_links(migrate, files, err);
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL:
         return migrate_cancel(migrate, err);
     case DROVER__CONTROL_REQUEST__ORDER_RECLAIM:

@@ -202,6 +202,25 @@ int migrate_await(struct migrate *migrate, struct error *err)
     return 0;
 }
 
+int migrate_links(struct migrate *migrate, struct unix_files *files, struct error *err)
+{
+    if (files->count == 0) {
+        return error_set(err, DROVER_EBADINPUT, "no connection came with the order");
+    }
+    for (unsigned i = 0; i < files->count; i++) {
+        int rv = migrate->target == NULL
+                     ? DROVER_EWRONGSTATE
+                     : migration_target_give(migrate->target, files->fds[i]);
+        if (rv != 0) {
+            return error_set(err, rv,
+                             "this VM takes no connections for a move: start it with "
+                             "--incoming handed, and hand over few at a time");
+        }
+        (void)unix_files_take(files, i); /* the target's now */
+    }
+    return 0;
+}
+
 void migrate_quit(struct migrate *migrate)
 {
     if (migrate != NULL && migrate->target != NULL &&

@@ -55,6 +55,11 @@ int migrate_await(struct migrate *migrate, struct error *err);
 int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
                   struct unix_files *files, struct error *err);
 /*
+ * Connections for a guest that comes to this VM by --incoming handed; those that can't be
+ * used are left in `files`.
+ */
+int migrate_links(struct migrate *migrate, struct unix_files *files, struct error *err);
+/*
  * Before vm_quit(): an arrival that is not decided yet is decided for never, and the VM is FAILED then: who sees that
  * knows that the guest did not arrive, and that the source may be told so. NULL is fine.
  */

@@ -66,6 +66,8 @@ const char options_help[] =
     "  --control PATH         socket for orders\n"
     "  --paused               do not start before `control PATH resume`\n"
     "  --incoming tcp:HOST:PORT       wait for a guest that another drover-vmm sends\n"
+    "                                 (plain TCP: not encrypted)\n"
+    "  --incoming handed              its connections come by order: droverd encrypts them\n"
     "  --incoming file:DIR[,force]    the guest of a snapshot; `force`: although a disk was "
     "written\n"
     "                                 since, or it is a cluster's\n"

@@ -37,6 +37,9 @@ tests_unit_test_migration_move_SOURCES = tests/unit/test_migration_move.c tests/
 	tests/unit/fake_guest.c tests/unit/fake_guest.h \
 	tests/unit/fault_transport.c tests/unit/fault_transport.h
 tests_unit_test_migration_move_LDADD = $(MIGRATION_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_transport_handed
+tests_unit_test_transport_handed_SOURCES = tests/unit/test_transport_handed.c tests/unit/unit.h
+tests_unit_test_transport_handed_LDADD = $(MIGRATION_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_migration_target
 tests_unit_test_migration_target_SOURCES = tests/unit/test_migration_target.c tests/unit/unit.h \
 	tests/unit/fake_guest.c tests/unit/fake_guest.h
@@ -330,6 +333,12 @@ tests_unit_test_pki_LDADD = $(AGENT_UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_peers
 tests_unit_test_peers_SOURCES = tests/unit/test_peers.c tests/unit/pki_fixture.h tests/unit/unit.h
 tests_unit_test_peers_LDADD = $(AGENT_UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_tls_secrets
+tests_unit_test_tls_secrets_SOURCES = tests/unit/test_tls_secrets.c tests/unit/unit.h
+tests_unit_test_tls_secrets_LDADD = $(AGENT_UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_moves
+tests_unit_test_moves_SOURCES = tests/unit/test_moves.c tests/unit/pki_fixture.h tests/unit/unit.h
+tests_unit_test_moves_LDADD = $(AGENT_UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_join
 tests_unit_test_join_SOURCES = tests/unit/test_join.c tests/unit/pki_fixture.h tests/unit/unit.h
 tests_unit_test_join_LDADD = $(AGENT_UNIT_LIBS)

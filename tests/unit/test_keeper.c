@@ -233,7 +233,7 @@ static int setup(void **state)
         .loop = &f->loop,
         .run_directory = f->run,
         .vmm_program = "tests/unit/fake_vmm",
-        .incoming_host = "127.0.0.1",
+        .incoming = "tcp:127.0.0.1:0",
         .ops = &supervisor_ops,
         .owner = f,
     };

@@ -104,6 +104,7 @@ static const struct peers_ops ops = {
     .lost = op_lost,
     .raft_opened = op_opened,
     .join_opened = op_opened,
+    .move_opened = op_opened,
     .refused = op_refused,
 };
 

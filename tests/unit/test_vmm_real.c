@@ -122,7 +122,7 @@ static void supervise(struct fixture *f)
         .loop = &f->loop,
         .run_directory = f->run,
         .vmm_program = "./drover-vmm",
-        .incoming_host = "127.0.0.1",
+        .incoming = "tcp:127.0.0.1:0",
         .ops = &ops,
         .owner = f,
     };

@@ -98,7 +98,7 @@ static void supervise_with(struct fixture *f, const char *vmm_program)
         .loop = &f->loop,
         .run_directory = f->run,
         .vmm_program = vmm_program,
-        .incoming_host = "127.0.0.1",
+        .incoming = "tcp:127.0.0.1:0",
         .ops = &ops,
         .owner = f,
     };

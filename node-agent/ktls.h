@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A TLS 1.3 connection that the kernel goes on with: who has the descriptor reads and
+ * writes plain bytes, and no key. Any thread.
+ */
+#ifndef DROVER_NODE_AGENT_KTLS_H
+#define DROVER_NODE_AGENT_KTLS_H
+
+#include "node-agent/tls_stream.h"
+
+/*
+ * 0: the connection at `taken->fd` is the kernel's. -ENOTSUP: this kernel can't, or not with the
+ * connection's cipher; nothing has changed. Any other error: the connection is of no use
+ * any more. Borrows.
+ */
+int ktls_install(const struct tls_taken *taken);
+
+#endif
