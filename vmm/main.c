@@ -436,6 +436,7 @@ int main(int argc, char **argv)
     switch (program.options.action) {
     case OPTIONS_ACTION_HELP:
         (void)fputs(options_help, stdout);
+        (void)fputs(options_help_rest, stdout);
         return EXIT_SUCCESS;
     case OPTIONS_ACTION_VERSION:
         (void)puts("drover-vmm " DROVER_VERSION);

@@ -61,12 +61,15 @@ const char options_help[] =
     "the VM)\n"
     "  --console none|file:PATH|unix:PATH         hvc0 of the guest (default none)\n"
     "  --on-panic stop|reset|pause|ignore         when the guest's kernel has crashed (stop)\n"
-    "\n"
+    "\n";
+
+const char options_help_rest[] =
     "Control\n"
     "  --control PATH         socket for orders\n"
     "  --paused               do not start before `control PATH resume`\n"
     "  --incoming tcp:HOST:PORT       wait for a guest that another drover-vmm sends\n"
-    "                                 (plain TCP: not encrypted)\n"
+    "                                 over plain TCP, not encrypted: only in a network of "
+    "your own\n"
     "  --incoming handed              its connections come by order: droverd encrypts them\n"
     "  --incoming file:DIR[,force]    the guest of a snapshot; `force`: although a disk was "
     "written\n"

@@ -71,6 +71,8 @@ struct options {
 int options_parse(int argc, char **argv, struct options *ret_options, struct error *err);
 /* "512M", "2G", "65536K", plain bytes; 0 is refused. */
 int options_size_parse(const char *text, uint64_t *ret_bytes);
+/* One after the other: no string may be longer than 4095 bytes. */
 extern const char options_help[];
+extern const char options_help_rest[];
 
 #endif
