@@ -105,6 +105,12 @@ uint64_t guest_ram_size(const struct guest_ram *ram)
     return 0;
 }
 
+uint64_t guest_ram_resident(const struct guest_ram *ram)
+{
+    (void)ram;
+    return 0;
+}
+
 void migrate_status(struct migrate *migrate, struct migrate_status *ret_status)
 {
     (void)migrate;
