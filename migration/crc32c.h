@@ -11,6 +11,9 @@ typedef uint32_t (*crc32c_function)(uint32_t crc, const void *data, size_t size)
 
 /* Starts with crc = 0; goes on with what it returned. */
 crc32c_function crc32c_pick(void);
+/* All that this processor can run, the slowest first; how many. */
+#define CRC32C_VARIANTS_MAX 3
+unsigned crc32c_variants(crc32c_function ret_variants[CRC32C_VARIANTS_MAX]);
 uint32_t crc32c_portable(uint32_t crc, const void *data, size_t size);
 
 #endif

@@ -83,15 +83,23 @@ zero_page_avx512(const void *page)
 }
 #endif
 
-zero_page_function zero_page_pick(void)
+unsigned zero_page_variants(zero_page_function ret_variants[ZERO_PAGE_VARIANTS_MAX])
 {
+    unsigned count = 0;
+    ret_variants[count++] = zero_page_portable;
 #if defined(__x86_64__)
-    if (CPU_FEATURE_ACTIVE(AVX512F)) {
-        return zero_page_avx512;
+    if (__builtin_cpu_supports("avx2")) {
+        ret_variants[count++] = zero_page_avx2;
     }
-    if (CPU_FEATURE_ACTIVE(AVX2)) {
-        return zero_page_avx2;
+    if (__builtin_cpu_supports("avx512f")) {
+        ret_variants[count++] = zero_page_avx512;
     }
 #endif
-    return zero_page_portable;
+    return count;
+}
+
+zero_page_function zero_page_pick(void)
+{
+    zero_page_function variants[ZERO_PAGE_VARIANTS_MAX];
+    return variants[zero_page_variants(variants) - 1];
 }

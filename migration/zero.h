@@ -12,6 +12,9 @@ typedef bool (*zero_page_function)(const void *page);
 
 /* The fastest that this processor has. */
 zero_page_function zero_page_pick(void);
+/* All that this processor can run, the slowest first; how many. */
+#define ZERO_PAGE_VARIANTS_MAX 3
+unsigned zero_page_variants(zero_page_function ret_variants[ZERO_PAGE_VARIANTS_MAX]);
 /* Works everywhere. */
 bool zero_page_portable(const void *page);
 

@@ -44,7 +44,10 @@ def cpu_seconds(*pids):
     for pid in pids:
         ticks += ticks_of(f"/proc/{pid}/stat")[1]
         for thread in os.listdir(f"/proc/{pid}/task"):
-            name, used = ticks_of(f"/proc/{pid}/task/{thread}/stat")
+            try:
+                name, used = ticks_of(f"/proc/{pid}/task/{thread}/stat")
+            except OSError:
+                continue  # it has ended meanwhile, and so was none of the vCPUs'
             ticks -= used if "vcpu" in name or "KVM" in name else 0
     return ticks / os.sysconf("SC_CLK_TCK")
 
