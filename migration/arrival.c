@@ -13,6 +13,8 @@
 #include "migration/stream.h"
 #include "migration/wire.h"
 
+#define BACK_PAGES_MIN 8u /* a system call costs less than so many faults */
+
 int arrival_init(struct arrival *arrival, struct migration_guest *guest)
 {
     memset(arrival, 0, sizeof(*arrival));
@@ -90,11 +92,23 @@ static void bit_clear(atomic_uint_least64_t *words, uint64_t bit)
     }
 }
 
-static void mark(atomic_uint_least64_t *held, uint64_t first, uint64_t count)
+/* Data comes. Where none ever was the memory is backed first, many pages at once: else
+ * each of them costs a fault. */
+static void mark(struct arrival *arrival, unsigned index, uint64_t first, uint64_t count)
 {
-    for (uint64_t page = first; page < first + count; page++) {
-        if (!bit_get(held, page)) {
+    struct migration_guest *guest = arrival->guest;
+    atomic_uint_least64_t *held = arrival->regions[index].held;
+    for (uint64_t page = first; page < first + count;) {
+        if (bit_get(held, page)) {
+            page++;
+            continue;
+        }
+        uint64_t start = page;
+        for (; page < first + count && !bit_get(held, page); page++) {
             bit_set(held, page);
+        }
+        if (guest->ops->back != NULL && page - start >= BACK_PAGES_MIN) {
+            guest->ops->back(guest, index, start, page - start);
         }
     }
 }
@@ -150,7 +164,7 @@ static unsigned place(struct arrival *arrival, const struct extent *extent,
         if (extent->runs[i].kind == EXTENT_RUN_DATA) {
             iov[count++] = (struct iovec){.iov_base = region + page * MIGRATION_PAGE_SIZE,
                                           .iov_len = pages * MIGRATION_PAGE_SIZE};
-            mark(arrival->regions[extent->region].held, page, pages);
+            mark(arrival, extent->region, page, pages);
         } else if (extent->runs[i].kind == EXTENT_RUN_ZERO) {
             clear(arrival, extent->region, page, pages);
         }

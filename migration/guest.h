@@ -2,7 +2,8 @@
 /*
  * What the engine needs of a guest. The engine knows neither KVM nor devices: whoever has
  * a guest embeds struct migration_guest and fills in the operations. All are called on
- * the engine's own thread, one at a time, and may block within the bounds given here.
+ * the engine's own thread, one at a time, and may block within the bounds given here; but
+ * populated, dirty_forget, clear and back on the streams' threads, several at once.
  */
 #ifndef DROVER_MIGRATION_GUEST_H
 #define DROVER_MIGRATION_GUEST_H
@@ -52,6 +53,14 @@ struct migration_guest_ops {
      */
     int (*dirty_fetch)(struct migration_guest *guest, unsigned region, uint64_t *bitmap,
                        uint64_t first_page, uint64_t page_count);
+    /*
+     * The two halves of that, for a whole region, and right before pages are read: peek
+     * ORs what was written, and forgets nothing; forget forgets those pages of the range
+     * that `bitmap` holds. NULL: they are fetched.
+     */
+    int (*dirty_peek)(struct migration_guest *guest, unsigned region, uint64_t *bitmap);
+    int (*dirty_forget)(struct migration_guest *guest, unsigned region,
+                        const uint64_t *bitmap, uint64_t first_page, uint64_t page_count);
     /* No vCPU runs and no I/O is submitted from soon on. Returns at once. */
     int (*stop_begin)(struct migration_guest *guest);
     /*
@@ -88,6 +97,10 @@ struct migration_guest_ops {
      */
     void (*clear)(struct migration_guest *guest, unsigned region, uint64_t first_page,
                   uint64_t page_count);
+    /* These pages will be written soon: backs them at once, if that is cheaper than one
+     * by one. May be NULL. */
+    void (*back)(struct migration_guest *guest, unsigned region, uint64_t first_page,
+                 uint64_t page_count);
     /* Takes what release() gave up. Between load and ready. */
     int (*claim)(struct migration_guest *guest, struct error *err);
     /* The go was obeyed: runs the guest at once. Time of the first entry, or now if it

@@ -57,7 +57,7 @@ static int stop(struct migration_source *source, uint64_t *ret_stopped_ns)
 static int last_pages(struct migration_source *source)
 {
     uint64_t dirty_count = 0;
-    int rv = pages_fetch_dirty(&source->pages, &dirty_count);
+    int rv = pages_peek_dirty(&source->pages, &dirty_count);
     if (rv != 0) {
         return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
     }

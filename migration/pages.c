@@ -141,12 +141,14 @@ int pages_mark_populated(struct pages *pages)
     return 0;
 }
 
-int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count)
+static int dirty_into_pending(struct pages *pages, bool peek, uint64_t *ret_dirty_count)
 {
+    struct migration_guest *guest = pages->guest;
     uint64_t pending = 0;
     for (unsigned i = 0; i < pages->region_count; i++) {
         struct pages_region *region = &pages->regions[i];
-        int rv = pages->guest->ops->dirty_fetch(pages->guest, i, region->pending, 0,
+        int rv = peek ? guest->ops->dirty_peek(guest, i, region->pending)
+                      : guest->ops->dirty_fetch(guest, i, region->pending, 0,
                                                 region->page_count);
         if (rv != 0) {
             return rv;
@@ -163,6 +165,31 @@ int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count)
     *ret_dirty_count = pending - pages->pending_count;
     pages->pending_count = pending;
     return 0;
+}
+
+int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count)
+{
+    return dirty_into_pending(pages, false, ret_dirty_count);
+}
+
+int pages_peek_dirty(struct pages *pages, uint64_t *ret_dirty_count)
+{
+    return dirty_into_pending(pages, pages->guest->ops->dirty_forget != NULL,
+                              ret_dirty_count);
+}
+
+/* What is sent now is not dirty any more; what is written from here on is. */
+static int extent_forget(struct pages *pages, unsigned index, uint64_t first_page)
+{
+    struct migration_guest *guest = pages->guest;
+    struct pages_region *region = &pages->regions[index];
+    uint64_t left = region->page_count - first_page;
+    if (guest->ops->dirty_forget == NULL) {
+        return 0;
+    }
+    return guest->ops->dirty_forget(guest, index,
+                                    region->pending + first_page / WORD_PAGES, first_page,
+                                    left < EXTENT_PAGES ? left : EXTENT_PAGES);
 }
 
 /* Which pages of an extent are there to be read (bit 0 = first_page). A page that the
@@ -270,7 +297,8 @@ static int send_extent(struct pages *pages, unsigned index, uint64_t first_page,
         return 0;
     }
     uint64_t there[EXTENT_WORDS];
-    int rv = there_find(pages, index, first_page, there);
+    int rv = standing ? 0 : extent_forget(pages, index, first_page);
+    rv = rv != 0 ? rv : there_find(pages, index, first_page, there);
     if (rv != 0) {
         return rv;
     }

@@ -49,6 +49,9 @@ uint64_t pages_total_bytes(const struct pages *pages);
 int pages_mark_populated(struct pages *pages);
 /* What was written since the last call is pending; how many pages that were. */
 int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count);
+/* The same, but it stays dirty until pages_deal() is about to read it: what is written
+ * before that does not come twice. */
+int pages_peek_dirty(struct pages *pages, uint64_t *ret_dirty_count);
 /* Begins to deal out all that is pending. */
 void pages_deal_begin(struct pages *pages);
 /*

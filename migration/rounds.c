@@ -86,7 +86,7 @@ static int round_run(struct migration_source *source)
 static int dirty_fetch(struct migration_source *source, struct plan_measure *measure)
 {
     uint64_t dirty_count = 0;
-    int rv = pages_fetch_dirty(&source->pages, &dirty_count);
+    int rv = pages_peek_dirty(&source->pages, &dirty_count);
     if (rv != 0) {
         return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
     }

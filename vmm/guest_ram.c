@@ -29,6 +29,17 @@ struct guest_ram {
     unsigned region_count;
     struct guest_ram_region regions[GUEST_RAM_REGIONS_MAX];
     atomic_bool tracking;
+    /*
+     * The range that guest_ram_populated() found last: the kernel finds the end of a
+     * range by walking all of it, and callers ask for one small part after the other.
+     * Good as long as nothing was given back since.
+     */
+    pthread_mutex_t found_lock;
+    struct {
+        uint64_t start, end; /* in the backing; empty: none */
+        uint64_t discards;
+    } found;
+    atomic_uint_least64_t discards; /* how often something was given back */
     /* One bit per page; made by the first guest_ram_track_dirty(true), kept until the
      * end. */
     _Atomic(uint64_t) *_Atomic dirty[GUEST_RAM_REGIONS_MAX];
@@ -128,6 +139,7 @@ int guest_ram_create_config(const struct guest_ram_config *config,
     }
     CHECK(pthread_mutex_init(&ram->filling_lock, NULL) == 0);
     CHECK(pthread_cond_init(&ram->filled, NULL) == 0);
+    CHECK(pthread_mutex_init(&ram->found_lock, NULL) == 0);
     ram->size_bytes = config->size_bytes;
     ram->is_reserved = config->huge_pages || config->preallocated;
     regions_lay_out(ram);
@@ -153,6 +165,7 @@ void guest_ram_free(struct guest_ram *ram)
     }
     (void)pthread_cond_destroy(&ram->filled); /* nobody uses them any more */
     (void)pthread_mutex_destroy(&ram->filling_lock);
+    (void)pthread_mutex_destroy(&ram->found_lock);
     free(ram);
 }
 
@@ -283,6 +296,32 @@ void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index, uint64_
                                 region->size_bytes / GUEST_PAGE_SIZE);
 }
 
+void guest_ram_peek_dirty(struct guest_ram *ram, unsigned region_index, uint64_t *bitmap)
+{
+    const struct guest_ram_region *region = guest_ram_region(ram, region_index);
+    uint64_t words = (region->size_bytes / GUEST_PAGE_SIZE + 63) / 64;
+    _Atomic(uint64_t) *dirty = ram->dirty[region_index];
+    for (uint64_t word = 0; dirty != NULL && word < words; word++) {
+        bitmap[word] |= atomic_load_explicit(&dirty[word], memory_order_acquire);
+    }
+}
+
+void guest_ram_forget_dirty(struct guest_ram *ram, unsigned region_index,
+                            const uint64_t *bitmap, uint64_t first_page,
+                            uint64_t page_count)
+{
+    CHECK(first_page % 64 == 0);
+    CHECK(first_page + page_count <=
+          guest_ram_region(ram, region_index)->size_bytes / GUEST_PAGE_SIZE);
+    _Atomic(uint64_t) *dirty = ram->dirty[region_index];
+    for (uint64_t word = 0; dirty != NULL && word < (page_count + 63) / 64; word++) {
+        _Atomic(uint64_t) *at = &dirty[first_page / 64 + word];
+        if ((atomic_load_explicit(at, memory_order_relaxed) & bitmap[word]) != 0) {
+            (void)atomic_fetch_and(at, ~bitmap[word]);
+        }
+    }
+}
+
 void guest_ram_filling_set(struct guest_ram *ram, bool filling)
 {
     CHECK(pthread_mutex_lock(&ram->filling_lock) == 0);
@@ -300,6 +339,32 @@ static void filled_wait(struct guest_ram *ram)
     CHECK(pthread_mutex_unlock(&ram->filling_lock) == 0);
 }
 
+/* As ram_backing_populated(), and remembers. */
+static int populated_find(struct guest_ram *ram, uint64_t from, uint64_t limit,
+                          uint64_t *ret_start, uint64_t *ret_end)
+{
+    uint64_t discards = atomic_load(&ram->discards);
+    CHECK(pthread_mutex_lock(&ram->found_lock) == 0);
+    bool known = ram->found.discards == discards && from >= ram->found.start &&
+                 from < ram->found.end;
+    uint64_t known_end = ram->found.end < limit ? ram->found.end : limit;
+    CHECK(pthread_mutex_unlock(&ram->found_lock) == 0);
+    if (known) {
+        *ret_start = from;
+        *ret_end = known_end;
+        return 1;
+    }
+    int result = ram_backing_populated(&ram->backing, from, limit, ret_start, ret_end);
+    if (result > 0) {
+        CHECK(pthread_mutex_lock(&ram->found_lock) == 0);
+        ram->found.start = *ret_start;
+        ram->found.end = *ret_end;
+        ram->found.discards = discards;
+        CHECK(pthread_mutex_unlock(&ram->found_lock) == 0);
+    }
+    return result;
+}
+
 int guest_ram_populated(struct guest_ram *ram, unsigned region_index, uint64_t from,
                         uint64_t *ret_start, uint64_t *ret_end)
 {
@@ -311,8 +376,8 @@ int guest_ram_populated(struct guest_ram *ram, unsigned region_index, uint64_t f
         return 0;
     }
     filled_wait(ram);
-    int result = ram_backing_populated(&ram->backing, first + from,
-                                       first + region->size_bytes, &start, &end);
+    int result =
+        populated_find(ram, first + from, first + region->size_bytes, &start, &end);
     if (result > 0) {
         *ret_start = start - first;
         *ret_end = end - first;
@@ -367,6 +432,7 @@ int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size)
     uint64_t offset =
         (uint64_t)(region->host - ram->backing.mapping) + (gpa - region->gpa);
     int result = ram_backing_discard(&ram->backing, offset, size);
+    atomic_fetch_add(&ram->discards, 1);
     /* After it: whoever sends the page finds it zero. */
     guest_ram_mark_dirty(ram, gpa, size);
     return result;
@@ -380,5 +446,16 @@ void guest_ram_zero(struct guest_ram *ram, uint64_t gpa, uint64_t size)
     if (!gives_back || guest_ram_discard(ram, gpa, size) < 0) {
         memset(host, 0, size);
         guest_ram_mark_dirty(ram, gpa, size);
+    }
+}
+
+void guest_ram_back(struct guest_ram *ram, uint64_t gpa, uint64_t size)
+{
+    const struct guest_ram_region *region = region_find(ram, gpa, size);
+    if (region != NULL) {
+        ram_backing_back(&ram->backing,
+                         (uint64_t)(region->host - ram->backing.mapping) +
+                             (gpa - region->gpa),
+                         size);
     }
 }

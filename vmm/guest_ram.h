@@ -88,6 +88,11 @@ void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index,
 void guest_ram_fetch_dirty_range(struct guest_ram *ram, unsigned region_index,
                                  uint64_t *bitmap, uint64_t first_page,
                                  uint64_t page_count);
+/* The two halves of that: looks, and clears what `bitmap` holds. */
+void guest_ram_peek_dirty(struct guest_ram *ram, unsigned region_index, uint64_t *bitmap);
+void guest_ram_forget_dirty(struct guest_ram *ram, unsigned region_index,
+                            const uint64_t *bitmap, uint64_t first_page,
+                            uint64_t page_count);
 
 /*
  * The next range of a region, in bytes from its start and at or after `from`, that was
@@ -96,6 +101,10 @@ void guest_ram_fetch_dirty_range(struct guest_ram *ram, unsigned region_index,
  */
 int guest_ram_populated(struct guest_ram *ram, unsigned region_index, uint64_t from,
                         uint64_t *ret_start, uint64_t *ret_end);
+
+/* Whole pages that will be written soon: backs them with one system call. That it can't
+ * shows when they are written. Any thread. */
+void guest_ram_back(struct guest_ram *ram, uint64_t gpa, uint64_t size);
 
 /*
  * Gives whole pages back to the host: from then on they read as zero, count as dirty, and

@@ -246,14 +246,14 @@ static void keep_outside(struct vm *vm, const struct guest_ram_region *region,
     }
 }
 
-static int log_clear(struct vm *vm, unsigned slot, uint64_t *bitmap, uint64_t first_page,
-                     uint64_t page_count)
+static int log_clear(struct vm *vm, unsigned slot, const uint64_t *bitmap,
+                     uint64_t first_page, uint64_t page_count)
 {
     struct kvm_clear_dirty_log clear = {
         .slot = slot,
         .first_page = first_page,
         .num_pages = (uint32_t)page_count,
-        .dirty_bitmap = bitmap,
+        .dirty_bitmap = (void *)bitmap, /* only read */
     };
     return ioctl(vm->fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0 ? -errno : 0;
 }
@@ -295,4 +295,42 @@ int vm_dirty_log_fetch(struct vm *vm, unsigned region_index, uint64_t *bitmap,
     }
     guest_ram_fetch_dirty_range(vm->ram, region_index, bitmap, first_page, page_count);
     return 0;
+}
+
+int vm_dirty_log_peek(struct vm *vm, unsigned region_index, uint64_t *bitmap)
+{
+    const struct guest_ram_region *region = guest_ram_region(vm->ram, region_index);
+    uint64_t words = (region->size_bytes / GUEST_PAGE_SIZE + 63) / 64;
+    CHECK(vm->dirty_logging);
+    CLEANUP(cleanup_free) uint64_t *whole = calloc(words, sizeof(uint64_t));
+    if (whole == NULL) {
+        return -ENOMEM;
+    }
+    int result = log_get(vm, region_index, whole);
+    if (result < 0) {
+        return result;
+    }
+    if (!vm->dirty_log_manual) {
+        keep_outside(vm, region, whole, 0, 0);
+    }
+    for (uint64_t word = 0; word < words; word++) {
+        bitmap[word] |= whole[word];
+    }
+    for (struct device *device = vm->devices; device != NULL; device = device->next) {
+        if (device->ops->dirty_sync != NULL) {
+            device->ops->dirty_sync(device, region->gpa, region->size_bytes);
+        }
+    }
+    guest_ram_peek_dirty(vm->ram, region_index, bitmap);
+    return 0;
+}
+
+int vm_dirty_log_forget(struct vm *vm, unsigned region_index, const uint64_t *bitmap,
+                        uint64_t first_page, uint64_t page_count)
+{
+    int result = vm->dirty_log_manual
+                     ? log_clear(vm, region_index, bitmap, first_page, page_count)
+                     : 0;
+    guest_ram_forget_dirty(vm->ram, region_index, bitmap, first_page, page_count);
+    return result;
 }

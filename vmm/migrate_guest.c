@@ -164,6 +164,17 @@ static int dirty_fetch(struct migration_guest *guest, unsigned index, uint64_t *
     return vm_dirty_log_fetch(vm_of(guest), index, bitmap, first_page, page_count);
 }
 
+static int dirty_peek(struct migration_guest *guest, unsigned index, uint64_t *bitmap)
+{
+    return vm_dirty_log_peek(vm_of(guest), index, bitmap);
+}
+
+static int dirty_forget(struct migration_guest *guest, unsigned index,
+                        const uint64_t *bitmap, uint64_t first_page, uint64_t page_count)
+{
+    return vm_dirty_log_forget(vm_of(guest), index, bitmap, first_page, page_count);
+}
+
 /* Main loop: the VM is quiet. */
 static void became_quiet(struct vm *vm, void *owner)
 {
@@ -343,6 +354,14 @@ static void clear(struct migration_guest *guest, unsigned index, uint64_t first_
                    page_count * GUEST_PAGE_SIZE);
 }
 
+static void back(struct migration_guest *guest, unsigned index, uint64_t first_page,
+                 uint64_t page_count)
+{
+    struct guest_ram *ram = vm_ram(vm_of(guest));
+    guest_ram_back(ram, guest_ram_region(ram, index)->gpa + first_page * GUEST_PAGE_SIZE,
+                   page_count * GUEST_PAGE_SIZE);
+}
+
 static int claim(struct migration_guest *guest, struct error *err)
 {
     struct vm *vm = vm_of(guest);
@@ -405,6 +424,8 @@ static const struct migration_guest_ops ops = {
     .dirty_start = dirty_start,
     .dirty_stop = dirty_stop,
     .dirty_fetch = dirty_fetch,
+    .dirty_peek = dirty_peek,
+    .dirty_forget = dirty_forget,
     .stop_begin = stop_begin,
     .stop_wait = stop_wait,
     .save = save,
@@ -415,6 +436,7 @@ static const struct migration_guest_ops ops = {
     .config_compare = config_compare,
     .load = load,
     .clear = clear,
+    .back = back,
     .claim = claim,
     .start = start,
     .announce = announce,

@@ -245,6 +245,15 @@ int ram_backing_populate(struct ram_backing *backing, struct error *err)
                            backing->size_bytes / MIB, err_text(result));
 }
 
+void ram_backing_back(struct ram_backing *backing, uint64_t offset, uint64_t size)
+{
+    CHECK(offset + size <= backing->size_bytes);
+    if (backing->kind != RAM_BACKING_HUGE) {
+        /* Linux knows it since 5.14; and who has no memory for it learns that later. */
+        (void)madvise(backing->mapping + offset, size, MADV_POPULATE_WRITE);
+    }
+}
+
 /* ---- giving back ------------------------------------------------------------------- */
 
 int ram_backing_discard(struct ram_backing *backing, uint64_t offset, uint64_t size)

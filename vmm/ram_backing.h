@@ -33,6 +33,8 @@ int ram_backing_make(struct ram_backing *backing, enum ram_backing_kind kind,
 void ram_backing_done(struct ram_backing *backing);
 /* All of it is made to be there, by several threads. */
 int ram_backing_populate(struct ram_backing *backing, struct error *err);
+/* A part that will be written soon: best effort. */
+void ram_backing_back(struct ram_backing *backing, uint64_t offset, uint64_t size);
 /* Gives pages back: they read as zero from then on. Nothing where huge. */
 int ram_backing_discard(struct ram_backing *backing, uint64_t offset, uint64_t size);
 /* The next range at or after `from` that is there: 1, 0 when there is none below `end`.

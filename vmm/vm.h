@@ -221,5 +221,13 @@ int vm_dirty_log_start(struct vm *vm);
 int vm_dirty_log_stop(struct vm *vm);
 int vm_dirty_log_fetch(struct vm *vm, unsigned region_index, uint64_t *bitmap,
                        uint64_t first_page, uint64_t page_count);
+/*
+ * Its two halves: `peek` ORs all of a region, which stays written; `forget` forgets the
+ * pages that `bitmap` (bit 0 = first_page) holds, so that it can be done right before
+ * they are read. Forget by several threads at once.
+ */
+int vm_dirty_log_peek(struct vm *vm, unsigned region_index, uint64_t *bitmap);
+int vm_dirty_log_forget(struct vm *vm, unsigned region_index, const uint64_t *bitmap,
+                        uint64_t first_page, uint64_t page_count);
 
 #endif

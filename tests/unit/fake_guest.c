@@ -175,6 +175,27 @@ static int dirty_fetch(struct migration_guest *guest, unsigned index, uint64_t *
     return 0;
 }
 
+static int dirty_peek(struct migration_guest *guest, unsigned index, uint64_t *bitmap)
+{
+    struct fake_guest *fake = fake_of(guest);
+    uint64_t base = region_first(fake, index);
+    for (uint64_t page = 0; page < region_pages(fake, index); page += 64) {
+        bitmap[page / 64] |= atomic_load(&fake->dirty[(base + page) / 64]);
+    }
+    return 0;
+}
+
+static int dirty_forget(struct migration_guest *guest, unsigned index,
+                        const uint64_t *bitmap, uint64_t first_page, uint64_t page_count)
+{
+    struct fake_guest *fake = fake_of(guest);
+    uint64_t base = region_first(fake, index) + first_page;
+    for (uint64_t page = 0; page < page_count; page += 64) {
+        (void)atomic_fetch_and(&fake->dirty[(base + page) / 64], ~bitmap[page / 64]);
+    }
+    return 0;
+}
+
 static int stop_begin(struct migration_guest *guest)
 {
     atomic_store(&fake_of(guest)->run, false);
@@ -284,6 +305,8 @@ static const struct migration_guest_ops ops = {
     .dirty_start = dirty_start,
     .dirty_stop = dirty_stop,
     .dirty_fetch = dirty_fetch,
+    .dirty_peek = dirty_peek,
+    .dirty_forget = dirty_forget,
     .stop_begin = stop_begin,
     .stop_wait = stop_wait,
     .save = save,

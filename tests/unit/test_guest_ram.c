@@ -101,6 +101,49 @@ static void test_dirty_pages_come_out_once(void **state)
     guest_ram_free(ram);
 }
 
+static void test_what_was_looked_at_stays_dirty_until_it_is_forgotten(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = make(MIB);
+    uint64_t bitmap[4] = {0};
+    assert_int_equal(guest_ram_track_dirty(ram, true), 0);
+    guest_ram_mark_dirty(ram, 3 * 4096, 1);
+    guest_ram_mark_dirty(ram, 65 * 4096, 2 * 4096);
+    guest_ram_peek_dirty(ram, 0, bitmap);
+    guest_ram_peek_dirty(ram, 0, bitmap);
+    assert_int_equal(bitmap[0], 8);
+    assert_int_equal(bitmap[1], 6);
+    guest_ram_mark_dirty(ram, 70 * 4096, 1); /* after the look */
+    guest_ram_forget_dirty(ram, 0, &bitmap[1], 64, 64);
+    memset(bitmap, 0, sizeof(bitmap));
+    guest_ram_peek_dirty(ram, 0, bitmap);
+    assert_int_equal(bitmap[0], 8);
+    assert_int_equal(bitmap[1], UINT64_C(1) << 6);
+    guest_ram_free(ram);
+}
+
+static void test_memory_that_is_given_back_is_populated_no_more(void **state)
+{
+    (void)state;
+    struct guest_ram *ram = make(MIB);
+    uint64_t start = 0;
+    uint64_t end = 0;
+    guest_ram_back(ram, 16 * 4096, 64 * 4096);
+    assert_int_equal(guest_ram_populated(ram, 0, 0, &start, &end), 1);
+    assert_int_equal(start, 16 * 4096);
+    assert_int_equal(end, 80 * 4096);
+    assert_int_equal(guest_ram_populated(ram, 0, 20 * 4096, &start, &end), 1);
+    assert_int_equal(start, 20 * 4096);
+    assert_int_equal(guest_ram_discard(ram, 30 * 4096, 10 * 4096), 0);
+    assert_int_equal(guest_ram_populated(ram, 0, 20 * 4096, &start, &end), 1);
+    assert_int_equal(end, 30 * 4096);
+    assert_int_equal(guest_ram_populated(ram, 0, 30 * 4096, &start, &end), 1);
+    assert_int_equal(start, 40 * 4096);
+    assert_int_equal(end, 80 * 4096);
+    assert_int_equal(guest_ram_populated(ram, 0, 80 * 4096, &start, &end), 0);
+    guest_ram_free(ram);
+}
+
 static void test_a_fetch_of_a_range_leaves_the_rest(void **state)
 {
     (void)state;
@@ -257,6 +300,8 @@ int main(void)
         cmocka_unit_test(test_access_outside_copies_nothing),
         cmocka_unit_test(test_sizes_that_make_no_sense_are_refused),
         cmocka_unit_test(test_dirty_pages_come_out_once),
+        cmocka_unit_test(test_what_was_looked_at_stays_dirty_until_it_is_forgotten),
+        cmocka_unit_test(test_memory_that_is_given_back_is_populated_no_more),
         cmocka_unit_test(test_a_fetch_of_a_range_leaves_the_rest),
         cmocka_unit_test(test_pages_that_are_given_back_are_zero_dirty_and_not_there),
         cmocka_unit_test(test_memory_that_is_set_aside_is_not_taken),

@@ -171,7 +171,9 @@ static void test_no_write_is_lost_under_load(void **state)
         struct move move = {.streams = 1u << i};
         move_begin_with(&move, &config, 2000, 1000, 0);
         move_wait(&move);
-        assert_int_equal(move.left.state, MIGRATION_STATE_DONE);
+        if (move.left.state != MIGRATION_STATE_DONE) {
+            fail_msg("%u streams: %s", move.streams, move.left.error.text);
+        }
         assert_runs_unharmed_on_exactly_one_side(&move);
         assert_int_equal(move.left.streams, move.streams);
         assert_int_equal(move.arrived.streams, move.streams);
