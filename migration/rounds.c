@@ -41,6 +41,8 @@ static int round_send(struct migration_source *source)
         rv = rv != 0 ? rv : wire_round_encode(&frame, WIRE_ROUND_END, &round);
         rv = rv != 0 ? rv : stream_out_frames(&source->out, &frame, NULL);
     }
+    /* The target may confirm the round before the last thread has told that it is over. */
+    source->answer_due = true;
     while (rv == 0) {
         rv = streams_wait(&source->streams, source->config.times.keepalive_ms / 4);
         if (rv == 0) {
@@ -67,6 +69,7 @@ static int round_run(struct migration_source *source)
     struct wire_round round;
     rv = source_expect(source, WIRE_ROUND_ACK, source_patience_ms(source), 0,
                        "waiting for the target", &payload, &size);
+    source->answer_due = false;
     if (rv != 0) {
         return rv;
     }

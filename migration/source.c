@@ -35,6 +35,9 @@ static int peer_reason(struct migration_source *source, uint32_t wait_ms)
                           &size) != 0) {
         return 0;
     }
+    if (source->answer_due && type == WIRE_ROUND_ACK) {
+        return 0; /* says nothing about what went wrong */
+    }
     if (type != WIRE_ABORT || wire_refusal_decode(payload, size, &refusal) != 0) {
         return error_set(&source->err, DROVER_EPEER,
                          "the target sent something out of turn: is it another version?");
@@ -128,8 +131,10 @@ int source_tick(void *owner)
     status->figures.pages_zero = source->pages.zero_count;
     status_board_unlock(&source->board);
     int error = streams_error(&source->streams);
-    return error != 0 ? source_link_error(source, error, "sending memory")
-                      : peer_reason(source, 0);
+    if (error != 0) {
+        return source_link_error(source, error, "sending memory");
+    }
+    return source->answer_due ? 0 : peer_reason(source, 0);
 }
 
 int source_expect(struct migration_source *source, enum wire_type type, uint32_t idle_ms,

@@ -38,6 +38,7 @@ struct migration_source {
     uint64_t bytes_per_second;
     uint64_t predicted_downtime_us;
     uint32_t round;
+    bool answer_due; /* what the target says next is not for source_tick() */
     uint64_t stage_ns;                /* end of the last stage of the pause */
     struct migration_figures figures; /* its `pause` so far */
     bool stopping;                    /* stop_begin() was called */
