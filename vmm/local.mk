@@ -90,6 +90,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/storage.h \
 	vmm/storage_broker.c vmm/storage_broker.h \
 	vmm/storage_daemon.c vmm/storage_daemon.h \
+	vmm/storage_folder.c vmm/storage_folder.h \
 	vmm/storage_format.c \
 	vmm/storage_keeper.c vmm/storage_keeper.h \
 	vmm/storage_node.c vmm/storage_node.h \

@@ -21,13 +21,13 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "vmm/storage_folder.h"
 #include "vmm/storage_node.h"
 #include "vmm/storage_qmp.h"
 #include "vmm/virtio/block_disk.h"
 
-#define FOLDER_TEMPLATE "drover-storage-XXXXXX"
-#define SOCKET_NAME     "disk.sock"
-#define EXPORT_NAME     "export"
+#define SOCKET_NAME STORAGE_FOLDER_SOCKET
+#define EXPORT_NAME "export"
 /* In the daemon. */
 #define QMP_FD  3
 #define LOCK_FD 4
@@ -42,7 +42,7 @@ struct storage_daemon {
     pid_t pid; /* 0: none stands */
     struct block_disk guard;
     struct storage_qmp qmp;
-    char folder[64];
+    char folder[STORAGE_FOLDER_SIZE]; /* "": none yet */
 };
 
 /* ---- making --------------------------------------------------------------- */
@@ -119,18 +119,11 @@ static int place_judge(struct storage_daemon *daemon, struct error *err)
 
 static int folder_make(struct storage_daemon *daemon, struct error *err)
 {
-    static const char *const parents[] = {"/run", "/tmp"};
+    int ret = storage_folder_make(daemon->folder);
 
-    for (unsigned i = 0; i < sizeof(parents) / sizeof(parents[0]); i++) {
-        (void)snprintf(daemon->folder, sizeof(daemon->folder), "%s/" FOLDER_TEMPLATE,
-                       parents[i]); /* fits */
-        if (mkdtemp(daemon->folder) != NULL) {
-            return 0;
-        }
-    }
-    daemon->folder[0] = '\0';
-    return error_set(err, -errno, "can't make a folder in /run or /tmp: %s",
-                     err_text(-errno));
+    return ret == 0 ? 0
+                    : error_set(err, ret, "can't make a folder in /run or /tmp: %s",
+                                err_text(ret));
 }
 
 int storage_daemon_create(const struct storage_disk *disk,

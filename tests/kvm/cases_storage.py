@@ -222,6 +222,26 @@ def test_killed_vmm_takes_its_daemon_along(folder):
     assert_image_holds(folder, path, last)
 
 
+def test_a_killed_launcher_leaves_nothing_for_long(folder):
+    """Its storage daemon's folder goes when the next VM makes its own; those of VMs that run stay."""
+    def folders(vm):
+        return glob.glob(f"/run/drover-storage-{vm.process.pid}-*")
+
+    first, second = image_make(folder, "first.qcow2"), image_make(folder, "second.qcow2")
+    with Vmm(folder, guest("block"), "--disk", f"{first},format=qcow2", name="one") as lost:
+        lost.wait_text("ack ")
+        assert len(folders(lost)) == 1
+        os.kill(lost.process.pid, signal.SIGKILL)
+        lost.process.wait()
+        with Vmm(folder, guest("block"), "--disk", f"{second},format=qcow2", name="two") as vm:
+            vm.wait_text("ack ")
+            assert folders(lost) == [] and len(folders(vm)) == 1
+            with Vmm(folder, guest("block"), "--disk", f"{image_make(folder, 'third.qcow2')},format=qcow2", name="three") as other:
+                other.wait_text("ack ")
+                assert len(folders(vm)) == 1, "a running VM's folder was taken away"
+        assert folders(vm) == []
+
+
 def test_images_that_are_not_what_they_claim_are_refused(folder):
     path = image_make(folder)
     raw = os.path.join(folder, "raw")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the scenarios that boot a whole Debian from its own disk have in common."""
+import json
+import os
+import subprocess
 import time
 
 from . import alone, guest_disk, records
@@ -37,6 +40,29 @@ def boot_and_move(s, vmm, disk=None, meanwhile=lambda: None):
     if disk:
         watch.check_records(disk, guest_disk.RECORDS_OFFSET)
     return console, watch
+
+
+def _opened(s, disk, with_backing):
+    """A qcow2 image on a shared disk for qemu-img outside of the hosts, where its backing file has another name."""
+    layers = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": s.lab.shared_disk(disk)}}
+    if with_backing:
+        layers["backing"] = {"driver": "raw", "file": {"driver": "file", "filename": os.path.join(
+            s.lab.media_dir, "disk.raw")}}
+    return "json:" + json.dumps(layers)
+
+
+def check_image(s, watch, disk):
+    """Once nothing runs any more: the qcow2 image holds all records, and is sound."""
+    copy = s.lab.shared_disk(disk) + ".copy"
+    try:
+        subprocess.run(["qemu-img", "convert", "-O", "raw", _opened(s, disk, True), copy], check=True)
+        watch.check_records(copy, guest_disk.RECORDS_OFFSET)
+    finally:
+        if os.path.exists(copy):
+            os.unlink(copy)
+    check = subprocess.run(["qemu-img", "check", "-q", _opened(s, disk, False)],
+                           capture_output=True, text=True, check=False)
+    s.check(check.returncode == 0, f"the image is not sound: {check.stdout} {check.stderr}")
 
 
 def end(vmm):

@@ -12,11 +12,11 @@ def refuse(s, host):
     options = ["--name", "bad", "--memory", "256M", "--cpus", "1", "--control", "/run/bad.control"]
     for firmware, pattern in (("/nowhere/OVMF_CODE.fd", "No such file|does not exist"),
                               (TEMPLATE, "variables"),
-                              ("/opt/drover/guest/vmlinuz", "no firmware|which no")):
+                              ("/opt/drover/guest/vmlinuz", "give it with --kernel")):
         alone.check_refused(s, host, ["drover-vmm", *options, "--firmware", firmware], pattern)
     host.run("cp /opt/drover/guest/vmlinuz /run/no.vars")
     alone.check_refused(s, host, ["drover-vmm", *options, "--firmware", "uefi", "--vars",
-                                  "/run/no.vars"], "no.vars")
+                                  "/run/no.vars"], "--vars /run/no.vars .*no store of UEFI")
     alone.check_refused(s, host, ["drover-vmm", *options, "--firmware", "bios", "--vars", VARS],
                         "--vars")
 
