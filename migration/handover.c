@@ -201,6 +201,7 @@ int source_handover(struct migration_source *source)
     const uint8_t *payload;
     size_t size;
     source->out.idle_ms = times->standing_ms;
+    source->out.pace = NULL; /* the pause is not made longer */
     streams_end(&source->streams);
     int rv = stream_out_plain(&source->out, WIRE_HANDOVER);
     if (rv != 0) {

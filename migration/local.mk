@@ -8,6 +8,7 @@ migration_libmigration_a_SOURCES = \
 	migration/gate.h \
 	migration/guest.h \
 	migration/handover.c \
+	migration/pace.c migration/pace.h \
 	migration/pages.c migration/pages.h \
 	migration/plan.c migration/plan.h \
 	migration/rounds.c \

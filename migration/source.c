@@ -277,7 +277,11 @@ int migration_source_create(const struct migration_source_config *config,
     rv = streams_init(&source->streams, &source->pages, source->cancel_fd,
                       config->times.keepalive_ms);
     if (rv == 0) {
-        rv = status_board_init(&source->board, config->changed, config->owner);
+        rv = pace_init(&source->pace, config->bandwidth_bytes_per_second,
+                       source->cancel_fd);
+        rv = rv != 0
+                 ? rv
+                 : status_board_init(&source->board, config->changed, config->owner);
         if (rv != 0) {
             streams_done(&source->streams);
         }
@@ -306,6 +310,11 @@ int migration_source_cancel(struct migration_source *source)
     }
     (void)eventfd_write(source->cancel_fd, 1); /* full means that it is readable */
     return 0;
+}
+
+void migration_source_limit(struct migration_source *source, uint64_t bytes_per_second)
+{
+    pace_set(&source->pace, bytes_per_second);
 }
 
 void migration_source_status(struct migration_source *source,
@@ -347,6 +356,7 @@ void migration_source_free(struct migration_source *source)
     join(source);
     close_link(source, false);
     streams_done(&source->streams);
+    pace_done(&source->pace);
     pages_done(&source->pages);
     status_board_done(&source->board);
     (void)close(source->cancel_fd); /* an eventfd */

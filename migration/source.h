@@ -25,6 +25,7 @@ struct migration_source_config {
     uint32_t max_downtime_ms; /* 0: the default */
     uint32_t deadline_ms;     /* 0: none */
     enum migration_postcopy postcopy;
+    uint64_t bandwidth_bytes_per_second; /* while the guest runs; 0: no limit */
     struct migration_times times;
     /* On the engine's thread, after each change of state. May be NULL. */
     void (*changed)(void *owner);
@@ -46,6 +47,8 @@ int migration_source_create(const struct migration_source_config *config,
 int migration_source_start(struct migration_source *source);
 /* 0: it will not send the go. DROVER_EHANDEDOVER: too late. Any thread. */
 int migration_source_cancel(struct migration_source *source);
+/* Another limit, from now on. 0: none. Any thread. */
+void migration_source_limit(struct migration_source *source, uint64_t bytes_per_second);
 void migration_source_status(struct migration_source *source,
                              struct migration_status *ret_status);
 /*

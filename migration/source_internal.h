@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "migration/gate.h"
+#include "migration/pace.h"
 #include "migration/pages.h"
 #include "migration/plan.h"
 #include "migration/source.h"
@@ -27,6 +28,7 @@ struct migration_source {
     struct stream_out out;
     struct stream_in in;
     struct streams streams; /* all others */
+    struct pace pace;       /* of all streams, while the guest runs */
     uint16_t version;       /* of the conversation */
     struct pages pages;
     struct plan plan;

@@ -36,6 +36,7 @@ static int control_open(struct migration_source *source)
         return rv;
     }
     rv = stream_out_init(&source->out, source->link, config->times.idle_ms);
+    source->out.pace = &source->pace;
     rv = rv != 0 ? rv : stream_in_init(&source->in, source->link);
     rv = rv != 0 ? rv : pages_init(&source->pages, config->guest);
     if (rv != 0) {
@@ -90,7 +91,8 @@ static int data_open(struct migration_source *source, uint64_t session, unsigned
         if (rv != 0) {
             return rv;
         }
-        rv = streams_add(&source->streams, link, session, source_patience_ms(source));
+        rv = streams_add(&source->streams, link, session, source_patience_ms(source),
+                         &source->pace);
         if (rv != 0) {
             return source_link_error(source, rv, "opening a stream");
         }

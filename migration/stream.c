@@ -11,10 +11,12 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "migration/pace.h"
 #include "proto/frame.h"
 
 #define OUT_FRAMES_BYTES  65536u
 #define OUT_QUEUE_BYTES   (1024u * 1024u) /* sent when so much is queued */
+#define KEEPALIVES_PER_IDLE 8 /* while a limit is waited for */
 #define EXTENT_FRAME_SIZE                                                                 \
     (FRAME_HEADER_SIZE + 20 + 2 * EXTENT_RUNS_MAX + 4 * EXTENT_PAGES)
 #define EXTENT_IOV_MAX    (1 + EXTENT_PAGES / 2) /* the frame, and every other page */
@@ -74,11 +76,33 @@ void stream_out_drop(struct stream_out *out)
     out->frames.size = 0;
 }
 
+/* Until what is queued may be sent; the peer hears something meanwhile. */
+static int pace_keep(struct stream_out *out)
+{
+    int rv = out->pace == NULL ? 0 : -EAGAIN;
+    while (rv == -EAGAIN) {
+        rv = pace_wait(out->pace, out->idle_ms / KEEPALIVES_PER_IDLE);
+        if (rv == -EAGAIN) {
+            CLEANUP(buffer_done) struct buffer frame = {0};
+            int said = wire_plain_encode(&frame, WIRE_KEEPALIVE);
+            struct iovec iov = {.iov_base = frame.data, .iov_len = frame.size};
+            said = said != 0 ? said : send_all(out, &iov, 1, frame.size, NULL);
+            rv = said != 0 ? said : rv;
+        }
+    }
+    return rv;
+}
+
 int stream_out_flush(struct stream_out *out)
 {
     int rv = 0;
     if (out->iov_count > 0) {
-        rv = send_all(out, out->iov, out->iov_count, out->queued_bytes, NULL);
+        size_t bytes = out->queued_bytes;
+        rv = pace_keep(out);
+        rv = rv != 0 ? rv : send_all(out, out->iov, out->iov_count, bytes, NULL);
+        if (rv == 0 && out->pace != NULL) {
+            pace_sent(out->pace, bytes);
+        }
     }
     stream_out_drop(out);
     return rv;

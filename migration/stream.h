@@ -17,9 +17,12 @@
 #include "migration/transport.h"
 #include "migration/wire.h"
 
+struct pace;
+
 struct stream_out {
     struct transport_link *link; /* borrowed */
     uint32_t idle_ms;
+    struct pace *pace; /* borrowed; NULL: no limit. The owner may set it at any time */
     atomic_uint_least64_t bytes_sent; /* any thread may look */
     uint64_t last_sent_ms;
     bool broken; /* a send ended half-way: the peer can't make sense of what might follow

@@ -78,13 +78,14 @@ static int say_join(struct stream_out *out, uint64_t session, unsigned index)
 }
 
 int streams_add(struct streams *set, struct transport_link *link, uint64_t session,
-                uint32_t idle_ms)
+                uint32_t idle_ms, struct pace *pace)
 {
     CHECK(set->count + 1 < MIGRATION_STREAMS_MAX);
     struct streams_data *data = &set->data[set->count];
     *data = (struct streams_data){.set = set, .link = link};
     set->count++;
     int rv = stream_out_init(&data->out, link, idle_ms);
+    data->out.pace = pace;
     return rv != 0 ? rv : say_join(&data->out, session, set->count);
 }
 

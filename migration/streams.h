@@ -55,7 +55,7 @@ int streams_init(struct streams *set, struct pages *pages, int cancel_fd,
 void streams_done(struct streams *set);
 /* Takes `link`, and says JOIN on it; the number of streams must be below the maximum. */
 int streams_add(struct streams *set, struct transport_link *link, uint64_t session,
-                uint32_t idle_ms);
+                uint32_t idle_ms, struct pace *pace);
 /* Closes those beyond the first `count`, and starts the threads of the others. */
 int streams_start(struct streams *set, unsigned count);
 /* The threads take part in what pages_deal_begin() has begun, and end the round. */

@@ -40,10 +40,13 @@ static const char help[] =
     "  resume                go on\n"
     "  stop                  press the power button: the guest shuts down by itself\n"
     "  quit                  switch off at once\n"
-    "  migrate tcp:HOST:PORT [--max-downtime MS] [--deadline S] [--streams N]\n"
+    "  migrate tcp:HOST:PORT [--max-downtime MS] [--deadline S] [--streams N] [--bandwidth "
+    "SIZE]\n"
     "                        move the guest to the drover-vmm that waits there "
     "(--incoming),\n"
-    "                        over N connections (1 to 8, default 2)\n"
+    "                        over N connections (1 to 8, default 2); at most SIZE bytes a "
+    "second, such\n"
+    "                        as 100M, while the guest runs\n"
     "  cancel                of a migration: the guest stays here\n"
     "  reclaim               after a handover that nobody confirmed: the other side "
     "never ran it\n"
@@ -297,6 +300,15 @@ static int migrate_parse(int count, char **words, struct order *order, struct er
         } else if (strcmp(words[i], "--deadline") == 0) {
             result = number_parse(words[i], value, DEADLINE_MAX,
                                   &order->migrate.deadline_s, err);
+        } else if (strcmp(words[i], "--bandwidth") == 0) {
+            result = value == NULL
+                         ? DROVER_EBADINPUT
+                         : options_size_parse(value,
+                                              &order->migrate.bandwidth_bytes_per_second);
+            if (result < 0) {
+                (void)error_set(err, result,
+                                "--bandwidth needs bytes per second, such as 100M");
+            }
         } else if (strcmp(words[i], "--streams") == 0) {
             result = number_parse(words[i], value, UNIX_FILES_MAX,
                                   &order->migrate.streams, err);
