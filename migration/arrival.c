@@ -222,13 +222,13 @@ int arrival_extent(struct arrival *arrival, const uint8_t *payload, size_t size,
     struct extent extent;
     struct iovec iov[EXTENT_PAGES];
     int rv = wire_extent_decode(payload, size, &extent);
-    if (rv != 0 || !fits(arrival, &extent) ||
+    if (rv != 0 || !fits(arrival, &extent) || (extent.placed && !in->places) ||
         (standing && !extent.checked && !extent.pages_checked)) {
         return error_set(err, DROVER_EMALFORMED, "memory came with a malformed map");
     }
     unsigned count = place(arrival, &extent, iov);
     atomic_fetch_add(&arrival->pages_received, extent.data_pages);
-    if (count > 0) {
+    if (count > 0 && !extent.placed) {
         rv = stream_in_pages(in, iov, count, idle_ms);
         if (rv != 0) {
             return error_set(err, rv, "receiving memory: %s", err_text(rv));

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "migration/arrival.h"
+#include "migration/placing.h"
 
 #define STACK_BYTES (256u * 1024u)
 /* Connections that did not join, before the target gives up: somebody scans ports. */
@@ -163,7 +164,8 @@ static int receive(struct arrival_stream *stream, struct error *err)
                 return rv;
             }
         } else if (type == WIRE_ROUND_END &&
-                   wire_round_decode(payload, size, &round) == 0) {
+                   wire_round_decode(payload, size, &round) == 0 &&
+                   stream_in_round_ended(&stream->in, round.round)) {
             round_ended(stream, round.round);
         } else if (type == WIRE_STREAM_END) {
             return 0;
@@ -202,6 +204,8 @@ static int threads_start(struct arrival_streams *set)
     for (unsigned i = 0; i < MIGRATION_STREAMS_MAX - 1 && rv == 0; i++) {
         struct arrival_stream *stream = &set->streams[i];
         if (stream->link != NULL) {
+            stream->in.places =
+                placing_begin(stream->link, set->arrival->guest, true);
             rv = -pthread_create(&stream->thread, &attributes, stream_main, stream);
             stream->started = rv == 0;
         }
@@ -286,6 +290,26 @@ int arrival_streams_end(struct arrival_streams *set, struct error *err)
 {
     threads_join(set); /* each ends within idle_ms, if only with an error */
     return arrival_streams_error(set, err);
+}
+
+unsigned arrival_streams_placing(const struct arrival_streams *set)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < MIGRATION_STREAMS_MAX - 1; i++) {
+        count += set->streams[i].link != NULL && set->streams[i].in.places;
+    }
+    return count;
+}
+
+void arrival_streams_seal(struct arrival_streams *set)
+{
+    for (unsigned i = 0; i < MIGRATION_STREAMS_MAX - 1; i++) {
+        struct arrival_stream *stream = &set->streams[i];
+        CHECK(!stream->started); /* a link has one owner */
+        if (stream->link != NULL && stream->in.places) {
+            stream->link->ops->seal(stream->link);
+        }
+    }
 }
 
 int arrival_streams_error(struct arrival_streams *set, struct error *err)

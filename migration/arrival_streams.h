@@ -55,6 +55,10 @@ void arrival_streams_keep(struct arrival_streams *set, uint64_t session);
 /* Accepts connections until `count` data streams have joined, and starts their threads. */
 int arrival_streams_start(struct arrival_streams *set, unsigned count, uint64_t session,
                           struct transport_listener *listener, struct error *err);
+/* How many of them may put data straight into memory. */
+unsigned arrival_streams_placing(const struct arrival_streams *set);
+/* After end: from now on none may. */
+void arrival_streams_seal(struct arrival_streams *set);
 /* Waits up to `wait_ms`: 0 when the round has ended on all, -EAGAIN, or the first error
  * of any. */
 int arrival_streams_wait(struct arrival_streams *set, uint32_t round, uint32_t wait_ms,

@@ -29,6 +29,7 @@ struct extent {
     uint16_t region;
     bool checked;       /* `crc` is that of all the data (conversation version 1) */
     bool pages_checked; /* page_crcs holds that of each page of data */
+    bool placed; /* its data went straight into memory, and does not follow */
     uint32_t crc;       /* CRC-32C */
     uint64_t first_page; /* in the region; a multiple of EXTENT_PAGES */
     uint16_t data_pages; /* sums over the runs */

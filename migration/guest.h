@@ -8,6 +8,7 @@
 #ifndef DROVER_MIGRATION_GUEST_H
 #define DROVER_MIGRATION_GUEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -82,6 +83,14 @@ struct migration_guest_ops {
     void (*handed_over)(struct migration_guest *guest);
     /* The migration has failed and the go was not sent: undo stop_begin and release. */
     void (*go_on)(struct migration_guest *guest);
+
+    /* ---- both ---- */
+
+    /*
+     * As often as it is told to hold, until it is told otherwise as often: no page of the
+     * guest's is given back to the host, nor replaced by another. NULL: it never is.
+     */
+    void (*hold_memory)(struct migration_guest *guest, bool hold);
 
     /* ---- target ---- */
 

@@ -202,6 +202,7 @@ int source_handover(struct migration_source *source)
     size_t size;
     source->out.idle_ms = times->standing_ms;
     source->out.pace = NULL; /* the pause is not made longer */
+    source->out.places_ask = false; /* what is asked for now would be waited for */
     streams_end(&source->streams);
     int rv = stream_out_plain(&source->out, WIRE_HANDOVER);
     if (rv != 0) {

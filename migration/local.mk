@@ -10,6 +10,7 @@ migration_libmigration_a_SOURCES = \
 	migration/handover.c \
 	migration/pace.c migration/pace.h \
 	migration/pages.c migration/pages.h \
+	migration/placing.c migration/placing.h \
 	migration/plan.c migration/plan.h \
 	migration/rounds.c \
 	migration/snapshot_map.c migration/snapshot_map.h \
@@ -24,8 +25,22 @@ migration_libmigration_a_SOURCES = \
 	migration/times.c migration/times.h \
 	migration/transport.c migration/transport.h migration/transport_handed.c \
 	migration/transport_tcp.c \
+	migration/transport_rdma.h \
+	migration/transport_rdma_wire.c migration/transport_rdma_wire.h \
 	migration/wire.c migration/wire.h migration/wire_fields.h \
 	migration/wire_streams.c \
 	migration/zero.c migration/zero.h
 # The page path is worth it, whatever the rest of the tree is built with.
 migration_libmigration_a_CFLAGS = $(AM_CFLAGS) -O2
+# Its libraries are loaded by name when somebody asks for them, and linked by nobody.
+if HAVE_RDMA
+migration_libmigration_a_SOURCES += \
+	migration/transport_rdma.c migration/transport_rdma_setup.h \
+	migration/transport_rdma_connect.c migration/transport_rdma_internal.h \
+	migration/transport_rdma_library.c migration/transport_rdma_library.h \
+	migration/transport_rdma_link.c \
+	migration/transport_rdma_memory.c migration/transport_rdma_memory.h \
+	migration/transport_rdma_place.c
+else
+migration_libmigration_a_SOURCES += migration/transport_rdma_none.c
+endif

@@ -38,6 +38,7 @@ static int round_send(struct migration_source *source)
     if (rv == 0) {
         rv = stream_out_flush(&source->out);
         round.bytes = source->out.bytes_sent;
+        rv = rv != 0 ? rv : stream_out_mark(&source->out, source->round);
         rv = rv != 0 ? rv : wire_round_encode(&frame, WIRE_ROUND_END, &round);
         rv = rv != 0 ? rv : stream_out_frames(&source->out, &frame, NULL);
     }

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -14,6 +15,7 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "migration/placing.h"
 #include "migration/source_internal.h"
 
 #define MEGABYTE      UINT64_C(1000000)
@@ -204,6 +206,8 @@ static void close_link(struct migration_source *source, bool say_why)
     stream_in_done(&source->in);
     transport_link_close(source->link);
     source->link = NULL;
+    placing_end(source->config.guest, source->placing);
+    source->placing = 0;
 }
 
 static void go_on(struct migration_source *source)
@@ -290,6 +294,11 @@ int migration_source_create(const struct migration_source_config *config,
         (void)close(source->cancel_fd); /* nothing was written to it */
         free(source);
         return error_set(err, rv, "can't make a lock: %s", err_text(rv));
+    }
+    if (config->notice != NULL) {
+        (void)snprintf(source->board.status.notice, sizeof(source->board.status.notice),
+                       "%s", config->notice); /* cut, if it is long */
+        source->config.notice = NULL;          /* was borrowed */
     }
     *ret_source = source;
     return 0;

@@ -16,10 +16,13 @@
 struct migration_guest;
 struct migration_source;
 struct transport_ops;
+struct transport_rdma;
 
 struct migration_source_config {
     struct migration_guest *guest; /* borrowed until free */
-    const char *uri;               /* "tcp:HOST:PORT"; copied */
+    const char *uri;               /* "tcp:HOST:PORT", "rdma:HOST:PORT"; copied */
+    const char *notice;            /* for people: what is not as it was asked for; copied.
+                                      NULL: nothing */
     uint64_t vm_id;                /* 0: not run by a cluster */
     uint64_t epoch;
     uint32_t max_downtime_ms; /* 0: the default */
@@ -32,6 +35,8 @@ struct migration_source_config {
     /* First thing on the engine's thread, before it starts others. May be NULL. */
     void (*begun)(void *owner);
     void *owner;
+    /* Borrowed until free: connections go over it, if it works. NULL: not wanted. */
+    struct transport_rdma *rdma;
     const struct transport_ops *transport; /* NULL: the one that `uri` names */
     /* Sockets that are connected or connecting to it, each for one stream, the
      * control stream first; taken if create() succeeds. None: the engine connects, once

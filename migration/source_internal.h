@@ -29,6 +29,8 @@ struct migration_source {
     struct stream_in in;
     struct streams streams; /* all others */
     struct pace pace;       /* of all streams, while the guest runs */
+    bool over_rdma;         /* they are RDMA links */
+    unsigned placing;       /* links that placing_begin() was true for */
     uint16_t version;       /* of the conversation */
     struct pages pages;
     struct plan plan;

@@ -2,12 +2,15 @@
 /* The source's connections: the control stream's hello, and the data streams. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/id.h"
+#include "migration/placing.h"
 #include "migration/source_internal.h"
+#include "migration/transport_rdma.h"
 
 #define NS_PER_US UINT64_C(1000)
 
@@ -16,6 +19,11 @@ static int link_open(struct migration_source *source, unsigned index,
                      struct transport_link **ret_link)
 {
     struct migration_source_config *config = &source->config;
+    if (source->over_rdma) {
+        return transport_rdma_connect(config->rdma, source->address, source->cancel_fd,
+                                      config->times.connect_ms, config->times.idle_ms,
+                                      ret_link, &source->err);
+    }
     if (config->link_count == 0) {
         return config->transport->connect(source->address, source->cancel_fd,
                                           config->times.connect_ms, config->times.idle_ms,
@@ -28,10 +36,49 @@ static int link_open(struct migration_source *source, unsigned index,
                                     config->times.idle_ms, ret_link, &source->err);
 }
 
+static void notice_set(struct migration_source *source, const char *notice)
+{
+    struct migration_status *status = status_board_lock(&source->board);
+    (void)snprintf(status->notice, sizeof(status->notice), "%s", notice);
+    status_board_unlock(&source->board);
+}
+
+/* Over RDMA, if that is wanted and works; else by the sockets that came with the order.
+ */
+static int rdma_open(struct migration_source *source)
+{
+    struct migration_source_config *config = &source->config;
+    struct error err = {0};
+    if (config->rdma == NULL) {
+        return 0;
+    }
+    int rv = transport_rdma_connect(config->rdma, source->address, source->cancel_fd,
+                                    config->times.connect_ms / 2, config->times.idle_ms,
+                                    &source->link, &err);
+    if (rv == DROVER_ECANCELLED) {
+        return source_link_error(source, rv, "");
+    }
+    if (rv != 0) {
+        char notice[MIGRATION_NOTICE_SIZE];
+        (void)snprintf(notice, sizeof(notice), "over TCP: %.*s", MIGRATION_NOTICE_SIZE - 12,
+                       err.text);
+        notice_set(source, notice);
+        return 0;
+    }
+    source->over_rdma = true;
+    config->streams = config->streams != 0 ? config->streams : config->link_count;
+    for (unsigned i = 0; i < config->link_count; i++) {
+        cleanup_fd(&config->link_fds[i]);
+    }
+    config->link_count = 0;
+    return 0;
+}
+
 static int control_open(struct migration_source *source)
 {
     const struct migration_source_config *config = &source->config;
-    int rv = link_open(source, 0, &source->link);
+    int rv = rdma_open(source);
+    rv = rv != 0 || source->over_rdma ? rv : link_open(source, 0, &source->link);
     if (rv != 0) {
         return rv;
     }
@@ -145,6 +192,10 @@ static int streams_agree(struct migration_source *source, uint64_t session,
     if (rv != 0) {
         return rv;
     }
+    source->out.places = placing_begin(source->link, config->guest, false);
+    source->out.places_ask = source->out.places;
+    source->placing =
+        source->out.places + streams_place(&source->streams, config->guest);
     rv = streams_start(&source->streams, count - 1);
     if (rv != 0) {
         return error_set(&source->err, rv, "can't start a thread: %s", err_text(rv));

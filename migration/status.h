@@ -28,6 +28,8 @@ enum migration_state {
         8, /* the guest runs on the target; the source has memory that it still needs */
 };
 
+#define MIGRATION_NOTICE_SIZE 192
+
 struct migration_figures {
     uint64_t total_us;
     uint64_t
@@ -61,6 +63,7 @@ struct migration_status {
     uint64_t ended_ns;   /* 0: not yet */
     struct migration_figures figures;
     bool interrupted;   /* POSTCOPY: the link is lost, and waited for */
+    char notice[MIGRATION_NOTICE_SIZE]; /* what is not as it was asked for; "": nothing */
     struct error error; /* of FAILED, CANCELLED, UNKNOWN, and why it is interrupted */
 };
 

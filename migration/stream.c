@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "migration/pace.h"
+#include "migration/placing.h"
 #include "proto/frame.h"
 
 #define OUT_FRAMES_BYTES  65536u
@@ -108,8 +109,38 @@ int stream_out_flush(struct stream_out *out)
     return rv;
 }
 
-int stream_out_extent(struct stream_out *out, const struct extent *extent, uint8_t *host)
+/* 0: the extent's data is placed; DROVER_ENOTFOUND: it must be queued. */
+static int place(struct stream_out *out, struct extent *extent)
 {
+    if (!out->places || extent->data_pages == 0) {
+        return DROVER_ENOTFOUND;
+    }
+    uint64_t bytes = (uint64_t)extent->data_pages * MIGRATION_PAGE_SIZE;
+    int rv = out->broken ? DROVER_ECLOSED : pace_keep(out);
+    rv = rv != 0 ? rv
+                 : placing_send(out->link, extent, out->places_ask, out->idle_ms);
+    if (rv == 0) {
+        extent->placed = true;
+        out->last_sent_ms = clock_now_ms();
+        atomic_fetch_add(&out->bytes_sent, bytes);
+        if (out->pace != NULL) {
+            pace_sent(out->pace, bytes);
+        }
+    }
+    return rv;
+}
+
+int stream_out_mark(struct stream_out *out, uint32_t round)
+{
+    return out->places ? out->link->ops->mark(out->link, round, out->idle_ms) : 0;
+}
+
+int stream_out_extent(struct stream_out *out, struct extent *extent, uint8_t *host)
+{
+    int placed = place(out, extent);
+    if (placed != 0 && placed != DROVER_ENOTFOUND) {
+        return placed;
+    }
     if (out->iov_count + EXTENT_IOV_MAX > TRANSPORT_IOV_MAX ||
         out->frames.size + EXTENT_FRAME_SIZE > OUT_FRAMES_BYTES) {
         int rv = stream_out_flush(out);
@@ -127,12 +158,14 @@ int stream_out_extent(struct stream_out *out, const struct extent *extent, uint8
     queue(out, out->frames.data + start, out->frames.size - start);
     for (unsigned i = 0; i < extent->run_count; i++) {
         size_t size = (size_t)extent->runs[i].page_count * MIGRATION_PAGE_SIZE;
-        if (extent->runs[i].kind == EXTENT_RUN_DATA) {
+        if (extent->runs[i].kind == EXTENT_RUN_DATA && !extent->placed) {
             queue(out, host, size);
         }
         host += size;
     }
-    return out->queued_bytes >= OUT_QUEUE_BYTES ? stream_out_flush(out) : 0;
+    /* The target looks at what is placed while the next is on its way. */
+    return extent->placed || out->queued_bytes >= OUT_QUEUE_BYTES ? stream_out_flush(out)
+                                                                  : 0;
 }
 
 int stream_out_frames(struct stream_out *out, const struct buffer *frames,
@@ -163,6 +196,11 @@ int stream_out_keepalive(struct stream_out *out, uint32_t keepalive_ms)
     }
     return out->iov_count > 0 ? stream_out_flush(out)
                               : stream_out_plain(out, WIRE_KEEPALIVE);
+}
+
+bool stream_in_round_ended(const struct stream_in *in, uint32_t round)
+{
+    return !in->places || in->link->ops->marked(in->link) == round;
 }
 
 int stream_in_init(struct stream_in *in, struct transport_link *link)

@@ -25,6 +25,8 @@ struct stream_out {
     struct pace *pace; /* borrowed; NULL: no limit. The owner may set it at any time */
     atomic_uint_least64_t bytes_sent; /* any thread may look */
     uint64_t last_sent_ms;
+    bool places; /* data goes straight into the peer's memory, where it can */
+    bool places_ask; /* ... also where the peer must be asked first */
     bool broken; /* a send ended half-way: the peer can't make sense of what might follow
                   */
     /* private */
@@ -39,10 +41,13 @@ int stream_out_init(struct stream_out *out, struct transport_link *link,
 void stream_out_done(struct stream_out *out);
 /*
  * Queues the extent's frame and its data runs, whose pages lie from `host` on (the
- * address of its first page), and sends when enough is queued. The pages must stay mapped
+ * address of its first page), and sends when enough is queued. With `places` the pages may
+ * have left when it returns; the extent then says so. The pages must stay mapped
  * until stream_out_flush().
  */
-int stream_out_extent(struct stream_out *out, const struct extent *extent, uint8_t *host);
+int stream_out_extent(struct stream_out *out, struct extent *extent, uint8_t *host);
+/* Marks the end of a round for marked(), where data was placed. */
+int stream_out_mark(struct stream_out *out, uint32_t round);
 int stream_out_flush(struct stream_out *out);
 /* Forgets what is queued. */
 void stream_out_drop(struct stream_out *out);
@@ -56,12 +61,15 @@ int stream_out_keepalive(struct stream_out *out, uint32_t keepalive_ms);
 
 struct stream_in {
     struct transport_link *link; /* borrowed */
+    bool places; /* the source puts data straight into memory */
     atomic_uint_least64_t bytes_received; /* any thread may look */
     /* private: bytes [start, end) of `data` are not yet consumed */
     uint8_t *data;
     size_t start, end;
 };
 
+/* A ROUND_END came: whether all that was placed in it is in place, as far as it was. */
+bool stream_in_round_ended(const struct stream_in *in, uint32_t round);
 int stream_in_init(struct stream_in *in, struct transport_link *link);
 void stream_in_done(struct stream_in *in);
 /*

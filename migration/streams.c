@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "migration/pages.h"
+#include "migration/placing.h"
 
 #define STACK_BYTES (256u * 1024u)
 
@@ -96,6 +97,7 @@ static int round_end_say(struct stream_out *out, uint32_t number)
     CLEANUP(buffer_done) struct buffer frame = {0};
     struct wire_round round = {.round = number, .bytes = out->bytes_sent};
     int rv = wire_round_encode(&frame, WIRE_ROUND_END, &round);
+    rv = rv != 0 ? rv : stream_out_mark(out, number);
     return rv != 0 ? rv : stream_out_frames(out, &frame, NULL);
 }
 
@@ -167,6 +169,18 @@ static void data_close(struct streams_data *data)
     stream_out_done(&data->out);
     transport_link_close(data->link);
     data->link = NULL;
+}
+
+unsigned streams_place(struct streams *set, struct migration_guest *guest)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < set->count; i++) {
+        struct stream_out *out = &set->data[i].out;
+        out->places = placing_begin(out->link, guest, false);
+        out->places_ask = out->places;
+        count += out->places;
+    }
+    return count;
 }
 
 int streams_start(struct streams *set, unsigned count)

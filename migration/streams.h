@@ -13,6 +13,7 @@
 #include "migration/stream.h"
 #include "migration/wire.h"
 
+struct migration_guest;
 struct pages;
 struct streams;
 
@@ -58,6 +59,9 @@ int streams_add(struct streams *set, struct transport_link *link, uint64_t sessi
                 uint32_t idle_ms, struct pace *pace);
 /* Closes those beyond the first `count`, and starts the threads of the others. */
 int streams_start(struct streams *set, unsigned count);
+/* Before start: those of the links that can put data straight into the target's memory
+ * do; how many. */
+unsigned streams_place(struct streams *set, struct migration_guest *guest);
 /* The threads take part in what pages_deal_begin() has begun, and end the round. */
 void streams_round(struct streams *set, uint32_t round, uint32_t idle_ms);
 /* Waits up to `wait_ms`: 0 when all have sent the end of the round, -EAGAIN, or the first

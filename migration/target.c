@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "migration/placing.h"
 #include "migration/target_internal.h"
 
 #define NS_PER_US UINT64_C(1000)
@@ -53,7 +54,8 @@ static int streams_round_end(struct migration_target *target, uint32_t round)
 static int round_end(struct migration_target *target, const uint8_t *payload, size_t size)
 {
     struct wire_round round;
-    if (wire_round_decode(payload, size, &round) != 0) {
+    if (wire_round_decode(payload, size, &round) != 0 ||
+        !stream_in_round_ended(&target->in, round.round)) {
         return error_set(&target->err, DROVER_EMALFORMED,
                          "the source sent a garbled end of a round");
     }
@@ -81,6 +83,11 @@ static int load(struct migration_target *target, const uint8_t *payload, size_t 
     struct migration_guest *guest = target->config.guest;
     const uint8_t *state;
     size_t state_size;
+    /* All memory is there: what a source still wrote would go unseen. */
+    arrival_streams_seal(&target->streams);
+    if (target->in.places) {
+        target->link->ops->seal(target->link);
+    }
     uint64_t suspects = arrival_suspects(&target->arrival);
     if (suspects != 0) {
         return error_set(&target->err, DROVER_EMALFORMED,
@@ -118,6 +125,7 @@ static int streams_open(struct migration_target *target, const uint8_t *payload,
     }
     int rv = arrival_streams_start(&target->streams, count - 1, target->session,
                                    target->listener, &target->err);
+    target->placing += arrival_streams_placing(&target->streams);
     if (rv == 0) {
         struct migration_status *status = status_board_lock(&target->board);
         status->streams = count;
@@ -335,6 +343,7 @@ static void *target_main(void *owner)
     }
     arrival_streams_stop(&target->streams);
     target_close_link(target);
+    placing_end(target->config.guest, target->placing);
     return NULL;
 }
 
@@ -357,6 +366,8 @@ int migration_target_create(const struct migration_target_config *config,
     target->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     rv = target->cancel_fd < 0
              ? error_set(err, -errno, "can't make an eventfd: %s", err_text(-errno))
+         : config->listener != NULL
+             ? 0
              : transport->listen(address, &target->listener, err);
     if (rv == 0) {
         rv = arrival_streams_init(&target->streams, &target->arrival, &config->times,
@@ -374,6 +385,7 @@ int migration_target_create(const struct migration_target_config *config,
         free(target);
         return rv;
     }
+    target->listener = config->listener != NULL ? config->listener : target->listener;
     *ret_target = target;
     return 0;
 }

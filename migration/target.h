@@ -28,6 +28,7 @@ struct migration_target_config {
     void (*begun)(void *owner);
     void *owner;
     const struct transport_ops *transport; /* NULL: the one that `uri` names */
+    struct transport_listener *listener; /* NULL: one of `transport`; taken on success */
 };
 
 /* Listens; connections are served once started. -ENOMEM, -errno or DROVER_EBADINPUT, with

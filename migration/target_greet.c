@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "migration/placing.h"
 #include "migration/target_internal.h"
 
 /* Connections that did not even say a proper hello, before the target gives up: somebody
@@ -98,6 +99,8 @@ static int greet(struct migration_target *target)
         return rv;
     }
     arrival_streams_keep(&target->streams, hello.session);
+    target->in.places = placing_begin(target->link, target->config.guest, true);
+    target->placing += target->in.places;
     return accept_say(target, &hello);
 }
 

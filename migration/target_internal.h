@@ -27,6 +27,7 @@ struct migration_target {
     struct stream_in in;
     struct arrival arrival;
     struct arrival_streams streams; /* all others */
+    unsigned placing;               /* links that placing_begin() was true for */
     uint16_t version;               /* of the conversation */
     uint64_t session;
     struct error err; /* why the guest will not run here */

@@ -17,7 +17,21 @@ struct transport_link;
 struct transport_listener;
 
 #define TRANSPORT_IOV_MAX  1024 /* entries per call, the kernel's own bound */
+#define TRANSPORT_PLACE_BYTES (2u * 1024 * 1024)
 #define TRANSPORT_URI_SIZE 192  /* "tcp:HOST:PORT", with the final NUL */
+
+#define TRANSPORT_REGIONS_MAX 8 /* as many as a guest's memory has */
+
+/* Memory as offer() gets it. */
+struct transport_region {
+    uint8_t *host;
+    uint64_t size_bytes;
+};
+
+struct transport_piece {
+    uint64_t offset; /* in the region */
+    uint64_t size;
+};
 
 struct transport_link_ops {
     /*
@@ -35,6 +49,31 @@ struct transport_link_ops {
     /* From now on waits end on this descriptor too; -1: on none. */
     void (*set_cancel)(struct transport_link *link, int cancel_fd);
     void (*close)(struct transport_link *link);
+
+    /*
+     * Optional, all or none: memory straight into the peer's, for links that can.
+     * offer() once, before anything is placed: the regions that are read from, or
+     * (`writable`) that the peer may write to. They must stay as they are until close():
+     * nothing in them may be given back to the host.
+     */
+    int (*offer)(struct transport_link *link, const struct transport_region *regions,
+                 unsigned count, bool writable);
+    /*
+     * Source: these pieces of one TRANSPORT_PLACE_BYTES (aligned) go to the same place in
+     * the peer's region; what is sent afterwards arrives behind them. `ask`: the peer may
+     * be asked for a place that it has not told yet. DROVER_ENOTFOUND: they can't, send
+     * them as bytes of the stream. Else as send().
+     */
+    int (*place)(struct transport_link *link, unsigned region,
+                 const struct transport_piece *pieces, unsigned count, bool ask,
+                 uint32_t idle_ms);
+    /* Source: a number that the peer finds in marked() once all that was placed before is
+     * in place. */
+    int (*mark)(struct transport_link *link, uint32_t value, uint32_t idle_ms);
+    uint32_t (*marked)(struct transport_link *link);
+    /* Target: from its return on the peer writes to nothing any more; what can't be
+     * stopped otherwise is disconnected. */
+    void (*seal)(struct transport_link *link);
 };
 
 /* First member of each kind's own struct. */
@@ -77,6 +116,11 @@ const struct transport_ops *transport_tcp(void);
 const struct transport_ops *transport_handed(void);
 /* A link over any stream socket that stands already. Takes `fd`. 0 or -ENOMEM. */
 int transport_socket_adopt(int fd, int cancel_fd, struct transport_link **ret_link);
+
+/* Of a listener of TCP's: readable when accept() would not wait. */
+int transport_tcp_listener_fd(const struct transport_listener *listener);
+/* Whoever connects is shown by accept() once he has said something. */
+int transport_tcp_listener_defer(struct transport_listener *listener, struct error *err);
 
 /* The kind that `uri` names, and its address part (inside `uri`); DROVER_EBADINPUT with
  * what is allowed. */

@@ -21,6 +21,7 @@
 
 #define BACKLOG   4
 #define HOST_SIZE 128
+#define DEFER_S   60 /* a connection that says nothing for so long is shown all the same */
 
 struct tcp_link {
     struct transport_link link;
@@ -399,6 +400,18 @@ static int tcp_listen(const char *address, struct transport_listener **ret_liste
     }
     *ret_listener = &listener->listener;
     return 0;
+}
+
+int transport_tcp_listener_fd(const struct transport_listener *base)
+{
+    return ((const struct tcp_listener *)base)->fd;
+}
+
+int transport_tcp_listener_defer(struct transport_listener *base, struct error *err)
+{
+    int fd = ((struct tcp_listener *)base)->fd;
+    int rv = option_set(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, DEFER_S);
+    return rv != 0 ? error_set(err, rv, "can't listen: %s", err_text(rv)) : 0;
 }
 
 const struct transport_ops *transport_tcp(void)

@@ -168,9 +168,12 @@ int wire_refusal_decode(const uint8_t *payload, size_t size,
  *      +------+-------+--------+------+------------+------+--------------------------
  *      flags: 1 = `crc` is that of all pages which follow the frame (version 1 only)
  *             2 = behind the runs: a checksum (u32) of each of these pages
+ *             4 = the pages do not follow: the link has put them in place already
  */
 #define EXTENT_FLAG_CHECKED       1u
 #define EXTENT_FLAG_PAGES_CHECKED 2u
+#define EXTENT_FLAG_PLACED        4u
+#define EXTENT_FLAGS              7u
 
 int wire_extent_encode(struct buffer *out, const struct extent *extent)
 {
@@ -179,7 +182,8 @@ int wire_extent_encode(struct buffer *out, const struct extent *extent)
     struct buffer view = {.data = payload, .capacity = sizeof(payload)};
     CHECK(extent_valid(extent));
     unsigned flags = (extent->checked ? EXTENT_FLAG_CHECKED : 0) |
-                     (extent->pages_checked ? EXTENT_FLAG_PAGES_CHECKED : 0);
+                     (extent->pages_checked ? EXTENT_FLAG_PAGES_CHECKED : 0) |
+                     (extent->placed ? EXTENT_FLAG_PLACED : 0);
     /* Into the stack, as this is the page path; the room is there, so these can't fail.
      */
     (void)buffer_append_u16(&view, WIRE_EXTENT);
@@ -209,7 +213,7 @@ int wire_extent_decode(const uint8_t *payload, size_t size, struct extent *ret_e
     unsigned run_count = take_u16(&reader);
     uint64_t first_page = take_u64(&reader);
     uint32_t crc = take_u32(&reader);
-    if (reader.bad || (flags & ~(EXTENT_FLAG_CHECKED | EXTENT_FLAG_PAGES_CHECKED)) != 0 ||
+    if (reader.bad || (flags & ~EXTENT_FLAGS) != 0 ||
         run_count > EXTENT_RUNS_MAX || first_page % EXTENT_PAGES != 0) {
         return DROVER_EMALFORMED;
     }
@@ -217,6 +221,7 @@ int wire_extent_decode(const uint8_t *payload, size_t size, struct extent *ret_e
     extent_init(extent, region, first_page);
     extent->checked = (flags & EXTENT_FLAG_CHECKED) != 0;
     extent->pages_checked = (flags & EXTENT_FLAG_PAGES_CHECKED) != 0;
+    extent->placed = (flags & EXTENT_FLAG_PLACED) != 0;
     extent->crc = crc;
     extent->run_count = (uint16_t)run_count;
     unsigned data = 0;

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -19,11 +20,13 @@
 #define HOST_SIZE       128
 #define CONNECT_WAIT_MS 5000 /* for each address of a name */
 
-/* "tcp:HOST:PORT", with [HOST] for IPv6, in two parts. */
+/* "tcp:HOST:PORT" or "rdma:HOST:PORT", with [HOST] for IPv6, in two parts. */
 static int uri_split(const char *uri, char ret_host[HOST_SIZE], const char **ret_port,
                      struct error *err)
 {
-    const char *start = strncmp(uri, "tcp:", 4) == 0 ? uri + 4 : NULL;
+    const char *start = strncmp(uri, "tcp:", 4) == 0    ? uri + 4
+                        : strncmp(uri, "rdma:", 5) == 0 ? uri + 5
+                                                        : NULL;
     const char *colon = start == NULL ? NULL : strrchr(start, ':');
     size_t size = colon == NULL ? 0 : (size_t)(colon - start);
     if (size >= 2 && start[0] == '[' && start[size - 1] == ']') {
@@ -32,7 +35,9 @@ static int uri_split(const char *uri, char ret_host[HOST_SIZE], const char **ret
     }
     if (size == 0 || size >= HOST_SIZE || colon[1] == '\0') {
         return error_set(err, DROVER_EBADINPUT,
-                         "'%s' is not a migration address: use tcp:HOST:PORT", uri);
+                         "'%s' is not a migration address: use tcp:HOST:PORT or "
+                         "rdma:HOST:PORT",
+                         uri);
     }
     char *end = NULL;
     unsigned long port = strtoul(colon + 1, &end, 10);
@@ -103,6 +108,40 @@ int move_link_open(const char *uri, bool numeric, int *ret_fd, struct error *err
                          err_text(result));
     }
     *ret_fd = fd;
+    return 0;
+}
+
+int move_link_number(const char *uri, char ret_uri[MOVE_LINK_URI_SIZE],
+                     struct error *err)
+{
+    char host[HOST_SIZE];
+    const char *port = NULL;
+    struct addrinfo *infos = NULL;
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                                   .ai_flags = AI_NUMERICSERV};
+    int result = uri_split(uri, host, &port, err);
+    if (result < 0) {
+        return result;
+    }
+    if (strncmp(uri, "rdma:", 5) != 0) {
+        int size = snprintf(ret_uri, MOVE_LINK_URI_SIZE, "%s", uri);
+        return size < (int)MOVE_LINK_URI_SIZE
+                   ? 0
+                   : error_set(err, DROVER_EBADINPUT, "'%s' is too long", uri);
+    }
+    int failed = getaddrinfo(host, port, &hints, &infos);
+    if (failed == 0) {
+        failed = getnameinfo(infos->ai_addr, infos->ai_addrlen, host, sizeof(host), NULL, 0,
+                             NI_NUMERICHOST);
+        freeaddrinfo(infos);
+    }
+    if (failed != 0) {
+        return error_set(err, DROVER_EBADINPUT, "can't resolve '%s': %s", uri,
+                         gai_strerror(failed));
+    }
+    (void)snprintf(ret_uri, MOVE_LINK_URI_SIZE,
+                   strchr(host, ':') != NULL ? "rdma:[%s]:%s" : "rdma:%s:%s", host,
+                   port); /* both are short */
     return 0;
 }
 

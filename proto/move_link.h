@@ -12,15 +12,22 @@
 struct error;
 struct unix_files;
 
+#define MOVE_LINK_URI_SIZE 192u
+
 /* Streams of a move for which nobody asked for another number. */
 #define MOVE_LINK_STREAMS 2u
 
 /*
- * A socket that is connecting, or connected, to "tcp:HOST:PORT"; the VMM learns how it
+ * A socket that is connecting, or connected, to "tcp:HOST:PORT", or, for want of
+ * something better, "rdma:HOST:PORT"; the VMM learns how it
  * went. `numeric`: returns at once; names are not resolved, which could take seconds.
  * Else each address of a name is tried in turn until one answers.
  */
 int move_link_open(const char *uri, bool numeric, int *ret_fd, struct error *err);
+/* "rdma:HOST:PORT" with the number of its host, which a jail needs to connect; others as
+ * they are. */
+int move_link_number(const char *uri, char ret_uri[MOVE_LINK_URI_SIZE],
+                     struct error *err);
 /* `count` of them (0: MOVE_LINK_STREAMS; at most UNIX_FILES_MAX), or none. */
 int move_links_open(const char *uri, bool numeric, unsigned count,
                     struct unix_files *ret_files, struct error *err);

@@ -40,13 +40,15 @@ static const char help[] =
     "  resume                go on\n"
     "  stop                  press the power button: the guest shuts down by itself\n"
     "  quit                  switch off at once\n"
-    "  migrate tcp:HOST:PORT [--max-downtime MS] [--deadline S] [--streams N] [--bandwidth "
-    "SIZE]\n"
+    "  migrate tcp:HOST:PORT|rdma:HOST:PORT [--max-downtime MS] [--deadline S] [--streams N]\n"
+    "          [--bandwidth SIZE]\n"
     "                        move the guest to the drover-vmm that waits there "
     "(--incoming),\n"
     "                        over N connections (1 to 8, default 2); at most SIZE bytes a "
     "second, such\n"
-    "                        as 100M, while the guest runs\n"
+    "                        as 100M, while the guest runs. rdma needs --rdma, else it "
+    "falls back to TCP;\n"
+    "                        neither is encrypted\n"
     "  cancel                of a migration: the guest stays here\n"
     "  reclaim               after a handover that nobody confirmed: the other side "
     "never ran it\n"
@@ -267,6 +269,7 @@ struct order {
     Drover__ControlMigrate migrate;
     Drover__ControlSnapshot snapshot;
     Drover__ControlBalloon balloon;
+    char uri[MOVE_LINK_URI_SIZE];
     struct unix_files files; /* go with it */
 };
 
@@ -288,7 +291,7 @@ static int number_parse(const char *option, const char *text, unsigned long most
 static int migrate_parse(int count, char **words, struct order *order, struct error *err)
 {
     if (count < 1) {
-        return error_set(err, DROVER_EBADINPUT, "migrate needs a target: tcp:HOST:PORT");
+        return error_set(err, DROVER_EBADINPUT, "migrate needs a target: tcp:HOST:PORT or rdma:HOST:PORT");
     }
     order->migrate.uri = words[0];
     for (int i = 1; i < count; i += 2) {
@@ -431,6 +434,11 @@ static int descriptors_open(struct order *order, struct error *err)
     if (order->request.order_case != DROVER__CONTROL_REQUEST__ORDER_MIGRATE) {
         return 0;
     }
+    int result = move_link_number(order->migrate.uri, order->uri, err);
+    if (result < 0) {
+        return result;
+    }
+    order->migrate.uri = order->uri;
     return move_links_open(order->migrate.uri, false, order->migrate.streams,
                            &order->files, err);
 }

@@ -59,7 +59,7 @@ json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
         migration->figures != NULL ? migration->figures : &none;
     return json_pack(
         "{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, "
-        "s:i, s:s}",
+        "s:i, s:s, s:s}",
         "status", migration_state_name_of(migration->state), "uri", migration->uri,
         "round", (int)migration->round, "streams", (int)migration->streams, "bytes_total", (json_int_t)migration->bytes_total,
         "bytes_remaining", (json_int_t)migration->bytes_remaining, "bytes_per_second",
@@ -70,7 +70,7 @@ json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
         (double)figures->predicted_downtime_us / US_PER_MS, "bytes_sent",
         (json_int_t)figures->bytes_sent, "pages_sent", (json_int_t)figures->pages_sent,
         "pages_zero", (json_int_t)figures->pages_zero, "rounds", (int)figures->rounds,
-        "error", migration->error);
+        "error", migration->error, "notice", migration->notice);
 }
 
 static json_t *balloon_json(const Drover__VmBalloonStatus *balloon)

@@ -81,6 +81,8 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     (void)snprintf(status->incoming_uri, sizeof(status->incoming_uri), "%s",
                    now.incoming_uri);
     (void)snprintf(status->error, sizeof(status->error), "%s", engine->error.text);
+    (void)snprintf(status->notice, sizeof(status->notice), "%s", engine->notice);
+    status->migration.notice = status->notice;
     /* The engine's numbers are those of the message (migration/status.h). */
     status->migration.state = (Drover__VmMigrationState)engine->state;
     status->migration.uri = status->uri;

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "migration/status.h"
 #include "migration/transport.h"
 #include "proto/control.pb-c.h"
 #include "vmm/vm.h"
@@ -23,6 +24,7 @@ struct control_status {
     char reason[256];
     char uri[TRANSPORT_URI_SIZE];
     char incoming_uri[TRANSPORT_URI_SIZE];
+    char notice[MIGRATION_NOTICE_SIZE];
     char error[ERROR_TEXT_SIZE];
     char snapshot_error[ERROR_TEXT_SIZE];
     char storage_trouble[ERROR_TEXT_SIZE];

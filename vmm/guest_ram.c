@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,8 @@ struct guest_ram {
     atomic_bool fd_asked;
     pthread_mutex_t filling_lock;
     pthread_cond_t filled;
+    atomic_uint held;       /* how often; nothing is given back then */
+    atomic_uint discarding; /* calls under way */
     atomic_bool filling; /* written under filling_lock */
     bool is_reserved; /* the guest's for good: what it does not use is not given back */
     uint64_t size_bytes;
@@ -414,7 +417,21 @@ bool guest_ram_is_reserved(const struct guest_ram *ram)
 
 bool guest_ram_can_discard(const struct guest_ram *ram)
 {
-    return ram->backing.kind != RAM_BACKING_HUGE && !atomic_load(&ram->filling);
+    return ram->backing.kind != RAM_BACKING_HUGE && !atomic_load(&ram->filling) &&
+           atomic_load(&ram->held) == 0;
+}
+
+void guest_ram_hold(struct guest_ram *ram, bool hold)
+{
+    if (!hold) {
+        CHECK(atomic_fetch_sub(&ram->held, 1) > 0);
+        return;
+    }
+    atomic_fetch_add(&ram->held, 1);
+    /* Whoever had looked before is about to finish. */
+    while (atomic_load(&ram->discarding) != 0) {
+        (void)sched_yield(); /* it can't fail */
+    }
 }
 
 int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size)
@@ -426,12 +443,15 @@ int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size)
     if (gpa % GUEST_PAGE_SIZE != 0 || size % GUEST_PAGE_SIZE != 0) {
         return -EINVAL;
     }
-    if (atomic_load(&ram->filling)) {
-        return -EBUSY;
-    }
     uint64_t offset =
         (uint64_t)(region->host - ram->backing.mapping) + (gpa - region->gpa);
-    int result = ram_backing_discard(&ram->backing, offset, size);
+    atomic_fetch_add(&ram->discarding, 1);
+    bool busy = atomic_load(&ram->filling) || atomic_load(&ram->held) != 0;
+    int result = busy ? -EBUSY : ram_backing_discard(&ram->backing, offset, size);
+    atomic_fetch_sub(&ram->discarding, 1);
+    if (busy) {
+        return result;
+    }
     atomic_fetch_add(&ram->discards, 1);
     /* After it: whoever sends the page finds it zero. */
     guest_ram_mark_dirty(ram, gpa, size);

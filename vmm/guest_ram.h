@@ -110,9 +110,13 @@ void guest_ram_back(struct guest_ram *ram, uint64_t gpa, uint64_t size);
  * Gives whole pages back to the host: from then on they read as zero, count as dirty, and
  * are outside of what guest_ram_populated() finds, until somebody writes to them. Any
  * thread. -EFAULT unless all of it is memory in one region, -EINVAL unless whole pages.
- * -EBUSY while it is filled. Huge pages stay and keep what they hold; guest_ram_can_discard() is false in both cases.
+ * -EBUSY while it is filled or held. Huge pages stay and keep what they hold;
+ * guest_ram_can_discard() is false in all three cases.
  */
 int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size);
+/* As often as true, until as often false: nothing is given back. Devices may have the
+ * pages. Any thread. */
+void guest_ram_hold(struct guest_ram *ram, bool hold);
 bool guest_ram_can_discard(const struct guest_ram *ram);
 /* Huge pages or preallocated: what the guest merely does not use is not to be taken. */
 bool guest_ram_is_reserved(const struct guest_ram *ram);

@@ -3,6 +3,7 @@
 #include "vmm/jail.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
@@ -16,6 +17,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -30,6 +32,8 @@
 #define THREADS_MAX    1024
 #define FILE_SLACK     (UINT64_C(1) << 30) /* logs, a snapshot's own part */
 #define CAPABILITY_MAX 63                  /* what the kernel's masks can hold */
+/* Pinned beyond guest memory: the buffers of a move's links, and how the kernel counts. */
+#define PINNED_SLACK (UINT64_C(64) << 20)
 int jail_user_find(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct error *err)
 {
     char *rest = NULL;
@@ -72,7 +76,7 @@ static int step_failed(const char *what, struct error *err)
 }
 
 /* The launcher's list is sealed with that, and gives the world. */
-static int namespaces_enter(struct broker *broker, struct error *err)
+static int namespaces_enter(struct broker *broker, bool settles, struct error *err)
 {
     CLEANUP(jail_world_done)
     struct jail_world world = {.network_fd = -1, .mount_fd = -1};
@@ -81,11 +85,68 @@ static int namespaces_enter(struct broker *broker, struct error *err)
     if (result < 0) {
         return error_set(err, result, "cannot enter the VM's jail: %s", why.text);
     }
-    result = jail_world_enter(&world);
+    result = settles ? jail_world_enter_network(&world) : jail_world_enter(&world);
     if (result < 0 || unshare(CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0) {
         return step_failed("namespaces", err);
     }
     return sethostname("vm", 2) < 0 ? step_failed("host name", err) : 0;
+}
+
+/*
+ * When the VM's user still has something to open: a process that stays root waits for
+ * that, and then takes the host's files away from the one that waits for it, whose mount
+ * namespace it shares.
+ */
+struct root_changer {
+    pid_t pid;
+    int go_fd;
+};
+
+static void changer_main(int wait_fd)
+{
+    char word;
+    bool ordered = read(wait_fd, &word, 1) == 1;
+    _exit(ordered && jail_world_empty() == 0 ? 0 : 1);
+}
+
+static int changer_start(struct root_changer *ret_changer, struct error *err)
+{
+    int pair[2];
+    /* Who stands at the old root is moved to the new one with it. */
+    if (chdir("/") < 0 || pipe2(pair, O_CLOEXEC) < 0) {
+        return step_failed("empty root", err);
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)close(pair[1]); /* so that the other's end is seen */
+        changer_main(pair[0]);
+    }
+    (void)close(pair[0]); /* only the child's */
+    if (pid < 0) {
+        (void)close(pair[1]); /* nobody reads it */
+        return step_failed("empty root", err);
+    }
+    *ret_changer = (struct root_changer){.pid = pid, .go_fd = pair[1]};
+    return 0;
+}
+
+static int changer_finish(struct root_changer *changer, bool go, struct error *err)
+{
+    int status = -1;
+    struct stat root;
+    bool told = !go || write(changer->go_fd, "g", 1) == 1;
+    (void)close(changer->go_fd); /* without a word it ends too */
+    while (waitpid(changer->pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    bool empty = told && status == 0 && chdir("/") == 0;
+    /* Whoever says so: nothing of the host's may be in sight. */
+    empty = empty && (JAIL_SANITIZED ||
+                      (stat("/dev", &root) < 0 && stat("/proc", &root) < 0));
+    if (go && !empty) {
+        errno = EPERM;
+        return step_failed("empty root", err);
+    }
+    return 0;
 }
 
 static bool limit_set(int resource, uint64_t value)
@@ -141,6 +202,10 @@ static int limits_set(const struct jail_config *config, struct error *err)
         !limit_set(RLIMIT_NPROC, THREADS_MAX) ||
         !limit_set(RLIMIT_FSIZE, file_bytes + FILE_SLACK) ||
         !limit_set(RLIMIT_MSGQUEUE, 0)) {
+        return step_failed("limits", err);
+    }
+    if (config->rdma &&
+        !limit_set(RLIMIT_MEMLOCK, config->memory_bytes + PINNED_SLACK)) {
         return step_failed("limits", err);
     }
     return 0;
@@ -215,16 +280,39 @@ static void aborted(int signal_number)
     _exit(LAUNCHER_STATUS_ABORTED);
 }
 
+static int rights_drop(const struct jail_config *config, struct error *err)
+{
+    int result = limits_set(config, err);
+    result = result < 0 ? result : capabilities_drop(err);
+    return result < 0 ? result : user_change(config, err);
+}
+
+static int settle(const struct jail_config *config, struct error *err)
+{
+    struct root_changer changer = {.pid = -1, .go_fd = -1};
+    int result = changer_start(&changer, err);
+    if (result < 0) {
+        return result;
+    }
+    result = rights_drop(config, err);
+    result = result < 0 ? result : config->settle(config->settle_owner, err);
+    struct error unheard = {0};
+    int changed = changer_finish(&changer, result == 0, result < 0 ? &unheard : err);
+    return result < 0 ? result : changed;
+}
+
 int jail_enter(const struct jail_config *config, struct error *err)
 {
     CHECK(signal(SIGABRT, aborted) != SIG_ERR);
-    int result = namespaces_enter(config->broker, err);
-    result = result < 0 ? result : limits_set(config, err);
-    result = result < 0 ? result : capabilities_drop(err);
-    result = result < 0 ? result : user_change(config, err);
+    bool settles = config->settle != NULL;
+    int result = namespaces_enter(config->broker, settles, err);
+    if (result == 0) {
+        result = settles ? settle(config, err) : rights_drop(config, err);
+    }
     result = result < 0 ? result : process_mark(config, err);
     if (result == 0) {
-        result = seccomp_enter(config->seccomp, SECCOMP_ROLE_MAIN);
+        result = seccomp_enter(config->seccomp,
+                               config->rdma ? SECCOMP_ROLE_MAIN_RDMA : SECCOMP_ROLE_MAIN);
         if (result < 0) {
             (void)error_set(err, result, "cannot enter the VM's jail: seccomp: %s",
                             err_text(result));

@@ -32,6 +32,14 @@ struct jail_config {
     gid_t gid;
     uint64_t memory_bytes; /* no file becomes much larger than this and what is open */
     enum seccomp_mode seccomp;
+    bool rdma; /* guest memory may be pinned, and the filters let its devices be used */
+    /*
+     * Called as the VM's user, in its namespaces, before the host's files are out of
+     * sight: for devices that must be opened by who uses them. NULL: nothing is to be
+     * done.
+     */
+    int (*settle)(void *owner, struct error *err);
+    void *settle_owner;
 };
 
 /* The user that --user names, as a name or a number. DROVER_EBADINPUT. */

@@ -112,6 +112,18 @@ int jail_world_enter(const struct jail_world *world)
     return entered ? 0 : -errno;
 }
 
+int jail_world_enter_network(const struct jail_world *world)
+{
+    bool entered =
+        setns(world->network_fd, CLONE_NEWNET) == 0 && unshare(CLONE_NEWNS) == 0;
+    return entered ? 0 : -errno;
+}
+
+int jail_world_empty(void)
+{
+    return root_change();
+}
+
 void jail_world_done(struct jail_world *world)
 {
     cleanup_fd(&world->network_fd);

@@ -21,6 +21,13 @@ struct jail_world {
 int jail_world_make(struct jail_world *ret_world, struct error *err);
 /* The calling process is in it from then on; its folder is the root. -errno. */
 int jail_world_enter(const struct jail_world *world);
+/*
+ * The same in two steps, for a process that still needs the host's files as the user that
+ * it becomes: the network at once, and a mount namespace of its own; its files are then
+ * taken away by a child that stayed root, jail_world_empty().
+ */
+int jail_world_enter_network(const struct jail_world *world);
+int jail_world_empty(void);
 void jail_world_done(struct jail_world *world);
 
 #endif

@@ -59,6 +59,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/machine.c vmm/machine.h \
 	vmm/migrate.c vmm/migrate.h \
 	vmm/migrate_guest.c vmm/migrate_guest.h \
+	vmm/migrate_rdma.c vmm/migrate_rdma.h \
 	vmm/options.c vmm/options.h \
 	vmm/options_cdrom.c vmm/options_cdrom.h \
 	vmm/options_cpu.c vmm/options_cpu.h \

@@ -29,6 +29,7 @@
 #include "vmm/firmware.h"
 #include "vmm/machine.h"
 #include "vmm/migrate.h"
+#include "vmm/migrate_rdma.h"
 #include "vmm/options.h"
 #include "vmm/panic.h"
 #include "vmm/platform.h"
@@ -58,6 +59,7 @@ struct program {
     struct serial_host *serial_host;
     struct serial_host *console_host;
     struct migrate *migrate;
+    struct migrate_rdma *rdma; /* migrate's; NULL: none */
     struct control *control;
     struct event_source *farewell; /* timer */
     bool leaving;
@@ -346,8 +348,13 @@ static int program_open(struct program *program, struct error *err)
     if (result < 0) {
         return result;
     }
-    result = migrate_create(program->vm, (uint32_t)program->options.patience_ms,
-                            &program->migrate);
+    if (program->options.rdma) {
+        result = migrate_rdma_create(&program->log, program->options.name, &program->rdma);
+    }
+    if (result == 0) {
+        result = migrate_create(program->vm, (uint32_t)program->options.patience_ms,
+                                program->rdma, &program->migrate);
+    }
     if (result < 0) {
         return error_set(err, result, "cannot prepare for migration: %s",
                          err_text(result));
@@ -373,7 +380,11 @@ static int program_start(struct program *program, struct error *err)
         return error_set(err, result, "cannot take signals: %s", err_text(result));
     }
     result = program_open(program, err);
-    result = result < 0 ? result : process_confine(&program->process, err);
+    result = result < 0 ? result : process_confine(&program->process,
+                                                   program->rdma != NULL
+                                                       ? migrate_rdma_settle
+                                                       : NULL,
+                                                   program->rdma, err);
     result = result < 0 ? result : vm_start(program->vm, err);
     if (result == 0 && program->options.incoming != NULL) {
         result = migrate_await(program->migrate, err);

@@ -21,6 +21,7 @@
 #include "proto/unix_files.h"
 #include "vmm/event_loop.h"
 #include "vmm/migrate_guest.h"
+#include "vmm/migrate_rdma.h"
 #include "vmm/snapshot_restore.h"
 #include "vmm/vm.h"
 
@@ -51,6 +52,7 @@ struct migrate {
     struct migration_times times;
     struct migration_source *source; /* the latest departure; NULL: none */
     struct migration_target *target; /* NULL: this VM did not arrive */
+    struct migrate_rdma *rdma;       /* NULL: was not asked for */
     struct snapshot *snapshot;
     struct snapshot_restore *restore; /* NULL: this VM did not come from a snapshot */
     struct event_source *moved;      /* timer: MOVED_STAYS_NS are over */
@@ -74,7 +76,8 @@ static void moved_begin(void *owner)
     }
 }
 
-int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_migrate)
+int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate_rdma *rdma,
+                   struct migrate **ret_migrate)
 {
     struct migrate *migrate = calloc(1, sizeof(*migrate));
     if (migrate == NULL) {
@@ -94,6 +97,7 @@ int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_mig
         free(migrate);
         return rv;
     }
+    migrate->rdma = rdma;
     *ret_migrate = migrate;
     return 0;
 }
@@ -107,6 +111,7 @@ void migrate_free(struct migrate *migrate)
     snapshot_restore_free(migrate->restore);
     migration_source_free(migrate->source);
     migration_target_free(migrate->target);
+    migrate_rdma_free(migrate->rdma);
     event_loop_remove(migrate->moved);
     migrate_guest_done(&migrate->guest);
     free(migrate);
@@ -144,7 +149,8 @@ static void log_end(struct migrate *migrate, const char *what,
 static void engine_begun(void *owner)
 {
     struct migrate *migrate = owner;
-    vm_thread_confine(migrate->vm, SECCOMP_ROLE_MOVE);
+    vm_thread_confine(migrate->vm, migrate->rdma != NULL ? SECCOMP_ROLE_MOVE_RDMA
+                                                         : SECCOMP_ROLE_MOVE);
 }
 
 /* Engine's thread. */
@@ -182,7 +188,18 @@ int migrate_listen(struct migrate *migrate, const char *uri, struct error *err)
         .changed = target_changed,
         .owner = migrate,
     };
-    return migration_target_create(&config, &migrate->target, err);
+    if (strncmp(uri, "rdma:", 5) == 0) {
+        CHECK(migrate->rdma != NULL);
+        int rv = migrate_rdma_listen(migrate->rdma, uri + 5, &config.listener, err);
+        if (rv != 0) {
+            return rv;
+        }
+    }
+    int rv = migration_target_create(&config, &migrate->target, err);
+    if (rv != 0) {
+        transport_listener_close(config.listener);
+    }
+    return rv;
 }
 
 int migrate_await(struct migrate *migrate, struct error *err)
@@ -309,6 +326,13 @@ int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
         .changed = source_changed,
         .owner = migrate,
     };
+    if (strncmp(uri, "rdma:", 5) == 0) {
+        config.notice = "over TCP: this VM was started without --rdma";
+        if (migrate->rdma != NULL) {
+            config.rdma = migrate_rdma_transport(migrate->rdma);
+            config.notice = migrate_rdma_notice(migrate->rdma);
+        }
+    }
     for (unsigned i = 0; i < files->count; i++) {
         config.link_fds[i] = files->fds[i];
     }
@@ -396,6 +420,10 @@ void migrate_status(struct migrate *migrate, struct migrate_status *ret_status)
         memcpy(ret_status->uri, migrate->uri, sizeof(ret_status->uri));
     } else if (migrate->target != NULL) {
         migration_target_status(migrate->target, &ret_status->engine);
+        if (migrate->rdma != NULL) {
+            (void)snprintf(ret_status->engine.notice, sizeof(ret_status->engine.notice),
+                           "%s", migrate_rdma_notice(migrate->rdma)); /* may be cut */
+        }
         /* The agent tells never from unknown by this, and the process may end before the
          * engine has come to tell. */
         if (!migration_state_final(ret_status->engine.state) &&

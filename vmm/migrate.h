@@ -16,6 +16,7 @@
 
 struct error;
 struct migrate;
+struct migrate_rdma;
 struct unix_files;
 struct vm;
 
@@ -27,8 +28,9 @@ struct migrate_status {
     struct snapshot_status snapshot;       /* the latest that was taken */
 };
 
-/* `patience_ms`: see migration/times.h; 0: the default. */
-int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate **ret_migrate);
+/* `rdma` (NULL: moves go over TCP) is taken on success. `patience_ms`: see migration/times.h; 0: the default. */
+int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate_rdma *rdma,
+                   struct migrate **ret_migrate);
 /*
  * Stops what is under way (an arrival that is not decided never runs), waits for its
  * threads. Before vm_free(). NULL is fine.

@@ -362,6 +362,11 @@ static void back(struct migration_guest *guest, unsigned index, uint64_t first_p
                    page_count * GUEST_PAGE_SIZE);
 }
 
+static void hold_memory(struct migration_guest *guest, bool hold)
+{
+    guest_ram_hold(vm_ram(vm_of(guest)), hold);
+}
+
 static int claim(struct migration_guest *guest, struct error *err)
 {
     struct vm *vm = vm_of(guest);
@@ -437,6 +442,7 @@ static const struct migration_guest_ops ops = {
     .load = load,
     .clear = clear,
     .back = back,
+    .hold_memory = hold_memory,
     .claim = claim,
     .start = start,
     .announce = announce,

@@ -68,15 +68,15 @@ const char options_help_rest[] =
     "  --control PATH         socket for orders\n"
     "  --paused               do not start before `control PATH resume`\n"
     "  --incoming tcp:HOST:PORT       wait for a guest that another drover-vmm sends\n"
-    "                                 over plain TCP, not encrypted: only in a network of "
-    "your own\n"
+    "  --incoming rdma:HOST:PORT      ... or over RDMA; neither is encrypted: only in a\n"
+    "                                 network of your own\n"
     "  --incoming handed              its connections come by order: droverd encrypts them\n"
+    "  --rdma                 it can be moved over RDMA\n"
     "  --incoming file:DIR[,force]    the guest of a snapshot; `force`: although a disk was "
     "written\n"
-    "                                 since, or it is a cluster's\n"
-    "  --patience MS                  in a move: how long the other side may be silent "
-    "while\n"
-    "                                 the guest stands (2000); more on slow hosts\n"
+    "                         since, or it is a cluster's\n"
+    "  --patience MS          in a move: how long the other side may be silent while the\n"
+    "                         guest stands (2000); more on slow hosts\n"
     "\n"
     "Jail (docs/jail.md), when started by root\n"
     "  --user NAME            whom the VM runs as: a user or a number (default: a number "
@@ -112,6 +112,7 @@ enum option_key {
     KEY_CONSOLE,
     KEY_CONTROL,
     KEY_INCOMING,
+    KEY_RDMA,
     KEY_PAUSED,
     KEY_VM_ID,
     KEY_EPOCH,
@@ -152,6 +153,7 @@ static const struct option long_options[] = {
     {"console", required_argument, NULL, KEY_CONSOLE},
     {"control", required_argument, NULL, KEY_CONTROL},
     {"incoming", required_argument, NULL, KEY_INCOMING},
+    {"rdma", no_argument, NULL, KEY_RDMA},
     {"paused", no_argument, NULL, KEY_PAUSED},
     {"user", required_argument, NULL, KEY_USER},
     {"no-jail", no_argument, NULL, KEY_NO_JAIL},
@@ -309,6 +311,10 @@ static int control_option(int key, const char *text, struct options *options,
         return 0;
     case KEY_INCOMING:
         options->incoming = text;
+        options->rdma = options->rdma || strncmp(text, "rdma:", 5) == 0;
+        return 0;
+    case KEY_RDMA:
+        options->rdma = true;
         return 0;
     case KEY_PAUSED:
         options->paused = true;

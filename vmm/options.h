@@ -50,6 +50,7 @@ struct options {
     const char *console; /* hvc0 */
     const char *control;
     const char *incoming; /* NULL: none */
+    bool rdma;            /* moves may go over RDMA */
     bool paused;
     bool ha;
     uint64_t vm_id;

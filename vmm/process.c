@@ -166,7 +166,8 @@ enum seccomp_mode process_seccomp(const struct process *process)
                                         : SECCOMP_KILL;
 }
 
-int process_confine(struct process *process, struct error *err)
+int process_confine(struct process *process, int (*settle)(void *owner, struct error *err),
+                    void *owner, struct error *err)
 {
     const struct jail_config config = {
         .broker = process->broker,
@@ -174,6 +175,9 @@ int process_confine(struct process *process, struct error *err)
         .gid = process->gid,
         .memory_bytes = process->options->memory_bytes,
         .seccomp = process_seccomp(process),
+        .rdma = process->options->rdma,
+        .settle = settle,
+        .settle_owner = owner,
     };
     if (process->jailed) {
         return jail_enter(&config, err);
@@ -182,7 +186,7 @@ int process_confine(struct process *process, struct error *err)
         log_notice(process->log, "not started by root: the VM has no jail vm=%s",
                    process->options->name);
     }
-    return 0;
+    return settle == NULL ? 0 : settle(owner, err);
 }
 
 void process_done(struct process *process)

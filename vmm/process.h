@@ -44,8 +44,12 @@ int process_init(const struct options *options, const struct log *log,
 int process_split(struct process *process, bool *ret_is_vmm, int *ret_status,
                   struct error *err);
 enum seccomp_mode process_seccomp(const struct process *process);
-/* Into the jail, if there is one. No thread was started yet. */
-int process_confine(struct process *process, struct error *err);
+/*
+ * Into the jail, if there is one. No thread was started yet. `settle` (may be NULL) is
+ * called in any case: jail.h.
+ */
+int process_confine(struct process *process, int (*settle)(void *owner, struct error *err),
+                    void *owner, struct error *err);
 void process_done(struct process *process);
 
 #endif

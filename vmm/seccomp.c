@@ -27,6 +27,12 @@ static const struct {
                            sizeof(seccomp_filter_vcpu) / sizeof(struct sock_filter)},
     [SECCOMP_ROLE_MOVE] = {seccomp_filter_move,
                            sizeof(seccomp_filter_move) / sizeof(struct sock_filter)},
+    [SECCOMP_ROLE_MAIN_RDMA] = {seccomp_filter_main_rdma,
+                                sizeof(seccomp_filter_main_rdma) /
+                                    sizeof(struct sock_filter)},
+    [SECCOMP_ROLE_MOVE_RDMA] = {seccomp_filter_move_rdma,
+                                sizeof(seccomp_filter_move_rdma) /
+                                    sizeof(struct sock_filter)},
 };
 
 /* Kills become log lines. */

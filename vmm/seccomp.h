@@ -19,6 +19,9 @@ enum seccomp_role {
     SECCOMP_ROLE_IO,
     SECCOMP_ROLE_VCPU,
     SECCOMP_ROLE_MOVE, /* migration, snapshots: sockets and files, no new threads */
+    /* The same of a VM with --rdma. */
+    SECCOMP_ROLE_MAIN_RDMA,
+    SECCOMP_ROLE_MOVE_RDMA,
     SECCOMP_ROLES,
 };
 

@@ -22,6 +22,7 @@ enum set {
     SET_IO = 1 << 1,
     SET_VCPU = 1 << 2,
     SET_MOVE = 1 << 3,
+    SET_RDMA = 1 << 4, /* of a VM with --rdma, beside MAIN or MOVE */
 };
 #define SET_ALL    (SET_MAIN | SET_IO | SET_VCPU | SET_MOVE)
 #define SET_TALK   (SET_MAIN | SET_IO | SET_MOVE) /* sockets that were handed in */
@@ -120,6 +121,8 @@ static const struct call refused[] = {
     {CALL(faccessat), SET_ALL},  {CALL(faccessat2), SET_ALL}, {CALL(readlink), SET_ALL},
     {CALL(readlinkat), SET_ALL}, {CALL(unlink), SET_ALL},     {CALL(unlinkat), SET_ALL},
     {CALL(statfs), SET_ALL},
+    /* The RDMA libraries look for devices and services that were not there before. */
+    {CALL(socket), SET_RDMA},
 };
 
 static void check(int result, const char *what)
@@ -146,6 +149,7 @@ static void ioctls_add(scmp_filter_ctx filter, unsigned set)
         {0xff00, 0xae00, SET_ALL},                              /* KVM_* */
         {0xff00, 0xaf00, SET_ALL},                              /* VHOST_* */
         {0xff00, 0xaa00, SET_MAIN | SET_MOVE},                  /* UFFDIO_* */
+        {0xffffffff, 0xc0181b01, SET_RDMA},                     /* RDMA_VERBS_IOCTL */
         {0xffffffff, 0x400454d0, SET_ALL},                      /* TUNSETOFFLOAD */
         {0xffffffff, 0x400454d1, SET_MAIN | SET_IO | SET_VCPU}, /* TUNSETTXFILTER */
         {0xffffffff, 0x400454d8, SET_MAIN | SET_IO},            /* TUNSETVNETHDRSZ */
@@ -221,9 +225,11 @@ static scmp_filter_ctx filter_make(unsigned set)
         }
     }
     for (unsigned i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
-        check(seccomp_rule_add_array(filter, SCMP_ACT_ERRNO(ENOENT), refused[i].number, 0,
-                                     NULL),
-              refused[i].name);
+        if ((refused[i].sets & set) != 0) {
+            check(seccomp_rule_add_array(filter, SCMP_ACT_ERRNO(ENOENT),
+                                         refused[i].number, 0, NULL),
+                  refused[i].name);
+        }
     }
     return filter;
 }
@@ -254,5 +260,7 @@ int main(void)
     print("io", SET_IO);
     print("vcpu", SET_VCPU);
     print("move", SET_MOVE);
+    print("main_rdma", SET_ALL | SET_RDMA);
+    print("move_rdma", SET_MOVE | SET_RDMA);
     return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
