@@ -105,6 +105,28 @@ static void test_a_lost_leadership_is_no_error_for_a_request_with_a_key(void **s
     (void)ask(f, "POST", "/vms/web1/resume", NULL, 504);
 }
 
+static json_t *join(struct fixture *f, const char *token_id, unsigned status)
+{
+    struct join_token token = {.address_count = 1, .addresses = {"10.0.0.1:7400"}};
+    char text[JOIN_TOKEN_TEXT_SIZE];
+    char body[JOIN_TOKEN_TEXT_SIZE + 16];
+    (void)snprintf(token.token_id, sizeof(token.token_id), "%s", token_id);
+    assert_int_equal(join_token_encode(&token, text, sizeof(text)), 0);
+    (void)snprintf(body, sizeof(body), "{\"token\":\"%s\"}", text);
+    return ask(f, "POST", "/cluster/join", body, status);
+}
+
+static void test_a_host_that_has_joined_by_a_token_is_told_so_again(void **state)
+{
+    struct fixture *f = *state;
+    f->backend.self.host_id = 2;
+    f->backend.self.leads = false;
+    assert_string_equal(text_of(join(f, "token2", 201), "name"), "n2");
+    assert_string_equal(f->backend.joined, ""); /* nothing is done again */
+    (void)join(f, "token3", 409);               /* another host's */
+    (void)join(f, "token9", 409);
+}
+
 static void test_what_one_host_passed_on_goes_back_to_it(void **state)
 {
     struct fixture *f = *state;
@@ -248,6 +270,7 @@ int main(void)
         MEMBER(test_a_repeated_request_is_answered_again_and_done_once),
         MEMBER(test_a_lost_leadership_is_no_error_for_a_request_with_a_key),
         MEMBER(test_what_one_host_passed_on_goes_back_to_it),
+        MEMBER(test_a_host_that_has_joined_by_a_token_is_told_so_again),
         MEMBER(test_token_is_shown_once_and_leads_to_the_cluster),
         MEMBER(test_events_are_paged_without_loss),
         MEMBER(test_waiting_for_events_ends_with_the_next_one_or_in_time),
