@@ -19,6 +19,13 @@ struct migration_guest;
 #define MIGRATION_PAGE_SIZE   4096u
 #define MIGRATION_REGIONS_MAX 8
 
+/* What a part of the pause costs, tried while the guest runs. */
+struct migration_rehearsal {
+    uint64_t stop_us; /* vCPUs out */
+    uint64_t save_us; /* devices' state */
+    uint64_t state_bytes;
+};
+
 struct migration_region {
     uint64_t gpa;        /* guest-physical start */
     uint64_t size_bytes; /* multiple of MIGRATION_PAGE_SIZE */
@@ -62,6 +69,18 @@ struct migration_guest_ops {
     int (*dirty_peek)(struct migration_guest *guest, unsigned region, uint64_t *bitmap);
     int (*dirty_forget)(struct migration_guest *guest, unsigned region,
                         const uint64_t *bitmap, uint64_t first_page, uint64_t page_count);
+    /* How many can be throttled. NULL, or 0: none; then the next one is not called. */
+    unsigned (*vcpu_count)(struct migration_guest *guest);
+    /*
+     * Keeps one vCPU out of the guest for so much of its time from now on, 0 to 99; all
+     * others run on as they did. 100: it stands until this is called again, but not for
+     * long.
+     */
+    int (*throttle)(struct migration_guest *guest, unsigned vcpu, unsigned percent);
+    /* Tries what stopping and saving take; the guest runs on but for a moment of each
+     * vCPU. NULL: nobody knows. */
+    int (*rehearse)(struct migration_guest *guest,
+                    struct migration_rehearsal *ret_rehearsal);
     /* No vCPU runs and no I/O is submitted from soon on. Returns at once. */
     int (*stop_begin)(struct migration_guest *guest);
     /*

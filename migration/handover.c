@@ -61,6 +61,7 @@ static int last_pages(struct migration_source *source)
     if (rv != 0) {
         return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
     }
+    source->figures.pause.last_pages = source->pages.pending_count;
     rv = pages_send(&source->pages, &source->out, true, source_tick, source);
     if (rv != 0) {
         return source->err.code != 0
@@ -129,7 +130,7 @@ static int go_send(struct migration_source *source, uint64_t stopped_ns,
                    uint64_t *ret_sent_ns)
 {
     struct wire_go go = {
-        .predicted_downtime_us = source->predicted_downtime_us,
+        .predicted_downtime_us = source->goals.predicted_downtime_us,
         .one_way_us = source->round_trip_us / 2,
         .bytes_sent = source_bytes_sent(source),
         .pages_sent = source->pages.sent_count,
@@ -183,7 +184,8 @@ static void reckon(struct migration_source *source, uint64_t stopped_ns,
     figures->pause.entered_us = entry_us;
     figures->downtime_us = (go_sent_ns - stopped_ns) / NS_PER_US + entry_us;
     figures->total_us = (go_sent_ns - source->started_ns) / NS_PER_US + entry_us;
-    figures->predicted_downtime_us = source->predicted_downtime_us;
+    figures->predicted_downtime_us = source->goals.predicted_downtime_us;
+    figures->predicted_total_ms = source->goals.predicted_total_ms;
     figures->bytes_sent = source_bytes_sent(source);
     figures->pages_sent = source->pages.sent_count;
     figures->pages_zero = source->pages.zero_count;

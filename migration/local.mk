@@ -5,13 +5,16 @@ migration_libmigration_a_SOURCES = \
 	migration/arrival_streams.c migration/arrival_streams.h \
 	migration/crc32c.c migration/crc32c.h \
 	migration/extent.c migration/extent.h \
+	migration/dirty_rate.c migration/dirty_rate.h \
 	migration/gate.h \
+	migration/goals.c migration/goals.h \
 	migration/guest.h \
 	migration/handover.c \
 	migration/pace.c migration/pace.h \
 	migration/pages.c migration/pages.h \
 	migration/placing.c migration/placing.h \
 	migration/plan.c migration/plan.h \
+	migration/predict.c migration/predict.h \
 	migration/rounds.c \
 	migration/snapshot_map.c migration/snapshot_map.h \
 	migration/snapshot_save.c migration/snapshot_save.h \
@@ -22,6 +25,7 @@ migration_libmigration_a_SOURCES = \
 	migration/streams.c migration/streams.h \
 	migration/target.c migration/target.h migration/target_internal.h \
 	migration/target_greet.c \
+	migration/throttle.c migration/throttle.h \
 	migration/times.c migration/times.h \
 	migration/transport.c migration/transport.h migration/transport_handed.c \
 	migration/transport_tcp.c \

@@ -127,6 +127,16 @@ static int mark_region(struct pages *pages, unsigned index)
     return 0;
 }
 
+void pages_count_pending(struct pages *pages)
+{
+    uint64_t pending = 0;
+    for (unsigned i = 0; i < pages->region_count; i++) {
+        pending +=
+            count_bits(pages->regions[i].pending, words_of(pages->regions[i].page_count));
+    }
+    pages->pending_count = pending;
+}
+
 int pages_mark_populated(struct pages *pages)
 {
     pages->pending_count = 0;

@@ -47,6 +47,8 @@ void pages_done(struct pages *pages);
 uint64_t pages_total_bytes(const struct pages *pages);
 /* Everything that the guest ever touched is pending. */
 int pages_mark_populated(struct pages *pages);
+/* After somebody else has marked pages pending, with nobody sending. */
+void pages_count_pending(struct pages *pages);
 /* What was written since the last call is pending; how many pages that were. */
 int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count);
 /* The same, but it stays dirty until pages_deal() is about to read it: what is written

@@ -10,10 +10,6 @@
 #define NS_PER_US UINT64_C(1000)
 /* A round that sends less says nothing about the link's speed. */
 #define SPEED_BYTES_MIN (1024u * 1024u)
-/* What a pause takes beside its pages: stop, state, load; and the round trips of the
- * handover. */
-#define HANDOVER_FIXED_US    3000u
-#define HANDOVER_ROUND_TRIPS 3u
 
 /* The link's speed, from a round that took `ns` up to the target's word that it has all.
  */
@@ -102,17 +98,8 @@ static int dirty_fetch(struct migration_source *source, struct plan_measure *mea
     }
     uint64_t now_ns = clock_now_ns();
     uint64_t since_ns = now_ns > source->fetched_ns ? now_ns - source->fetched_ns : 1;
-    double dirty_bytes = (double)(dirty_count * MIGRATION_PAGE_SIZE);
     source->fetched_ns = now_ns;
-    *measure = (struct plan_measure){
-        .round = source->round,
-        .elapsed_ms = (now_ns - source->started_ns) / NS_PER_MS,
-        .remaining_bytes = source->pages.pending_count * MIGRATION_PAGE_SIZE,
-        .bytes_per_second = source->bytes_per_second,
-        .dirty_bytes_per_second =
-            (uint64_t)(dirty_bytes * (double)NS_PER_S / (double)since_ns),
-        .fixed_us = HANDOVER_FIXED_US + HANDOVER_ROUND_TRIPS * source->round_trip_us,
-    };
+    goals_measure(source, since_ns / NS_PER_US, dirty_count, measure);
     return 0;
 }
 
@@ -121,9 +108,8 @@ static void publish(struct migration_source *source, const struct plan_measure *
     struct migration_status *status = status_board_lock(&source->board);
     status->round = measure->round;
     status->bytes_remaining = measure->remaining_bytes;
-    status->bytes_per_second = measure->bytes_per_second;
+    status->bytes_per_second = measure->model.link.bytes_per_second;
     status->dirty_bytes_per_second = measure->dirty_bytes_per_second;
-    status->figures.predicted_downtime_us = source->predicted_downtime_us;
     status->figures.bytes_sent = source_bytes_sent(source);
     status->figures.pages_sent = source->pages.sent_count;
     status->figures.pages_zero = source->pages.zero_count;
@@ -137,10 +123,17 @@ int source_rounds(struct migration_source *source)
     /* First the log, then what is populated: a page that is touched in between is in the
      * log. */
     int rv = guest->ops->dirty_start(guest);
+    if (rv == 0 && (rv = goals_watch(source)) != 0) {
+        return rv;
+    }
     source->fetched_ns = clock_now_ns();
     rv = rv != 0 ? rv : pages_mark_populated(&source->pages);
     if (rv != 0) {
         return error_set(&source->err, rv, "starting the dirty log: %s", err_text(rv));
+    }
+    rv = goals_foresee(source);
+    if (rv != 0) {
+        return rv;
     }
     for (;;) {
         struct plan_measure measure;
@@ -151,8 +144,11 @@ int source_rounds(struct migration_source *source)
             return rv;
         }
         plan_decide(&source->plan, &measure, &decision);
-        source->predicted_downtime_us = decision.predicted_downtime_us;
         publish(source, &measure);
+        rv = goals_apply(source, &decision);
+        if (rv != 0) {
+            return rv;
+        }
         if (decision.action == PLAN_HANDOVER) {
             return 0;
         }

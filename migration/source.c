@@ -213,6 +213,7 @@ static void close_link(struct migration_source *source, bool say_why)
 static void go_on(struct migration_source *source)
 {
     struct migration_guest *guest = source->config.guest;
+    goals_end(source);
     if (source->stopping) {
         guest->ops->go_on(guest);
         source->stopping = false;
@@ -241,6 +242,7 @@ static void *source_main(void *owner)
                           GATE_NEVER); /* or it stays decided: nobody asks again */
         end =
             rv == DROVER_ECANCELLED ? MIGRATION_STATE_CANCELLED : MIGRATION_STATE_FAILED;
+        goals_end(source); /* before anything that waits */
         close_link(source, true);
         go_on(source);
     }

@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "migration/gate.h"
+#include "migration/goals.h"
 #include "migration/pace.h"
 #include "migration/pages.h"
 #include "migration/plan.h"
@@ -40,7 +41,7 @@ struct migration_source {
     uint64_t fetched_ns;    /* when the dirty log was last fetched */
     uint64_t round_trip_us; /* shortest seen */
     uint64_t bytes_per_second;
-    uint64_t predicted_downtime_us;
+    struct goals goals;
     uint32_t round;
     bool answer_due; /* what the target says next is not for source_tick() */
     uint64_t stage_ns;                /* end of the last stage of the pause */

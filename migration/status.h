@@ -34,7 +34,8 @@ struct migration_figures {
     uint64_t total_us;
     uint64_t
         downtime_us; /* from the source's last vCPU exit to the target's first entry */
-    uint64_t predicted_downtime_us;
+    uint64_t predicted_downtime_us; /* 0: not known yet, as the next one */
+    uint64_t predicted_total_ms;    /* from the start of the move */
     uint64_t bytes_sent;
     uint64_t pages_sent;
     uint64_t pages_zero;
@@ -43,6 +44,7 @@ struct migration_figures {
     struct {
         uint64_t drained_us;  /* from the last vCPU's exit until all I/O was drained, and
                                  that was noticed */
+        uint64_t last_pages;  /* how many were sent in it */
         uint64_t pages_us;    /* last pages sent */
         uint64_t saved_us;    /* devices' state saved */
         uint64_t released_us; /* disks stable and unlocked */
@@ -59,6 +61,7 @@ struct migration_status {
     uint64_t bytes_remaining;
     uint64_t bytes_per_second;
     uint64_t dirty_bytes_per_second;
+    uint32_t throttle_percent; /* of its time that a vCPU that writes much is kept out */
     uint64_t started_ns; /* CLOCK_BOOTTIME; 0: not yet */
     uint64_t ended_ns;   /* 0: not yet */
     struct migration_figures figures;

@@ -58,8 +58,8 @@ json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
     const Drover__MigrationFigures *figures =
         migration->figures != NULL ? migration->figures : &none;
     return json_pack(
-        "{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, "
-        "s:i, s:s, s:s}",
+        "{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:i, s:I, s:I, "
+        "s:I, s:i, s:s, s:s}",
         "status", migration_state_name_of(migration->state), "uri", migration->uri,
         "round", (int)migration->round, "streams", (int)migration->streams, "bytes_total", (json_int_t)migration->bytes_total,
         "bytes_remaining", (json_int_t)migration->bytes_remaining, "bytes_per_second",
@@ -67,7 +67,9 @@ json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
         (json_int_t)migration->dirty_bytes_per_second, "elapsed_ms",
         (json_int_t)migration->elapsed_ms, "total_ms", (json_int_t)figures->total_ms,
         "downtime_ms", (double)figures->downtime_us / US_PER_MS, "predicted_downtime_ms",
-        (double)figures->predicted_downtime_us / US_PER_MS, "bytes_sent",
+        (double)figures->predicted_downtime_us / US_PER_MS, "predicted_total_ms",
+        (json_int_t)figures->predicted_total_ms, "throttle_percent",
+        (int)migration->throttle_percent, "bytes_sent",
         (json_int_t)figures->bytes_sent, "pages_sent", (json_int_t)figures->pages_sent,
         "pages_zero", (json_int_t)figures->pages_zero, "rounds", (int)figures->rounds,
         "error", migration->error, "notice", migration->notice);

@@ -92,6 +92,8 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->migration.bytes_remaining = engine->bytes_remaining;
     status->migration.bytes_per_second = engine->bytes_per_second;
     status->migration.dirty_bytes_per_second = engine->dirty_bytes_per_second;
+    status->migration.predicted_total_ms = engine->figures.predicted_total_ms;
+    status->migration.throttle_percent = engine->throttle_percent;
     if (engine->started_ns != 0) {
         uint64_t end_ns = engine->ended_ns != 0 ? engine->ended_ns : clock_now_ns();
         status->migration.elapsed_ms = (end_ns - engine->started_ns) / NS_PER_MS;
@@ -99,6 +101,7 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->figures.total_ms = engine->figures.total_us / US_PER_MS;
     status->figures.downtime_us = engine->figures.downtime_us;
     status->figures.predicted_downtime_us = engine->figures.predicted_downtime_us;
+    status->figures.predicted_total_ms = engine->figures.predicted_total_ms;
     status->figures.bytes_sent = engine->figures.bytes_sent;
     status->figures.pages_sent = engine->figures.pages_sent;
     status->figures.pages_zero = engine->figures.pages_zero;

@@ -40,6 +40,7 @@ void kvm_vcpus_join(struct vm *vm);
 void kvm_vcpus_close(struct vm *vm);
 /* Puts all vCPUs out of the guest; any thread. */
 void kvm_vcpus_kick(struct vm *vm);
+void kvm_vcpu_kick(struct vcpu *vcpu);
 /* Each vCPU's own timer; 0: none. Any thread. */
 void kvm_vcpus_deadline_set(struct vm *vm, uint64_t deadline_ns);
 /* Tells the guests' kernels that they stood still. VM is quiet. */

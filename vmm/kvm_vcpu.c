@@ -22,6 +22,7 @@
 #include "vmm/affinity.h"
 #include "vmm/bus.h"
 #include "vmm/kvm.h"
+#include "vmm/kvm_throttle.h"
 #include "vmm/options_cpu.h"
 #include "vmm/vm_internal.h"
 
@@ -204,6 +205,9 @@ static void run_until_stopped(struct vcpu *vcpu)
             pending_access_complete(vcpu);
             return;
         }
+        if (!kvm_throttle_pass(vcpu)) {
+            continue;
+        }
         first_entry_note(vm);
         if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
             next = exit_dispatch(vcpu);
@@ -243,7 +247,14 @@ static void *vcpu_thread(void *argument)
     vm_thread_confine(vm, SECCOMP_ROLE_VCPU);
     sigset_t signals;
     CHECK(sigemptyset(&signals) == 0 && sigaddset(&signals, KICK_SIGNAL) == 0 &&
-          sigaddset(&signals, DEADLINE_SIGNAL) == 0);
+          sigaddset(&signals, DEADLINE_SIGNAL) == 0 &&
+          sigaddset(&signals, VCPU_THROTTLE_SIGNAL) == 0);
+    int throttle = kvm_throttle_create(vcpu);
+    if (throttle < 0) {
+        /* It runs all the same, and can't be slowed down. */
+        log_warn(vm->log, "vCPU %u has no timer to be throttled by vm=%s err=%s",
+                 vcpu->index, vm->config.name, err_text(throttle));
+    }
     if (vm->lease_bound) {
         int result = deadline_timer_create(vcpu);
         if (result < 0) {
@@ -271,7 +282,8 @@ static void signals_install(void)
     /* Only vCPU threads take them; threads inherit the mask. */
     sigset_t signals;
     CHECK(sigemptyset(&signals) == 0 && sigaddset(&signals, KICK_SIGNAL) == 0 &&
-          sigaddset(&signals, DEADLINE_SIGNAL) == 0);
+          sigaddset(&signals, DEADLINE_SIGNAL) == 0 &&
+          sigaddset(&signals, VCPU_THROTTLE_SIGNAL) == 0);
     CHECK(pthread_sigmask(SIG_BLOCK, &signals, NULL) == 0);
 }
 
@@ -349,6 +361,7 @@ void kvm_vcpus_join(struct vm *vm)
             (void)timer_delete(vcpu->deadline_timer); /* its thread is gone */
             vcpu->has_deadline_timer = false;
         }
+        kvm_throttle_done(vcpu);
     }
 }
 
@@ -367,15 +380,19 @@ void kvm_vcpus_close(struct vm *vm)
     }
 }
 
+void kvm_vcpu_kick(struct vcpu *vcpu)
+{
+    if (vcpu->thread_started) {
+        immediate_exit_set(vcpu->run, 1);
+        (void)pthread_kill(vcpu->thread,
+                           KICK_SIGNAL); /* it is joined only after the last kick */
+    }
+}
+
 void kvm_vcpus_kick(struct vm *vm)
 {
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
-        struct vcpu *vcpu = &vm->vcpus[i];
-        if (vcpu->thread_started) {
-            immediate_exit_set(vcpu->run, 1);
-            (void)pthread_kill(vcpu->thread,
-                               KICK_SIGNAL); /* it is joined only after the last kick */
-        }
+        kvm_vcpu_kick(&vm->vcpus[i]);
     }
 }
 

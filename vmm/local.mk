@@ -51,6 +51,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/kvm_cpuid_state.c \
 	vmm/kvm_irqfd.c \
 	vmm/kvm_msr_state.c \
+	vmm/kvm_throttle.c vmm/kvm_throttle.h \
 	vmm/kvm_vcpu.c \
 	vmm/kvm_vm.c \
 	vmm/launcher.c vmm/launcher.h \

@@ -130,10 +130,11 @@ static void log_end(struct migrate *migrate, const char *what,
                    figures->predicted_downtime_us, figures->bytes_sent, figures->rounds);
         if (migrate->source != NULL) {
             log_notice(vm_log(migrate->vm),
-                       "the pause, in us vm=%s drained=%" PRIu64 " pages=%" PRIu64
+                       "the pause, in us vm=%s last_pages=%" PRIu64 " drained=%" PRIu64
+                       " pages=%" PRIu64
                        " saved=%" PRIu64 " released=%" PRIu64 " ready=%" PRIu64
                        " entered=%" PRIu64,
-                       name, figures->pause.drained_us, figures->pause.pages_us,
+                       name, figures->pause.last_pages, figures->pause.drained_us, figures->pause.pages_us,
                        figures->pause.saved_us, figures->pause.released_us,
                        figures->pause.ready_us, figures->pause.entered_us);
         }

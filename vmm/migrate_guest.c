@@ -35,6 +35,7 @@
  * looks. */
 #define ENTRY_WAIT_NS (100 * NS_PER_MS)
 #define ENTRY_LOOK_US 20u
+#define NS_PER_US     UINT64_C(1000)
 
 static struct migrate_guest *self_of(struct migration_guest *guest)
 {
@@ -144,8 +145,37 @@ static int dirty_start(struct migration_guest *guest)
     return rv;
 }
 
+static unsigned vcpu_count(struct migration_guest *guest)
+{
+    return vm_vcpu_count(vm_of(guest));
+}
+
+static int throttle(struct migration_guest *guest, unsigned vcpu, unsigned percent)
+{
+    return vm_vcpu_throttle(vm_of(guest), vcpu, percent);
+}
+
+static int rehearse(struct migration_guest *guest,
+                    struct migration_rehearsal *ret_rehearsal)
+{
+    struct vm_rehearsal rehearsal;
+    int rv = vm_rehearse(vm_of(guest), &rehearsal);
+    if (rv == 0) {
+        *ret_rehearsal = (struct migration_rehearsal){
+            .stop_us = rehearsal.stop_ns / NS_PER_US,
+            .save_us = rehearsal.save_ns / NS_PER_US,
+            .state_bytes = rehearsal.state_bytes,
+        };
+    }
+    return rv;
+}
+
 static void dirty_stop(struct migration_guest *guest)
 {
+    /* The engine does so itself; a guest that stays slow would be a riddle. */
+    for (unsigned i = 0; i < vm_vcpu_count(vm_of(guest)); i++) {
+        (void)vm_vcpu_throttle(vm_of(guest), i, 0); /* then it was never throttled */
+    }
     if (!self_of(guest)->tracking) {
         return;
     }
@@ -431,6 +461,9 @@ static const struct migration_guest_ops ops = {
     .dirty_fetch = dirty_fetch,
     .dirty_peek = dirty_peek,
     .dirty_forget = dirty_forget,
+    .vcpu_count = vcpu_count,
+    .throttle = throttle,
+    .rehearse = rehearse,
     .stop_begin = stop_begin,
     .stop_wait = stop_wait,
     .save = save,

@@ -87,7 +87,8 @@ static const struct call plain[] = {
     {CALL(restart_syscall), SET_ALL},
     {CALL(sched_yield), SET_ALL},
     {CALL(io_uring_enter), SET_MAIN | SET_IO},
-    /* the deadline of a vCPU: its own timer, which main sets and deletes */
+    /* the deadline of a vCPU: its own timer, which main sets and deletes; and the timer
+     * that throttles it */
     {CALL(timer_create), SET_MAIN | SET_VCPU},
     {CALL(timer_settime), SET_ALL},
     {CALL(timer_delete), SET_MAIN | SET_VCPU},

@@ -210,6 +210,23 @@ void vm_state_changed(struct vm *vm);
 /* `changed` runs on the main loop after each change; there is one observer. */
 void vm_observe(struct vm *vm, vm_quiet_handler changed, void *owner);
 
+unsigned vm_vcpu_count(const struct vm *vm);
+/*
+ * Keeps a vCPU out of the guest for so much of its time from now on: 0 to 99; 100: it
+ * stands until further notice, but not for long. Any thread. -ENOSYS: its host gave it no
+ * timer.
+ */
+int vm_vcpu_throttle(struct vm *vm, unsigned vcpu, unsigned percent);
+/*
+ * What stopping the vCPUs and saving their state takes, tried while the guest runs: each
+ * stands for well under a millisecond, one after the other. One thread at a time.
+ */
+struct vm_rehearsal {
+    uint64_t stop_ns, save_ns;
+    uint64_t state_bytes;
+};
+int vm_rehearse(struct vm *vm, struct vm_rehearsal *ret_rehearsal);
+
 /*
  * Pages that were written by vCPUs, KVM itself, or devices, since start or since the last
  * fetch that covered them. `start` turns the log on for all memory; fetch ORs the pages

@@ -8,6 +8,7 @@
 #define DROVER_VMM_VM_INTERNAL_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
 
@@ -35,6 +36,18 @@ enum vm_phase {
     VM_PHASE_STOPPING, /* no vCPU enters any more, not all are out or drained */
 };
 
+#define VCPU_THROTTLE_SIGNAL (SIGRTMIN + 1)
+
+/* kvm_throttle.c. The vCPU's own thread, but for what is atomic. */
+struct vcpu_throttle {
+    timer_t timer; /* its signal ends a run */
+    bool has_timer;
+    atomic_uint percent; /* of its time that it is kept out; 100: until further notice */
+    atomic_bool stands;
+    unsigned known_percent; /* what the times below are for */
+    uint64_t run_until_ns, stand_until_ns;
+};
+
 struct vcpu {
     struct vm *vm;
     unsigned index;
@@ -44,6 +57,7 @@ struct vcpu {
     pthread_t thread;
     timer_t deadline_timer; /* its signal puts this vCPU out of the guest */
     bool has_deadline_timer;
+    struct vcpu_throttle throttle;
     bool out; /* under lock: parked, or not started yet */
 };
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import tempfile
 import time
@@ -54,7 +55,11 @@ class Vmm:
         command += words
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.wait_for(lambda: os.path.exists(self.control_path), 10, "its control socket")
+        self.wait_for(self.listens, 10, "its control socket")
+
+    def listens(self):
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.control_path) == 0
 
     def log(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as log:

@@ -191,7 +191,7 @@ test_a_guest_that_writes_too_fast_is_not_harmed_and_the_reason_is_given(void **s
                                        .hot_pages = 49152,
                                        .pages_per_second = 2000000};
     struct move move = {0};
-    move_begin_with(&move, &config, 2000, 1, 600);
+    move_begin_with(&move, &config, 2000, 5, 600);
     move_wait(&move);
     assert_int_equal(move.left.state, MIGRATION_STATE_FAILED);
     assert_non_null(strstr(move.left.error.text, "deadline"));

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The source's measurements, and what follows from the plan but for rounds. */
+#include "migration/goals.h"
+
+#include "base/clock.h"
+#include "migration/source_internal.h"
+
+#define NS_PER_US UINT64_C(1000)
+#define US_PER_S  UINT64_C(1000000)
+/* The guest is watched for so long; longer where somebody has set goals to judge by. */
+#define WATCH_US       15000u
+#define WATCH_GOALS_US 120000u
+/* Costs of the pause that nobody has measured: so little that no move is refused for
+ * them. */
+#define STOP_US     50u
+#define SAVE_US     100u
+#define STATE_BYTES 16384u
+#define ENTER_US    100u
+/* Devices' state that a rehearsal leaves out, and I/O that is drained. */
+#define DEVICES_US 50u
+
+static void rehearse(struct migration_source *source)
+{
+    struct migration_guest *guest = source->config.guest;
+    struct migration_rehearsal rehearsal;
+    struct predict_costs *costs = &source->goals.costs;
+    *costs = (struct predict_costs){
+        .stop_us = STOP_US,
+        .fetch_us = source->goals.rate.fetch_us,
+        .save_us = SAVE_US,
+        .state_bytes = STATE_BYTES,
+        .load_us = SAVE_US,
+        .enter_us = ENTER_US,
+    };
+    if (guest->ops->rehearse != NULL && guest->ops->rehearse(guest, &rehearsal) == 0) {
+        costs->stop_us = rehearsal.stop_us;
+        costs->save_us = rehearsal.save_us + DEVICES_US;
+        costs->load_us = rehearsal.save_us; /* as long as the target has not said */
+        costs->state_bytes = rehearsal.state_bytes;
+    }
+}
+
+static bool has_goals(const struct migration_source *source)
+{
+    return source->config.max_downtime_ms != 0 || source->config.deadline_ms != 0;
+}
+
+int goals_watch(struct migration_source *source)
+{
+    struct migration_guest *guest = source->config.guest;
+    struct goals *goals = &source->goals;
+    throttle_init(&goals->throttle, guest);
+    source->plan.goals.never_throttle = goals->throttle.vcpu_count == 0;
+    int rv = dirty_rate_measure(guest, has_goals(source) ? WATCH_GOALS_US : WATCH_US,
+                                NULL, NULL, &goals->rate);
+    if (rv != 0) {
+        return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
+    }
+    rehearse(source);
+    return source_tick(source);
+}
+
+static void fill(struct migration_source *source, struct plan_measure *ret_measure)
+{
+    struct goals *goals = &source->goals;
+    uint64_t now_ns = clock_now_ns();
+    goals->costs.round_trip_us = source->round_trip_us;
+    *ret_measure = (struct plan_measure){
+        .round = source->round,
+        .elapsed_ms = (now_ns - source->started_ns) / NS_PER_MS,
+        .remaining_bytes = source->pages.pending_count * MIGRATION_PAGE_SIZE,
+        .dirty_bytes_per_second = goals->rate.pages_per_second * MIGRATION_PAGE_SIZE,
+        .model =
+            {
+                .curve = &goals->rate.curve,
+                .costs = goals->costs,
+                .link = {.bytes_per_second = source->bytes_per_second,
+                         .round_us = source->round_trip_us + goals->costs.fetch_us},
+                .limit_bytes = pages_total_bytes(&source->pages),
+            },
+        .writers_permille = goals->throttle.writers_permille,
+    };
+}
+
+static void show(struct migration_source *source, const struct plan_decision *decision,
+                 const struct plan_measure *measure)
+{
+    source->goals.predicted_downtime_us = decision->predicted_downtime_us;
+    source->goals.predicted_total_ms = decision->predicted_total_ms;
+    struct migration_status *status = status_board_lock(&source->board);
+    if (measure != NULL) {
+        status->dirty_bytes_per_second = measure->dirty_bytes_per_second;
+    }
+    status->throttle_percent = source->goals.throttle.percent;
+    status->figures.predicted_downtime_us = decision->predicted_downtime_us;
+    status->figures.predicted_total_ms = decision->predicted_total_ms;
+    status_board_unlock(&source->board);
+}
+
+int goals_foresee(struct migration_source *source)
+{
+    struct plan_measure measure;
+    struct plan_decision decision;
+    fill(source, &measure);
+    plan_foresee(&source->plan, &measure, &decision);
+    show(source, &decision, &measure);
+    if (decision.action == PLAN_GIVE_UP) {
+        return error_set(&source->err, DROVER_ETIMEDOUT2, "%s", decision.reason);
+    }
+    return goals_apply(source, &decision);
+}
+
+void goals_measure(struct migration_source *source, uint64_t us, uint64_t dirty_pages,
+                   struct plan_measure *ret_measure)
+{
+    struct goals *goals = &source->goals;
+    const struct throttle *throttle = &goals->throttle;
+    /* The curve is that of the guest as it is when nobody slows it down. */
+    uint64_t guest_us =
+        us * (1000 - throttle->writers_permille * throttle->percent / 100) / 1000;
+    dirty_curve_add(&goals->rate.curve, guest_us, dirty_pages);
+    goals->rate.pages_per_second =
+        (uint64_t)((double)dirty_pages * (double)US_PER_S / (double)(us == 0 ? 1 : us));
+    fill(source, ret_measure);
+}
+
+/* Who writes must be known before anybody is slowed down. */
+static int writers_find(struct migration_source *source)
+{
+    uint64_t *keep[MIGRATION_REGIONS_MAX];
+    for (unsigned i = 0; i < source->pages.region_count; i++) {
+        keep[i] = source->pages.regions[i].pending;
+    }
+    int rv = throttle_measure(&source->goals.throttle, keep);
+    pages_count_pending(&source->pages);
+    return rv;
+}
+
+int goals_apply(struct migration_source *source, const struct plan_decision *decision)
+{
+    struct throttle *throttle = &source->goals.throttle;
+    int rv = 0;
+    if (decision->throttle_percent > 0 && !throttle->measured) {
+        rv = writers_find(source);
+    }
+    rv = rv != 0 ? rv : throttle_set(throttle, decision->throttle_percent);
+    show(source, decision, NULL);
+    return rv != 0 ? error_set(&source->err, rv, "slowing the guest down: %s",
+                               err_text(rv))
+                   : 0;
+}
+
+void goals_end(struct migration_source *source)
+{
+    (void)throttle_set(&source->goals.throttle, 0); /* who was throttled has a timer */
+    struct migration_status *status = status_board_lock(&source->board);
+    status->throttle_percent = 0;
+    status_board_unlock(&source->board);
+}
