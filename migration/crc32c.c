@@ -94,9 +94,9 @@ unsigned crc32c_variants(crc32c_function ret_variants[CRC32C_VARIANTS_MAX])
     unsigned count = 0;
     ret_variants[count++] = crc32c_portable;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("sse4.2")) {
+    if (CPU_FEATURE_ACTIVE(SSE4_2)) {
         ret_variants[count++] = crc32c_sse42;
-        if (__builtin_cpu_supports("pclmul")) {
+        if (CPU_FEATURE_ACTIVE(PCLMULQDQ)) {
             ret_variants[count++] = crc32c_three;
         }
     }

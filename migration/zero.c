@@ -88,10 +88,10 @@ unsigned zero_page_variants(zero_page_function ret_variants[ZERO_PAGE_VARIANTS_M
     unsigned count = 0;
     ret_variants[count++] = zero_page_portable;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) {
+    if (CPU_FEATURE_ACTIVE(AVX2)) {
         ret_variants[count++] = zero_page_avx2;
     }
-    if (__builtin_cpu_supports("avx512f")) {
+    if (CPU_FEATURE_ACTIVE(AVX512F)) {
         ret_variants[count++] = zero_page_avx512;
     }
 #endif
