@@ -367,7 +367,7 @@ int agent_move_start(struct agent *agent)
         .loop = agent->loop,
         .context = member->tls,
         .self = &member->self,
-        .open_ms = member->timing.peer_idle_ms,
+        .open_ms = member->timing.migration_idle_ms,
         .ack_ms = member->timing.migration_idle_ms,
         .ops = &moves_ops,
         .owner = agent,
