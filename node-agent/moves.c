@@ -297,8 +297,12 @@ static void take_answer(struct move_dial *dial, const Drover__PeerMessage *messa
         fail_stream(dial, answer->error, text);
         return;
     }
+    if (dial->in.size > 0) {
+        fail_stream(dial, DROVER_EMALFORMED, "the target's agent says too much");
+        return;
+    }
     struct move_socket socket = {.fd = -1};
-    int rv = dial->in.size > 0 ? DROVER_EMALFORMED : hand_over(dial, &socket);
+    int rv = hand_over(dial, &socket);
     if (rv != 0) {
         char text[ANSWER_TEXT_MAX];
         (void)snprintf(text, sizeof(text), "the connection can't be encrypted: %s",

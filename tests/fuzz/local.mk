@@ -20,3 +20,6 @@ check_PROGRAMS += tests/fuzz/fuzz_api
 tests_fuzz_fuzz_api_SOURCES = tests/fuzz/fuzz_api.c tests/unit/fake_backend.c tests/unit/fake_backend.h tests/unit/unit.h
 tests_fuzz_fuzz_api_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_fuzz_fuzz_api_LDADD = $(API_TEST_LIBS)
+check_PROGRAMS += tests/fuzz/fuzz_move_opening
+tests_fuzz_fuzz_move_opening_SOURCES = tests/fuzz/fuzz_move_opening.c
+tests_fuzz_fuzz_move_opening_LDADD = $(AGENT_UNIT_LIBS)

@@ -27,7 +27,7 @@ def used(host, since):
 
 def check_would_be_seen(s, host, other):
     with wire.Wire(host, TEXT) as cable:
-        host.run(f"cat /proc/version > /dev/tcp/{other.address}/{AGENT_PORT}", check=False)
+        host.run(f"bash -c 'cat /proc/version > /dev/tcp/{other.address}/{AGENT_PORT}'")
         host.run("sleep 0.5")
     s.check(sum(cable.seen["text_bytes"].values()) > 0, f"the listener does not find a text that was sent: {cable.seen}")
 
