@@ -537,6 +537,24 @@ static void test_source_orders_once_and_states_a_failure_before_the_go(void **st
     assert_int_equal(f->abort_by, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE);
 }
 
+static void test_move_whose_order_was_never_given_is_given_up_with_the_reason(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = source(f);
+    host_core_move_unsent(f->core, vm, 1, "of another move", f->now_ms);
+    f->now_ms += 100;
+    tick(f);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT__NOT_SET);
+    host_core_move_unsent(f->core, vm, 2, "no connection", f->now_ms);
+    f->now_ms += 100;
+    tick(f);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_ABORT);
+    assert_int_equal(f->abort_by, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE);
+    f->now_ms += 5000;
+    tick(f);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_MIGRATE, 1);
+}
+
 static void test_source_that_handed_over_waits_for_the_target(void **state)
 {
     struct fixture *f = *state;
@@ -725,6 +743,7 @@ int main(void)
         TEST(test_balloon_is_ordered_until_the_vmm_has_it),
         TEST(test_guest_that_powers_off_by_itself_stays_off),
         TEST(test_source_orders_once_and_states_a_failure_before_the_go),
+        TEST(test_move_whose_order_was_never_given_is_given_up_with_the_reason),
         TEST(test_source_that_handed_over_waits_for_the_target),
         TEST(test_source_reclaims_on_the_targets_word_only),
         TEST(test_source_starts_anew_when_the_target_is_lost_after_the_go),
