@@ -242,6 +242,13 @@ int arrival_extent(struct arrival *arrival, const uint8_t *payload, size_t size,
                  : 0;
 }
 
+void arrival_vacated(struct arrival *arrival, unsigned region, uint64_t word,
+                     uint64_t bits)
+{
+    (void)atomic_fetch_and(&arrival->regions[region].held[word], ~bits);
+    (void)atomic_fetch_and(&arrival->regions[region].suspect[word], ~bits);
+}
+
 uint64_t arrival_suspects(const struct arrival *arrival)
 {
     uint64_t sum = 0;

@@ -48,6 +48,9 @@ int arrival_compare(const struct arrival *arrival, const struct wire_hello *hell
 int arrival_extent(struct arrival *arrival, const uint8_t *payload, size_t size,
                    struct stream_in *in, bool standing, uint32_t idle_ms,
                    struct error *err);
+/* The pages of `bits` in a word of the map are absent now, and come by other ways. */
+void arrival_vacated(struct arrival *arrival, unsigned region, uint64_t word,
+                     uint64_t bits);
 /* Pages that came torn, and did not come again since. */
 uint64_t arrival_suspects(const struct arrival *arrival);
 

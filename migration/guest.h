@@ -138,6 +138,29 @@ struct migration_guest_ops {
     void (*announce)(struct migration_guest *guest);
     /* The guest will never run here. Releases what claim() took. */
     void (*abandon)(struct migration_guest *guest);
+
+    /* ---- target, in post-copy: memory that has not come yet. All NULL: not possible ---- */
+
+    /* 0, or why whoever touches memory that is absent can't be made to wait here. */
+    int (*missing_possible)(struct migration_guest *guest, struct error *err);
+    /* From now on who touches an absent page waits. Once, before the first page is made
+     * absent; nobody touches the guest's memory meanwhile. */
+    int (*missing_begin)(struct migration_guest *guest, struct error *err);
+    /* Makes pages absent, whatever they held. */
+    int (*missing_add)(struct migration_guest *guest, unsigned region,
+                       uint64_t first_page, uint64_t page_count);
+    /* The next page that somebody touches and that is absent: 1; 0 when `stop_fd` became
+     * readable; -errno. One thread of the engine's own, which calls nothing else but
+     * missing_place(). */
+    int (*missing_wait)(struct migration_guest *guest, int stop_fd, unsigned *ret_region,
+                        uint64_t *ret_page);
+    /* Puts whole pages where they are absent (NULL: zeros), and wakes who waits for them;
+     * a page that is there is left alone. Any thread. */
+    int (*missing_place)(struct migration_guest *guest, unsigned region,
+                         uint64_t first_page, uint64_t page_count, const uint8_t *data);
+    /* All is there, or the guest will never run: nobody waits any more. Also when it has
+     * not begun. */
+    void (*missing_end)(struct migration_guest *guest);
 };
 
 /* Embedded by the one who has the guest. */

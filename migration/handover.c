@@ -61,6 +61,11 @@ static int last_pages(struct migration_source *source)
     if (rv != 0) {
         return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
     }
+    if (source->postcopy.agreed) {
+        rv = postcopy_source_missing(source);
+        source->figures.pause.pages_us = stage_us(source);
+        return rv;
+    }
     source->figures.pause.last_pages = source->pages.pending_count;
     rv = pages_send(&source->pages, &source->out, true, source_tick, source);
     if (rv != 0) {
@@ -170,7 +175,7 @@ static int go_send(struct migration_source *source, uint64_t stopped_ns,
  * A way is half of what the exchange took beyond the target's own part; the error is at
  * most that half.
  */
-static void reckon(struct migration_source *source, uint64_t stopped_ns,
+void source_reckon(struct migration_source *source, uint64_t stopped_ns,
                    uint64_t go_sent_ns, uint64_t done_ns, const struct wire_done *done)
 {
     uint64_t exchange_us = (done_ns - go_sent_ns) / NS_PER_US;
@@ -222,6 +227,9 @@ int source_handover(struct migration_source *source)
     source->figures.pause.ready_us = stage_us(source);
     rv = rv != 0 ? rv : may_go(source, until_ms);
     rv = rv != 0 ? rv : go_send(source, stopped_ns, &go_sent_ns);
+    if (source->postcopy.agreed && source->handed_over) {
+        return postcopy_source_run(source, stopped_ns, go_sent_ns, rv);
+    }
     if (rv != 0) {
         return rv;
     }
@@ -235,7 +243,7 @@ int source_handover(struct migration_source *source)
                        "the target's word that the guest runs is garbled");
     }
     if (rv == 0) {
-        reckon(source, stopped_ns, go_sent_ns, clock_now_ns(), &done);
+        source_reckon(source, stopped_ns, go_sent_ns, clock_now_ns(), &done);
     }
     return rv;
 }

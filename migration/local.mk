@@ -14,6 +14,8 @@ migration_libmigration_a_SOURCES = \
 	migration/pages.c migration/pages.h \
 	migration/placing.c migration/placing.h \
 	migration/plan.c migration/plan.h \
+	migration/postcopy_source.c migration/postcopy_source.h \
+	migration/postcopy_target.c migration/postcopy_target.h \
 	migration/predict.c migration/predict.h \
 	migration/rounds.c \
 	migration/snapshot_map.c migration/snapshot_map.h \
@@ -33,6 +35,7 @@ migration_libmigration_a_SOURCES = \
 	migration/transport_rdma_wire.c migration/transport_rdma_wire.h \
 	migration/wire.c migration/wire.h migration/wire_fields.h \
 	migration/wire_streams.c \
+	migration/wire_postcopy.c migration/wire_postcopy.h \
 	migration/zero.c migration/zero.h
 # The page path is worth it, whatever the rest of the tree is built with.
 migration_libmigration_a_CFLAGS = $(AM_CFLAGS) -O2

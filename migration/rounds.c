@@ -117,6 +117,23 @@ static void publish(struct migration_source *source, const struct plan_measure *
     status_board_unlock(&source->board);
 }
 
+/* Hands over now if the target can do with what it has; else there is nothing left to
+ * try. */
+static int postcopy_begin(struct migration_source *source,
+                          const struct plan_decision *decision)
+{
+    struct error why = {0};
+    int rv = postcopy_source_ask(source, &why);
+    if (rv != 0) {
+        return rv;
+    }
+    if (!source->postcopy.agreed) {
+        return error_set(&source->err, DROVER_ETIMEDOUT2,
+                         "%s; post-copy is not possible: %s", decision->reason, why.text);
+    }
+    return 0;
+}
+
 int source_rounds(struct migration_source *source)
 {
     struct migration_guest *guest = source->config.guest;
@@ -152,7 +169,10 @@ int source_rounds(struct migration_source *source)
         if (decision.action == PLAN_HANDOVER) {
             return 0;
         }
-        if (decision.action == PLAN_GIVE_UP || decision.action == PLAN_POSTCOPY) {
+        if (decision.action == PLAN_POSTCOPY) {
+            return postcopy_begin(source, &decision);
+        }
+        if (decision.action == PLAN_GIVE_UP) {
             return error_set(&source->err, DROVER_ETIMEDOUT2, "%s", decision.reason);
         }
     }

@@ -144,8 +144,12 @@ int source_expect(struct migration_source *source, enum wire_type type, uint32_t
                   size_t *ret_size)
 {
     enum wire_type got;
-    int rv =
-        stream_in_message(&source->in, idle_ms, until_ms, &got, ret_payload, ret_size);
+    int rv;
+    do {
+        rv = stream_in_message(&source->in, idle_ms, until_ms, &got, ret_payload,
+                               ret_size);
+    } while (rv == 0 &&
+             postcopy_source_hears(source, got, *ret_payload, *ret_size, &rv));
     if (rv != 0) {
         return source_link_error(source, rv, doing);
     }
@@ -233,6 +237,9 @@ static void *source_main(void *owner)
     if (rv == 0) {
         end = MIGRATION_STATE_DONE;
         close_link(source, false);
+    } else if (source->postcopy.entered) {
+        close_link(source, false);
+        return NULL; /* how it stands was told */
     } else if (source->handed_over) {
         end = MIGRATION_STATE_UNKNOWN;
         close_link(source, false);
@@ -288,6 +295,7 @@ int migration_source_create(const struct migration_source_config *config,
         rv = rv != 0
                  ? rv
                  : status_board_init(&source->board, config->changed, config->owner);
+        rv = rv != 0 ? rv : postcopy_source_init(source, config->link_count == 0);
         if (rv != 0) {
             streams_done(&source->streams);
         }
@@ -346,7 +354,7 @@ int migration_source_reclaim(struct migration_source *source, const char *reason
 {
     struct migration_status status;
     status_board_get(&source->board, &status);
-    if (status.state != MIGRATION_STATE_UNKNOWN) {
+    if (status.state != MIGRATION_STATE_UNKNOWN || !postcopy_source_quit(source, true)) {
         return DROVER_EWRONGSTATE;
     }
     join(source);
@@ -364,10 +372,12 @@ void migration_source_free(struct migration_source *source)
     }
     (void)migration_source_cancel(
         source); /* after the go it ends by itself, within done_ms */
+    (void)postcopy_source_quit(source, false);
     join(source);
     close_link(source, false);
     streams_done(&source->streams);
     pace_done(&source->pace);
+    postcopy_source_done(source);
     pages_done(&source->pages);
     status_board_done(&source->board);
     (void)close(source->cancel_fd); /* an eventfd */

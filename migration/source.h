@@ -61,6 +61,12 @@ void migration_source_status(struct migration_source *source,
  * so the guest goes on here. DROVER_EWRONGSTATE else. The state is FAILED then.
  */
 int migration_source_reclaim(struct migration_source *source, const char *reason);
+/*
+ * In post-copy whose link is lost: a new one. `link_fd`: a TCP socket that is connected or
+ * connecting to the target, taken in any case; -1: the engine connects. DROVER_EWRONGSTATE
+ * if there is nothing to resume. Any thread.
+ */
+int migration_source_resume(struct migration_source *source, int link_fd);
 /* Cancels if it is not over, and waits for the thread. NULL is fine. */
 void migration_source_free(struct migration_source *source);
 

@@ -11,6 +11,7 @@
 #include "migration/pace.h"
 #include "migration/pages.h"
 #include "migration/plan.h"
+#include "migration/postcopy_source.h"
 #include "migration/source.h"
 #include "migration/stream.h"
 #include "migration/streams.h"
@@ -48,7 +49,8 @@ struct migration_source {
     struct migration_figures figures; /* its `pause` so far */
     bool stopping;                    /* stop_begin() was called */
     bool handed_over;                 /* the go may have left */
-    struct error err;                 /* why it ends */
+    struct postcopy_source postcopy;
+    struct error err; /* why it ends */
 };
 
 /* Sets source->err and returns the code; what the peer said about it is preferred. */
@@ -67,6 +69,10 @@ uint64_t source_bytes_sent(const struct migration_source *source); /* over all s
 uint32_t source_patience_ms(const struct migration_source *source);
 /* Until little enough is left. Fills source->err. */
 int source_rounds(struct migration_source *source);
+struct wire_done;
+/* The figures of the pause. */
+void source_reckon(struct migration_source *source, uint64_t stopped_ns,
+                   uint64_t go_sent_ns, uint64_t done_ns, const struct wire_done *done);
 /* From the stop to done. On an error before the go, source->handed_over is false. */
 int source_handover(struct migration_source *source);
 

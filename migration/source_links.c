@@ -217,6 +217,7 @@ int source_connect(struct migration_source *source)
         rv = rv != 0 ? error_set(&source->err, rv, "no random number: %s", err_text(rv))
                      : 0;
     }
+    source->postcopy.session = session;
     uint64_t sent_ns = clock_now_ns();
     rv = rv != 0 ? rv : hello_send(source, session, &config);
     /* Connections that are there already are told apart by the target at once, whichever

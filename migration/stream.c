@@ -182,6 +182,17 @@ int stream_out_frames(struct stream_out *out, const struct buffer *frames,
     return send_all(out, &iov, 1, frames->size, ret_accepted);
 }
 
+int stream_out_vector(struct stream_out *out, struct iovec *iov, unsigned count)
+{
+    CHECK(count <= TRANSPORT_IOV_MAX);
+    int rv = stream_out_flush(out);
+    size_t bytes = 0;
+    for (unsigned i = 0; i < count; i++) {
+        bytes += iov[i].iov_len;
+    }
+    return rv != 0 ? rv : send_all(out, iov, count, bytes, NULL);
+}
+
 int stream_out_plain(struct stream_out *out, enum wire_type type)
 {
     CLEANUP(buffer_done) struct buffer frame = {0};

@@ -56,6 +56,9 @@ void stream_out_drop(struct stream_out *out);
 int stream_out_frames(struct stream_out *out, const struct buffer *frames,
                       size_t *ret_accepted);
 int stream_out_plain(struct stream_out *out, enum wire_type type);
+/* Sends what is queued, then these bytes, straight from where they lie; entries are
+ * changed. */
+int stream_out_vector(struct stream_out *out, struct iovec *iov, unsigned count);
 /* Sends KEEPALIVE if nothing was sent for `keepalive_ms`. */
 int stream_out_keepalive(struct stream_out *out, uint32_t keepalive_ms);
 

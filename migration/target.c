@@ -95,6 +95,9 @@ static int load(struct migration_target *target, const uint8_t *payload, size_t 
                          "the network or a host's memory broken?",
                          suspects);
     }
+    if (target->postcopy.begun) {
+        return postcopy_target_arrive(&target->postcopy, payload, size);
+    }
     if (wire_state_decode(payload, size, &state, &state_size) != 0) {
         return error_set(&target->err, DROVER_EMALFORMED,
                          "the devices' state is garbled");
@@ -187,7 +190,7 @@ static int receive(struct migration_target *target)
             rv = streams_open(target, payload, size);
         } else if (!streams_known) {
             rv = out_of_turn(target, type, payload, size);
-        } else if (type == WIRE_EXTENT) {
+        } else if (type == WIRE_EXTENT && !target->postcopy.begun) {
             rv = arrival_extent(&target->arrival, payload, size, &target->in, standing,
                                 idle_ms, &target->err);
         } else if (type == WIRE_ROUND_END && !standing) {
@@ -197,10 +200,12 @@ static int receive(struct migration_target *target)
             rv = handover_begin(target);
         } else if (type == WIRE_STATE && standing) {
             return load(target, payload, size);
+        } else if (postcopy_target_hears(&target->postcopy, type, payload, size, &rv)) {
+            /* From now on pages are missing. */
         } else {
             rv = out_of_turn(target, type, payload, size);
         }
-        if (rv == 0) {
+        if (rv == 0 && !target->postcopy.begun) { /* then others send, too */
             rv = stream_out_keepalive(&target->out, target->config.times.keepalive_ms);
             rv = rv != 0 ? error_set(&target->err, rv, "receiving: %s", err_text(rv)) : 0;
         }
@@ -242,11 +247,11 @@ static int wait_for_go(struct migration_target *target, struct wire_go *ret_go,
     return 0;
 }
 
-static void tell_figures(struct migration_target *target, const struct wire_go *go,
+void target_figures_tell(struct status_board *board, const struct wire_go *go,
                          uint64_t entered_us)
 {
     uint64_t entry_us = go->one_way_us + entered_us;
-    struct migration_status *status = status_board_lock(&target->board);
+    struct migration_status *status = status_board_lock(board);
     status->figures = (struct migration_figures){
         .total_us = go->total_us + entry_us,
         .downtime_us = go->standing_us + entry_us,
@@ -256,7 +261,7 @@ static void tell_figures(struct migration_target *target, const struct wire_go *
         .pages_zero = go->pages_zero,
         .rounds = go->rounds,
     };
-    status_board_unlock(&target->board);
+    status_board_unlock(board);
 }
 
 static void run(struct migration_target *target, const struct wire_go *go,
@@ -265,7 +270,7 @@ static void run(struct migration_target *target, const struct wire_go *go,
     struct migration_guest *guest = target->config.guest;
     uint64_t entered_ns = 0;
     /* Whoever sees the guest run must see figures, if only without its entry. */
-    tell_figures(target, go, (clock_now_ns() - received_ns) / NS_PER_US);
+    target_figures_tell(&target->board, go, (clock_now_ns() - received_ns) / NS_PER_US);
     guest->ops->start(guest, &entered_ns);
     struct wire_done done = {.entered_us = entered_ns > received_ns
                                                ? (entered_ns - received_ns) / NS_PER_US
@@ -277,7 +282,7 @@ static void run(struct migration_target *target, const struct wire_go *go,
         /* If the source never hears it, the guest runs here nevertheless. */
         (void)stream_out_frames(&target->out, &frame, NULL);
     }
-    tell_figures(target, go, done.entered_us);
+    target_figures_tell(&target->board, go, done.entered_us);
     status_board_move(&target->board, MIGRATION_STATE_DONE, NULL);
     guest->ops->announce(guest);
 }
@@ -294,10 +299,12 @@ static int arrive(struct migration_target *target, struct wire_go *ret_go,
     if (rv != 0) {
         return rv;
     }
+    target->postcopy.session = target->session;
     status_board_move(&target->board, MIGRATION_STATE_PRECOPY, NULL);
     rv = receive(target);
     rv = rv != 0 ? receive_failed(target, rv) : 0;
-    return rv != 0 ? rv : wait_for_go(target, ret_go, ret_received_ns);
+    return rv != 0 || target->postcopy.begun ? rv
+                                             : wait_for_go(target, ret_go, ret_received_ns);
 }
 
 /* Reads on for a moment: closing with unread input would reset the connection, and lose
@@ -326,11 +333,16 @@ static void *target_main(void *owner)
     int rv = arrive(target, &go, &received_ns);
     if (rv == 0) {
         CHECK(gate_get(&target->gate) == GATE_GO);
-        run(target, &go, received_ns);
+        if (target->postcopy.begun) {
+            postcopy_target_finish(&target->postcopy);
+        } else {
+            run(target, &go, received_ns);
+        }
     } else {
         /* Decided before anybody hears of it. */
         bool never = gate_decide(&target->gate, GATE_NEVER);
         CHECK(never && target->err.code != 0);
+        postcopy_target_never(&target->postcopy);
         target->config.guest->ops->abandon(target->config.guest);
         if (target->link != NULL && !target->out.broken) {
             target_say(target, WIRE_ABORT);
@@ -345,6 +357,25 @@ static void *target_main(void *owner)
     target_close_link(target);
     placing_end(target->config.guest, target->placing);
     return NULL;
+}
+
+static int postcopy_begin(struct migration_target *target)
+{
+    const struct postcopy_target_config config = {
+        .guest = target->config.guest,
+        .times = &target->config.times,
+        .vm_id = target->config.vm_id,
+        .gate = &target->gate,
+        .board = &target->board,
+        .listener = target->listener,
+        .link = &target->link,
+        .out = &target->out,
+        .in = &target->in,
+        .arrival = &target->arrival,
+        .cancel_fd = target->cancel_fd,
+        .err = &target->err,
+    };
+    return postcopy_target_init(&target->postcopy, &config);
 }
 
 int migration_target_create(const struct migration_target_config *config,
@@ -374,6 +405,7 @@ int migration_target_create(const struct migration_target_config *config,
                                   target->cancel_fd);
         if (rv == 0) {
             rv = status_board_init(&target->board, config->changed, config->owner);
+            rv = rv != 0 ? rv : postcopy_begin(target);
             if (rv != 0) {
                 arrival_streams_done(&target->streams);
             }
@@ -425,6 +457,17 @@ bool migration_target_given_up(struct migration_target *target)
     return gate_get(&target->gate) == GATE_NEVER;
 }
 
+int migration_target_lost(struct migration_target *target)
+{
+    struct migration_status status;
+    status_board_get(&target->board, &status);
+    if (status.state != MIGRATION_STATE_POSTCOPY || !status.interrupted) {
+        return DROVER_EWRONGSTATE;
+    }
+    postcopy_target_quit(&target->postcopy);
+    return 0;
+}
+
 void migration_target_status(struct migration_target *target,
                              struct migration_status *ret_status)
 {
@@ -437,11 +480,13 @@ void migration_target_free(struct migration_target *target)
         return;
     }
     (void)migration_target_abandon(target); /* or it has ended */
+    postcopy_target_quit(&target->postcopy);
     if (target->thread_started) {
         CHECK(pthread_join(target->thread, NULL) == 0);
     }
     arrival_streams_done(&target->streams);
     arrival_done(&target->arrival);
+    postcopy_target_done(&target->postcopy);
     transport_listener_close(target->listener);
     status_board_done(&target->board);
     (void)close(target->cancel_fd); /* an eventfd */

@@ -46,6 +46,11 @@ int migration_target_give(struct migration_target *target, int fd);
 int migration_target_abandon(struct migration_target *target);
 /* Decided for never, be it that the engine has not come to tell. Any thread. */
 bool migration_target_given_up(struct migration_target *target);
+/*
+ * The source is gone for good. In post-copy whose link is lost the guest is lost with it:
+ * the state becomes FAILED. DROVER_EWRONGSTATE else. Any thread.
+ */
+int migration_target_lost(struct migration_target *target);
 void migration_target_status(struct migration_target *target,
                              struct migration_status *ret_status);
 /* Abandons if it is not decided, and waits for the thread. NULL is fine. */

@@ -9,6 +9,7 @@
 #include "migration/arrival.h"
 #include "migration/arrival_streams.h"
 #include "migration/gate.h"
+#include "migration/postcopy_target.h"
 #include "migration/stream.h"
 #include "migration/target.h"
 
@@ -30,6 +31,7 @@ struct migration_target {
     unsigned placing;               /* links that placing_begin() was true for */
     uint16_t version;               /* of the conversation */
     uint64_t session;
+    struct postcopy_target postcopy;
     struct error err; /* why the guest will not run here */
 };
 

@@ -65,6 +65,16 @@ enum wire_type {
     WIRE_JOIN = 14,
     WIRE_STREAMS = 15,
     WIRE_STREAM_END = 16,
+    /* of post-copy (wire_postcopy.h) */
+    WIRE_POSTCOPY_ASK = 32,
+    WIRE_POSTCOPY_ANSWER = 33,
+    WIRE_MISSING = 34,
+    WIRE_FETCH = 35,
+    WIRE_PAGES = 36,
+    WIRE_PLACED = 37,
+    WIRE_COMPLETE = 38,
+    WIRE_RESUME = 39,
+    WIRE_RESUMED = 40,
 };
 
 struct wire_hello {

@@ -122,6 +122,7 @@ static void order_migrate(struct host_core *core, struct host_vm *vm,
     migrate.uri = migration->uri;
     migrate.max_downtime_ms = migration->max_downtime_ms;
     migrate.deadline_s = migration->deadline_s;
+    migrate.postcopy = DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_NEVER;
     Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
     request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE;
     request.migrate = &migrate;

@@ -156,6 +156,7 @@ static bool work_runs(const struct control_status *status)
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CONNECTING:
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_PRECOPY:
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER:
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_POSTCOPY:
         return true;
     default:
         return false;

@@ -13,6 +13,7 @@
 
 #include "base/buffer.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
 #include "proto/frame.h"
@@ -41,15 +42,21 @@ static const char help[] =
     "  stop                  press the power button: the guest shuts down by itself\n"
     "  quit                  switch off at once\n"
     "  migrate tcp:HOST:PORT|rdma:HOST:PORT [--max-downtime MS] [--deadline S] [--streams N]\n"
-    "          [--bandwidth SIZE]\n"
+    "          [--bandwidth SIZE] [--post-copy auto|never|now]\n"
     "                        move the guest to the drover-vmm that waits there "
     "(--incoming),\n"
     "                        over N connections (1 to 8, default 2); at most SIZE bytes a "
     "second, such\n"
     "                        as 100M, while the guest runs. rdma needs --rdma, else it "
     "falls back to TCP;\n"
-    "                        neither is encrypted\n"
-    "  cancel                of a migration: the guest stays here\n"
+    "                        neither is encrypted. Post-copy: the guest runs there before "
+    "all of its\n"
+    "                        memory is; auto: if it can't be moved else\n"
+    "  migrate-resume tcp:HOST:PORT\n"
+    "                        a new connection for a post-copy that lost its own\n"
+    "  cancel                of a migration: the guest stays here. Where it arrived by "
+    "post-copy\n"
+    "                        and its source is gone for good: the guest is given up\n"
     "  reclaim               after a handover that nobody confirmed: the other side "
     "never ran it\n"
     "  balloon SIZE          memory that the guest shall have, such as 512M\n"
@@ -58,10 +65,15 @@ static const char help[] =
     "                        Restored by drover-vmm --incoming file:DIR, with the disks as "
     "they are now\n";
 
+#define RESUME_EACH_MS UINT64_C(1000)
+#define RESUME_REQUEST 3
+
 struct client {
     int fd;
     struct buffer in;
     bool is_terminal; /* progress goes to stderr */
+    const char *resume_uri; /* of a move; NULL: nothing is resumed */
+    uint64_t resumed_ms;    /* when that was last tried */
 };
 
 static void client_done(struct client *client)
@@ -228,6 +240,32 @@ static bool status_follow(const struct client *client, enum follow what,
                : snapshot_follow(client, status->snapshot, ret_result, err);
 }
 
+/* A post-copy that lost its connection gets another from here, as it got the first. */
+static void migration_resume(struct client *client, const Drover__VmStatus *status)
+{
+    uint64_t now_ms = clock_now_ms();
+    const Drover__VmMigrationStatus *migration =
+        status != NULL ? status->migration : NULL;
+    if (client->resume_uri == NULL || migration == NULL || !migration->interrupted ||
+        migration->state != DROVER__VM_MIGRATION_STATE__VM_MIGRATION_POSTCOPY ||
+        now_ms < client->resumed_ms + RESUME_EACH_MS) {
+        return;
+    }
+    client->resumed_ms = now_ms;
+    struct error err;
+    struct unix_files files = {0};
+    Drover__ControlMigrateLinks links = DROVER__CONTROL_MIGRATE_LINKS__INIT;
+    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
+    request.request_id = RESUME_REQUEST;
+    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS;
+    request.migrate_links = &links;
+    if (move_links_open(client->resume_uri, true, 1, &files, &err) == 0) {
+        request.descriptors = files.count;
+        (void)request_send(client, &request, &files, &err); /* the next event tells */
+        unix_files_done(&files);
+    }
+}
+
 /* One answer to the request; then, for long work, events until its end. */
 static int answer_wait(struct client *client, uint64_t request_id, enum follow follows,
                        struct error *err)
@@ -256,6 +294,7 @@ static int answer_wait(struct client *client, uint64_t request_id, enum follow f
                 over = status_follow(client, follows, reply->status, &result, err);
             }
         } else if (message->what_case == DROVER__CONTROL_MESSAGE__WHAT_EVENT && replied) {
+            migration_resume(client, message->event->status);
             over = status_follow(client, follows, message->event->status, &result, err);
         }
         drover__control_message__free_unpacked(message, NULL);
@@ -267,6 +306,7 @@ static int answer_wait(struct client *client, uint64_t request_id, enum follow f
 struct order {
     Drover__ControlRequest request;
     Drover__ControlMigrate migrate;
+    Drover__ControlMigrateLinks links;
     Drover__ControlSnapshot snapshot;
     Drover__ControlBalloon balloon;
     char uri[MOVE_LINK_URI_SIZE];
@@ -285,6 +325,37 @@ static int number_parse(const char *option, const char *text, unsigned long most
                          most);
     }
     *ret_number = (uint32_t)number;
+    return 0;
+}
+
+static int postcopy_parse(const char *text, Drover__MigratePostcopy *ret_postcopy,
+                          struct error *err)
+{
+    static const char *const words[] = {
+        [DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_AUTO] = "auto",
+        [DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_NEVER] = "never",
+        [DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_NOW] = "now",
+    };
+    for (unsigned i = 0; text != NULL && i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strcmp(text, words[i]) == 0) {
+            *ret_postcopy = (Drover__MigratePostcopy)i;
+            return 0;
+        }
+    }
+    return error_set(err, DROVER_EBADINPUT, "--post-copy needs auto, never or now");
+}
+
+/* A new connection for an interrupted post-copy. */
+static int resume_parse(int count, char **words, struct order *order, struct error *err)
+{
+    if (count != 1) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "migrate-resume needs the target, as migrate did: tcp:HOST:PORT");
+    }
+    order->migrate.uri = words[0];
+    order->migrate.streams = 1;
+    order->request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS;
+    order->request.migrate_links = &order->links;
     return 0;
 }
 
@@ -312,6 +383,8 @@ static int migrate_parse(int count, char **words, struct order *order, struct er
                 (void)error_set(err, result,
                                 "--bandwidth needs bytes per second, such as 100M");
             }
+        } else if (strcmp(words[i], "--post-copy") == 0) {
+            result = postcopy_parse(value, &order->migrate.postcopy, err);
         } else if (strcmp(words[i], "--streams") == 0) {
             result = number_parse(words[i], value, UNIX_FILES_MAX,
                                   &order->migrate.streams, err);
@@ -394,10 +467,14 @@ static int order_parse(int count, char **words, struct order *order, struct erro
 {
     drover__control_request__init(&order->request);
     drover__control_migrate__init(&order->migrate);
+    drover__control_migrate_links__init(&order->links);
     drover__control_snapshot__init(&order->snapshot);
     drover__control_balloon__init(&order->balloon);
     if (strcmp(words[0], "migrate") == 0) {
         return migrate_parse(count - 1, words + 1, order, err);
+    }
+    if (strcmp(words[0], "migrate-resume") == 0) {
+        return resume_parse(count - 1, words + 1, order, err);
     }
     if (strcmp(words[0], "balloon") == 0) {
         return balloon_parse(count - 1, words + 1, order, err);
@@ -431,7 +508,8 @@ static int order_parse(int count, char **words, struct order *order, struct erro
 /* A VMM in its jail opens nothing: what the order needs is opened here. */
 static int descriptors_open(struct order *order, struct error *err)
 {
-    if (order->request.order_case != DROVER__CONTROL_REQUEST__ORDER_MIGRATE) {
+    if (order->request.order_case != DROVER__CONTROL_REQUEST__ORDER_MIGRATE &&
+        order->request.order_case != DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS) {
         return 0;
     }
     int result = move_link_number(order->migrate.uri, order->uri, err);
@@ -461,6 +539,9 @@ static int client_run(const char *path, struct order *order, struct error *err)
     int result = unix_socket_connect(path, &client.fd, err);
     if (result < 0) {
         return result;
+    }
+    if (order->request.order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE) {
+        client.resume_uri = order->migrate.uri;
     }
     client.is_terminal = isatty(STDERR_FILENO) == 1;
     enum follow follows = follow_of(order);

@@ -47,6 +47,8 @@ static const char *migration_state_name_of(Drover__VmMigrationState state)
         return "cancelled";
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_UNKNOWN:
         return "unknown";
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_POSTCOPY:
+        return "postcopy";
     default:
         return "none";
     }
@@ -58,9 +60,10 @@ json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
     const Drover__MigrationFigures *figures =
         migration->figures != NULL ? migration->figures : &none;
     return json_pack(
-        "{s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:i, s:I, s:I, "
-        "s:I, s:i, s:s, s:s}",
-        "status", migration_state_name_of(migration->state), "uri", migration->uri,
+        "{s:s, s:b, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:i, s:I, "
+        "s:I, s:I, s:i, s:s, s:s}",
+        "status", migration_state_name_of(migration->state), "interrupted",
+        (int)migration->interrupted, "uri", migration->uri,
         "round", (int)migration->round, "streams", (int)migration->streams, "bytes_total", (json_int_t)migration->bytes_total,
         "bytes_remaining", (json_int_t)migration->bytes_remaining, "bytes_per_second",
         (json_int_t)migration->bytes_per_second, "dirty_bytes_per_second",

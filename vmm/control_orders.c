@@ -87,6 +87,7 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->migration.state = (Drover__VmMigrationState)engine->state;
     status->migration.uri = status->uri;
     status->migration.round = engine->round;
+    status->migration.interrupted = engine->interrupted;
     status->migration.streams = engine->streams;
     status->migration.bytes_total = engine->bytes_total;
     status->migration.bytes_remaining = engine->bytes_remaining;
@@ -263,7 +264,8 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
                         struct error *err)
 {
     int result = alive_judge(vm, err);
-    bool reclaims = request->order_case == DROVER__CONTROL_REQUEST__ORDER_RECLAIM;
+    bool reclaims = request->order_case == DROVER__CONTROL_REQUEST__ORDER_RECLAIM ||
+                    request->order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS;
     if (result < 0 && !(reclaims && result == DROVER_EHANDEDOVER)) {
         return result;
     }

@@ -458,6 +458,23 @@ int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size)
     return result;
 }
 
+int guest_ram_vacate(struct guest_ram *ram, uint64_t gpa, uint64_t size)
+{
+    const struct guest_ram_region *region = region_find(ram, gpa, size);
+    if (region == NULL || guest_ram_is_huge(ram)) {
+        return -EFAULT;
+    }
+    return ram_backing_discard(&ram->backing,
+                               (uint64_t)(region->host - ram->backing.mapping) +
+                                   (gpa - region->gpa),
+                               size);
+}
+
+bool guest_ram_is_huge(const struct guest_ram *ram)
+{
+    return ram->backing.kind == RAM_BACKING_HUGE;
+}
+
 void guest_ram_zero(struct guest_ram *ram, uint64_t gpa, uint64_t size)
 {
     uint8_t *host = guest_ram_pointer(ram, gpa, size);

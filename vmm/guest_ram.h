@@ -117,6 +117,9 @@ int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size);
 /* As often as true, until as often false: nothing is given back. Devices may have the
  * pages. Any thread. */
 void guest_ram_hold(struct guest_ram *ram, bool hold);
+/* For whoever fills it: whole pages become absent, for the next access to fill again. */
+int guest_ram_vacate(struct guest_ram *ram, uint64_t gpa, uint64_t size);
+bool guest_ram_is_huge(const struct guest_ram *ram);
 bool guest_ram_can_discard(const struct guest_ram *ram);
 /* Huge pages or preallocated: what the guest merely does not use is not to be taken. */
 bool guest_ram_is_reserved(const struct guest_ram *ram);

@@ -59,6 +59,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/lpc.c \
 	vmm/machine.c vmm/machine.h \
 	vmm/migrate.c vmm/migrate.h \
+	vmm/migrate_missing.c vmm/migrate_missing.h \
 	vmm/migrate_guest.c vmm/migrate_guest.h \
 	vmm/migrate_rdma.c vmm/migrate_rdma.h \
 	vmm/options.c vmm/options.h \

@@ -22,6 +22,7 @@
 #include "vmm/event_loop.h"
 #include "vmm/migrate_guest.h"
 #include "vmm/migrate_rdma.h"
+#include "vmm/snapshot_pager.h"
 #include "vmm/snapshot_restore.h"
 #include "vmm/vm.h"
 
@@ -45,6 +46,8 @@ _Static_assert(UNIX_FILES_MAX <= MIGRATION_STREAMS_MAX,
 /* Without a cluster nobody orders a VMM to quit whose guest has left: so long it still
  * answers. */
 #define MOVED_STAYS_NS (5 * NS_PER_S)
+/* A VM that ends while memory of it is missing: so long it may still become quiet. */
+#define STUCK_NS (2 * NS_PER_S)
 
 struct migrate {
     struct migrate_guest guest;
@@ -56,6 +59,8 @@ struct migrate {
     struct snapshot *snapshot;
     struct snapshot_restore *restore; /* NULL: this VM did not come from a snapshot */
     struct event_source *moved;      /* timer: MOVED_STAYS_NS are over */
+    struct event_source *stuck;      /* timer: STUCK_NS are over */
+    int uffd;                        /* of an arrival that may be by post-copy, or -1 */
     char uri[TRANSPORT_URI_SIZE];
 };
 
@@ -76,6 +81,44 @@ static void moved_begin(void *owner)
     }
 }
 
+/* The guest runs here, or did, and some of its memory may never come. */
+static bool memory_missing(struct migrate *migrate)
+{
+    struct migration_status status = {0};
+    if (migrate->target != NULL) {
+        migration_target_status(migrate->target, &status);
+    }
+    return status.state == MIGRATION_STATE_POSTCOPY ||
+           (status.state == MIGRATION_STATE_FAILED && migrate->guest.missing);
+}
+
+/*
+ * Main loop. Who waits for memory that never comes can't be stopped in an orderly way, and
+ * must not get other memory instead: what it has under way might reach the disk.
+ */
+static void stuck_over(void *owner)
+{
+    struct migrate *migrate = owner;
+    /* The agent must be able to ask what became of it. */
+    bool stays = vm_failed(migrate->vm) && vm_config(migrate->vm)->vm_id != 0 &&
+                 !vm_quit_wanted(migrate->vm);
+    if (!stays && vm_ended(migrate->vm) && !vm_quiet(migrate->vm) && memory_missing(migrate)) {
+        log_error(vm_log(migrate->vm),
+                  "the VM ends at once: it waits for memory that did not come vm=%s",
+                  vm_config(migrate->vm)->name);
+        _exit(EXIT_FAILURE);
+    }
+}
+
+static void stuck_begin(struct migrate *migrate)
+{
+    if (memory_missing(migrate) &&
+        event_loop_timer_set(migrate->stuck, clock_now_ns() + STUCK_NS) != 0) {
+        log_error(vm_log(migrate->vm), "no timer for the VM's end vm=%s",
+                  vm_config(migrate->vm)->name);
+    }
+}
+
 int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate_rdma *rdma,
                    struct migrate **ret_migrate)
 {
@@ -84,6 +127,7 @@ int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate_rdma *rdm
         return -ENOMEM;
     }
     migrate->vm = vm;
+    migrate->uffd = -1;
     migrate->times = migration_times_from(patience_ms);
     int rv = migrate_guest_init(&migrate->guest, vm, VM_HOLD_HANDOVER);
     rv = rv != 0 ? rv : snapshot_create(vm, &migrate->snapshot);
@@ -91,7 +135,12 @@ int migrate_create(struct vm *vm, uint32_t patience_ms, struct migrate_rdma *rdm
         rv = event_loop_timer_create(vm_main_loop(vm), moved_over, migrate,
                                      &migrate->moved);
     }
+    if (rv == 0) {
+        rv = event_loop_timer_create(vm_main_loop(vm), stuck_over, migrate,
+                                     &migrate->stuck);
+    }
     if (rv != 0) {
+        event_loop_remove(migrate->moved);
         snapshot_free(migrate->snapshot);
         migrate_guest_done(&migrate->guest);
         free(migrate);
@@ -113,7 +162,9 @@ void migrate_free(struct migrate *migrate)
     migration_target_free(migrate->target);
     migrate_rdma_free(migrate->rdma);
     event_loop_remove(migrate->moved);
+    event_loop_remove(migrate->stuck);
     migrate_guest_done(&migrate->guest);
+    cleanup_fd(&migrate->uffd);
     free(migrate);
 }
 
@@ -144,6 +195,23 @@ static void log_end(struct migrate *migrate, const char *what,
     }
 }
 
+/* Any thread of the engine. */
+static void postcopy_log(struct migrate *migrate, const struct migration_status *status)
+{
+    const char *name = vm_config(migrate->vm)->name;
+    if (status->state != MIGRATION_STATE_POSTCOPY) {
+        return;
+    }
+    if (status->interrupted) {
+        log_warn(vm_log(migrate->vm),
+                 "post-copy is interrupted, and waits for a connection vm=%s why=%s", name,
+                 status->error.text);
+    } else {
+        log_notice(vm_log(migrate->vm),
+                   "the guest runs on the target, its memory follows vm=%s", name);
+    }
+}
+
 /* ---- arriving ---------------------------------------------------------------------- */
 
 /* Engine's threads. */
@@ -160,9 +228,11 @@ static void target_changed(void *owner)
     struct migrate *migrate = owner;
     struct migration_status status;
     migration_target_status(migrate->target, &status);
+    postcopy_log(migrate, &status);
     if (migration_state_final(status.state)) {
         log_end(migrate,
                 status.state == MIGRATION_STATE_DONE ? "the guest has arrived"
+                : memory_missing(migrate)            ? "the guest is lost"
                                                      : "no guest arrived",
                 &status);
     }
@@ -179,6 +249,8 @@ int migrate_listen(struct migrate *migrate, const char *uri, struct error *err)
     if (snapshot_restore_wanted(uri)) {
         return snapshot_restore_open(migrate->vm, uri, &migrate->restore, err);
     }
+    migrate->uffd = snapshot_pager_uffd();
+    migrate->guest.uffd = migrate->uffd;
     struct migration_target_config config = {
         .guest = &migrate->guest.guest,
         .uri = uri,
@@ -220,8 +292,21 @@ int migrate_await(struct migrate *migrate, struct error *err)
     return 0;
 }
 
+/* For a post-copy from here whose connection is lost. */
+static int resume(struct migrate *migrate, struct unix_files *files, struct error *err)
+{
+    int rv = migration_source_resume(migrate->source, unix_files_take(files, 0));
+    return rv == 0 ? 0
+                   : error_set(err, rv,
+                               "no post-copy from here is interrupted: there is nothing to "
+                               "resume");
+}
+
 int migrate_links(struct migrate *migrate, struct unix_files *files, struct error *err)
 {
+    if (files->count > 0 && migrate->source != NULL) {
+        return resume(migrate, files, err);
+    }
     if (files->count == 0) {
         return error_set(err, DROVER_EBADINPUT, "no connection came with the order");
     }
@@ -245,6 +330,9 @@ void migrate_quit(struct migrate *migrate)
         migration_target_abandon(migrate->target) == 0) {
         vm_end(migrate->vm, true, "stopped by order before a guest arrived");
     }
+    if (migrate != NULL) {
+        stuck_begin(migrate);
+    }
 }
 
 /* ---- leaving ----------------------------------------------------------------------- */
@@ -255,6 +343,7 @@ static void source_changed(void *owner)
     struct migrate *migrate = owner;
     struct migration_status status;
     migration_source_status(migrate->source, &status);
+    postcopy_log(migrate, &status);
     if (migration_state_final(status.state)) {
         log_end(migrate,
                 status.state == MIGRATION_STATE_DONE ? "the guest has left"
@@ -285,10 +374,15 @@ static int may_leave(struct migrate *migrate, struct error *err)
         return error_set(err, DROVER_EINUSE,
                          "a snapshot is being taken: wait for its end, or cancel it");
     }
+    if (memory_missing(migrate)) {
+        return error_set(err, DROVER_EINUSE,
+                         "the VM's memory is still on its way here: wait for its end");
+    }
     struct migrate_status status;
     migrate_status(migrate, &status);
     if (vm_handed_over(vm) ||
         (migrate->source != NULL && (status.engine.state == MIGRATION_STATE_DONE ||
+                                     status.engine.state == MIGRATION_STATE_POSTCOPY ||
                                      status.engine.state == MIGRATION_STATE_UNKNOWN))) {
         return error_set(err, DROVER_EHANDEDOVER, "the VM was handed over already to %s",
                          migrate->uri);
@@ -311,6 +405,11 @@ int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
         return error_set(err, DROVER_EBADINPUT, "a deadline of %u s is too long",
                          order->deadline_s);
     }
+    if ((unsigned)order->postcopy > MIGRATION_POSTCOPY_NOW) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "post-copy %u is unknown here: update this host",
+                         (unsigned)order->postcopy);
+    }
     const char *uri = order->uri;
     struct migration_source_config config = {
         .guest = &migrate->guest.guest,
@@ -319,6 +418,7 @@ int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
         .epoch = vm_config(migrate->vm)->epoch,
         .max_downtime_ms = order->max_downtime_ms,
         .deadline_ms = order->deadline_s * 1000,
+        .postcopy = (enum migration_postcopy)order->postcopy, /* judged above */
         .link_count = files->count,
         .streams = order->streams,
         .bandwidth_bytes_per_second = order->bandwidth_bytes_per_second,
@@ -368,12 +468,29 @@ int migrate_snapshot(struct migrate *migrate, struct unix_files *files,
                          "cancel that first",
                          migrate->uri);
     }
+    if (memory_missing(migrate)) {
+        return error_set(err, DROVER_EINUSE,
+                         "the VM's memory is still on its way here: wait for its end");
+    }
     return snapshot_begin(migrate->snapshot, files, err);
 }
 
 int migrate_disk_add(struct migrate *migrate, const char *path)
 {
     return snapshot_disk_add(migrate->snapshot, path);
+}
+
+/* The source of a guest that runs here already is gone for good. */
+static int arrival_lost(struct migrate *migrate, struct error *err)
+{
+    int rv = migration_target_lost(migrate->target);
+    if (rv != 0) {
+        return error_set(err, rv,
+                         "the VM runs here, and its memory is on its way: only when the "
+                         "connection to its source is lost can it be given up");
+    }
+    stuck_begin(migrate);
+    return 0;
 }
 
 int migrate_cancel(struct migrate *migrate, struct error *err)
@@ -384,6 +501,9 @@ int migrate_cancel(struct migrate *migrate, struct error *err)
     }
     struct migrate_status status;
     migrate_status(migrate, &status);
+    if (migrate->source == NULL && status.engine.state == MIGRATION_STATE_POSTCOPY) {
+        return arrival_lost(migrate, err);
+    }
     if (migrate->source == NULL || migration_state_final(status.engine.state)) {
         return status.engine.state == MIGRATION_STATE_UNKNOWN
                    ? error_set(err, DROVER_EHANDEDOVER,

@@ -57,7 +57,8 @@ int migrate_await(struct migrate *migrate, struct error *err);
 int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
                   struct unix_files *files, struct error *err);
 /*
- * Connections for a guest that comes to this VM by --incoming handed; those that can't be
+ * Connections for a guest that comes to this VM by --incoming handed, or one for a guest
+ * that left by post-copy and whose own is lost; those that can't be
  * used are left in `files`.
  */
 int migrate_links(struct migrate *migrate, struct unix_files *files, struct error *err);
@@ -66,7 +67,8 @@ int migrate_links(struct migrate *migrate, struct unix_files *files, struct erro
  * knows that the guest did not arrive, and that the source may be told so. NULL is fine.
  */
 void migrate_quit(struct migrate *migrate);
-/* Of a snapshot, too. */
+/* Of a snapshot, too. Where a guest arrived by post-copy, and the connection is lost: its
+ * source is gone for good, and the guest with it. */
 int migrate_cancel(struct migrate *migrate, struct error *err);
 /* A snapshot into `files`, which it takes on success; it and a move exclude one another. */
 int migrate_snapshot(struct migrate *migrate, struct unix_files *files,

@@ -22,6 +22,7 @@
 #include "vmm/guest_ram.h"
 #include "vmm/kvm_cpu_describe.h"
 #include "vmm/machine.h"
+#include "vmm/migrate_missing.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/vm.h"
 
@@ -480,11 +481,17 @@ static const struct migration_guest_ops ops = {
     .start = start,
     .announce = announce,
     .abandon = abandon,
+    .missing_possible = migrate_missing_possible,
+    .missing_begin = migrate_missing_begin,
+    .missing_add = migrate_missing_add,
+    .missing_wait = migrate_missing_wait,
+    .missing_place = migrate_missing_place,
+    .missing_end = migrate_missing_end,
 };
 
 int migrate_guest_init(struct migrate_guest *guest, struct vm *vm, enum vm_hold hold)
 {
-    *guest = (struct migrate_guest){.guest.ops = &ops, .vm = vm, .hold = hold};
+    *guest = (struct migrate_guest){.guest.ops = &ops, .vm = vm, .hold = hold, .uffd = -1};
     guest->quiet_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return guest->quiet_fd < 0 ? -errno : 0;
 }

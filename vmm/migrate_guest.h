@@ -16,6 +16,8 @@ struct migrate_guest {
     enum vm_hold hold; /* by which it stands: VM_HOLD_HANDOVER or VM_HOLD_SNAPSHOT */
     int quiet_fd;  /* eventfd: the VM became quiet */
     bool tracking; /* the dirty log is on */
+    int uffd;      /* of an arrival, or -1; borrowed */
+    bool missing;  /* memory may be absent (migrate_missing.c) */
 };
 
 int migrate_guest_init(struct migrate_guest *guest, struct vm *vm, enum vm_hold hold);

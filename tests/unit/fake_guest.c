@@ -3,8 +3,10 @@
 #include "tests/unit/fake_guest.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -55,8 +57,39 @@ static uint64_t word_of(const struct fake_guest *fake, uint64_t page, unsigned i
 
 #define WORDS (MIGRATION_PAGE_SIZE / 8)
 
+static bool page_right(struct fake_guest *fake, uint64_t page);
+
+/* False if it was told to end while it waited. */
+static bool page_touch(struct fake_guest *fake, uint64_t page)
+{
+    if (!atomic_load(&fake->missing.begun) || atomic_load(&fake->missing.ended)) {
+        return true;
+    }
+    CHECK(pthread_mutex_lock(&fake->missing.lock) == 0);
+    bool told = false;
+    while ((fake->missing.absent[page / 64] >> (page % 64) & 1) != 0 &&
+           !atomic_load(&fake->quit) && !atomic_load(&fake->missing.ended)) {
+        if (!told && fake->missing.touched_count < FAKE_TOUCHES_MAX) {
+            fake->missing.touched[fake->missing.touched_count++] = page;
+            CHECK(eventfd_write(fake->missing.touched_fd, 1) == 0);
+            atomic_fetch_add(&fake->missing.waits, 1);
+            told = true;
+        }
+        CHECK(pthread_cond_wait(&fake->missing.placed, &fake->missing.lock) == 0);
+    }
+    bool there = (fake->missing.absent[page / 64] >> (page % 64) & 1) == 0;
+    CHECK(pthread_mutex_unlock(&fake->missing.lock) == 0);
+    if (there && !page_right(fake, page)) {
+        atomic_fetch_add(&fake->missing.lost, 1);
+    }
+    return there;
+}
+
 static void page_write(struct fake_guest *fake, uint64_t page)
 {
+    if (!page_touch(fake, page)) {
+        return;
+    }
     fake->generation[page]++;
     atomic_fetch_add(&fake->writes, 1);
     for (unsigned i = 0; i < WORDS; i++) {
@@ -233,6 +266,9 @@ static int load(struct migration_guest *guest, const uint8_t *state, size_t size
         return error_set(err, DROVER_EMALFORMED, "the state does not fit");
     }
     memcpy(fake->generation, state, size);
+    for (uint64_t page = 0; fake->missing.load_touches && page < 40; page += 13) {
+        (void)page_touch(fake, page);
+    }
     return 0;
 }
 
@@ -297,6 +333,92 @@ static void abandon(struct migration_guest *guest)
     atomic_store(&fake->abandoned, true);
 }
 
+/* ---- post-copy --------------------------------------------------------------------- */
+
+static int missing_possible(struct migration_guest *guest, struct error *err)
+{
+    return fake_of(guest)->missing.impossible
+               ? error_set(err, DROVER_EWRONGSTATE, "others share the memory")
+               : 0;
+}
+
+static int missing_begin(struct migration_guest *guest, struct error *err)
+{
+    CHECK(!atomic_load(&fake_of(guest)->missing.begun));
+    atomic_store(&fake_of(guest)->missing.begun, true);
+    return 0;
+}
+
+static int missing_add(struct migration_guest *guest, unsigned index, uint64_t first_page,
+                       uint64_t page_count)
+{
+    struct fake_guest *fake = fake_of(guest);
+    CHECK(atomic_load(&fake->missing.begun) && !atomic_load(&fake->started));
+    CHECK(first_page + page_count <= region_pages(fake, index));
+    uint64_t first = region_first(fake, index) + first_page;
+    CHECK(pthread_mutex_lock(&fake->missing.lock) == 0);
+    for (uint64_t page = first; page < first + page_count; page++) {
+        CHECK((fake->missing.absent[page / 64] >> (page % 64) & 1) == 0);
+        fake->missing.absent[page / 64] |= UINT64_C(1) << (page % 64);
+        memset(page_at(fake, page), 0xee, MIGRATION_PAGE_SIZE); /* nobody may see it */
+    }
+    CHECK(pthread_mutex_unlock(&fake->missing.lock) == 0);
+    return 0;
+}
+
+static int missing_wait(struct migration_guest *guest, int stop_fd, unsigned *ret_region,
+                        uint64_t *ret_page)
+{
+    struct fake_guest *fake = fake_of(guest);
+    struct pollfd fds[] = {{.fd = fake->missing.touched_fd, .events = POLLIN},
+                           {.fd = stop_fd, .events = POLLIN}};
+    CHECK(poll(fds, 2, -1) > 0);
+    if ((fds[1].revents & POLLIN) != 0) {
+        return 0;
+    }
+    eventfd_t one;
+    CHECK(eventfd_read(fake->missing.touched_fd, &one) == 0 && one == 1);
+    CHECK(pthread_mutex_lock(&fake->missing.lock) == 0);
+    uint64_t page = fake->missing.touched[--fake->missing.touched_count];
+    CHECK(pthread_mutex_unlock(&fake->missing.lock) == 0);
+    *ret_region = page < fake->first_region_pages ? 0 : 1;
+    *ret_page = page - region_first(fake, *ret_region);
+    return 1;
+}
+
+static int missing_place(struct migration_guest *guest, unsigned index,
+                         uint64_t first_page, uint64_t page_count, const uint8_t *data)
+{
+    struct fake_guest *fake = fake_of(guest);
+    CHECK(first_page + page_count <= region_pages(fake, index));
+    uint64_t first = region_first(fake, index) + first_page;
+    CHECK(pthread_mutex_lock(&fake->missing.lock) == 0);
+    for (uint64_t page = first; page < first + page_count; page++) {
+        if ((fake->missing.absent[page / 64] >> (page % 64) & 1) == 0) {
+            continue;
+        }
+        if (data != NULL) {
+            memcpy(page_at(fake, page), data + (page - first) * MIGRATION_PAGE_SIZE,
+                   MIGRATION_PAGE_SIZE);
+        } else {
+            memset(page_at(fake, page), 0, MIGRATION_PAGE_SIZE);
+        }
+        fake->missing.absent[page / 64] &= ~(UINT64_C(1) << (page % 64));
+    }
+    CHECK(pthread_cond_broadcast(&fake->missing.placed) == 0);
+    CHECK(pthread_mutex_unlock(&fake->missing.lock) == 0);
+    return 0;
+}
+
+static void missing_end(struct migration_guest *guest)
+{
+    struct fake_guest *fake = fake_of(guest);
+    CHECK(pthread_mutex_lock(&fake->missing.lock) == 0);
+    atomic_store(&fake->missing.ended, true);
+    CHECK(pthread_cond_broadcast(&fake->missing.placed) == 0);
+    CHECK(pthread_mutex_unlock(&fake->missing.lock) == 0);
+}
+
 static const struct migration_guest_ops ops = {
     .region_count = region_count,
     .region = region,
@@ -320,6 +442,12 @@ static const struct migration_guest_ops ops = {
     .start = start,
     .announce = announce,
     .abandon = abandon,
+    .missing_possible = missing_possible,
+    .missing_begin = missing_begin,
+    .missing_add = missing_add,
+    .missing_wait = missing_wait,
+    .missing_place = missing_place,
+    .missing_end = missing_end,
 };
 
 void fake_guest_init(struct fake_guest *fake, const struct fake_guest_config *config,
@@ -334,6 +462,11 @@ void fake_guest_init(struct fake_guest *fake, const struct fake_guest_config *co
                         PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     fake->generation = calloc(config->page_count, sizeof(uint64_t));
     fake->dirty = calloc(config->page_count / 64 + 1, sizeof(*fake->dirty));
+    fake->missing.absent = calloc(config->page_count / 64 + 1, sizeof(uint64_t));
+    fake->missing.touched_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+    CHECK(fake->missing.absent != NULL && fake->missing.touched_fd >= 0);
+    CHECK(pthread_mutex_init(&fake->missing.lock, NULL) == 0);
+    CHECK(pthread_cond_init(&fake->missing.placed, NULL) == 0);
     CHECK(fake->memory != MAP_FAILED && fake->generation != NULL && fake->dirty != NULL);
     CHECK(config->used_pages <= fake->first_region_pages &&
           config->hot_pages <= config->used_pages);
@@ -349,6 +482,9 @@ void fake_guest_init(struct fake_guest *fake, const struct fake_guest_config *co
 static void writer_stop(struct fake_guest *fake)
 {
     atomic_store(&fake->quit, true);
+    CHECK(pthread_mutex_lock(&fake->missing.lock) == 0);
+    CHECK(pthread_cond_broadcast(&fake->missing.placed) == 0);
+    CHECK(pthread_mutex_unlock(&fake->missing.lock) == 0);
     if (fake->writer_started) {
         CHECK(pthread_join(fake->writer, NULL) == 0);
         fake->writer_started = false;
@@ -361,6 +497,8 @@ void fake_guest_done(struct fake_guest *fake)
     CHECK(munmap(fake->memory, fake->config.page_count * MIGRATION_PAGE_SIZE) == 0);
     free(fake->generation);
     free(fake->dirty);
+    free(fake->missing.absent);
+    CHECK(close(fake->missing.touched_fd) == 0);
 }
 
 bool fake_guest_runs(struct fake_guest *fake)

@@ -15,6 +15,8 @@
 
 #include "migration/guest.h"
 
+#define FAKE_TOUCHES_MAX 64
+
 struct fake_guest_config {
     uint64_t page_count;       /* in two regions of unequal size */
     uint64_t used_pages;       /* of the first region: written once at the start */
@@ -47,6 +49,21 @@ struct fake_guest {
     atomic_bool locked;  /* what only one side can hold */
     atomic_int goes_on;
     atomic_int announced;
+
+    /* post-copy: pages that are absent; who touches one waits */
+    struct {
+        pthread_mutex_t lock;
+        pthread_cond_t placed;
+        uint64_t *absent;
+        uint64_t touched[FAKE_TOUCHES_MAX]; /* not yet told to the engine */
+        unsigned touched_count;
+        int touched_fd;
+        atomic_bool begun, ended;
+        atomic_uint_least64_t waits;  /* how often somebody had to */
+        atomic_uint_least64_t lost;   /* pages that did not hold what was written last */
+        bool impossible;
+        bool load_touches; /* loading the state touches pages, too */
+    } missing;
 
     /* faults */
     int may_hand_over_error;

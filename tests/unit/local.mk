@@ -40,6 +40,11 @@ tests_unit_test_migration_move_LDADD = $(MIGRATION_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_transport_handed
 tests_unit_test_transport_handed_SOURCES = tests/unit/test_transport_handed.c tests/unit/unit.h
 tests_unit_test_transport_handed_LDADD = $(MIGRATION_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_migration_postcopy
+tests_unit_test_migration_postcopy_SOURCES = tests/unit/test_migration_postcopy.c \
+	tests/unit/unit.h tests/unit/fake_guest.c tests/unit/fake_guest.h \
+	tests/unit/fault_transport.c tests/unit/fault_transport.h
+tests_unit_test_migration_postcopy_LDADD = $(MIGRATION_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_migration_target
 tests_unit_test_migration_target_SOURCES = tests/unit/test_migration_target.c tests/unit/unit.h \
 	tests/unit/fake_guest.c tests/unit/fake_guest.h

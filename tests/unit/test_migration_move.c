@@ -58,6 +58,7 @@ static void move_begin_with(struct move *move, const struct fake_guest_config *c
                                              .vm_id = 7,
                                              .epoch = 1,
                                              .max_downtime_ms = max_downtime_ms,
+                                             .postcopy = MIGRATION_POSTCOPY_NEVER,
                                              .deadline_ms = deadline_ms,
                                              .times = times,
                                              .streams = move->streams,
