@@ -215,6 +215,7 @@ static int make_core(struct agent *agent, struct error *err)
         .cpus = agent->identity->witness || cpus < 1 ? 0 : (uint32_t)cpus,
         .watchdog_ms = agent->watchdog_ms,
         .version = DROVER_VERSION,
+        .move_bandwidth = agent->config->move_bandwidth,
     };
     member->watchdog_told = agent->watchdog_ms;
     int rv =

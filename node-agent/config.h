@@ -18,6 +18,9 @@ struct error;
 #define CONFIG_PEER_PORT_DEFAULT 7400u
 #define CONFIG_API_PORT_DEFAULT  7401u
 
+/* Not set: by the network card's speed. */
+#define CONFIG_MOVE_BANDWIDTH_AUTO UINT64_MAX
+
 struct agent_config {
     char name[LIMIT_NAME_SIZE];            /* of this host; default: the first label of its hostname */
     char address[LIMIT_ADDRESS_SIZE];      /* HOST:PORT that other hosts reach this one at; default: first global address, port 7400 */
@@ -30,6 +33,7 @@ struct agent_config {
     char watchdog[LIMIT_PATH_SIZE];        /* device, or "none" */
     char api_token_file[LIMIT_PATH_SIZE];  /* tokens of the API over TLS; default: STATE_DIR/api-tokens */
     uint32_t lease_ms;                     /* for `cluster init` when it names none */
+    uint64_t move_bandwidth;               /* for VMs that leave, bytes/s; 0: no limit */
     uint64_t memory_reserve_bytes;         /* of the host's memory, not for VMs */
     bool witness;                          /* votes, runs no VMs */
     bool debug;

@@ -84,6 +84,55 @@ static void default_vmm_path(struct agent_config *config)
     (void)snprintf(config->vmm_path, sizeof(config->vmm_path), "/usr/bin/drover-vmm");
 }
 
+/* Of the card that has this address, in Mbit/s; 0: not known, as with a bridge or a virtual
+ * card. */
+static uint64_t link_mbits(const char *host)
+{
+    struct ifaddrs *list = NULL;
+    uint64_t mbits = 0;
+    if (getifaddrs(&list) != 0) {
+        return 0;
+    }
+    for (struct ifaddrs *at = list; at != NULL && mbits == 0; at = at->ifa_next) {
+        char name[64];
+        bool inet = at->ifa_addr != NULL && (at->ifa_addr->sa_family == AF_INET ||
+                                             at->ifa_addr->sa_family == AF_INET6);
+        socklen_t size = inet && at->ifa_addr->sa_family == AF_INET
+                             ? sizeof(struct sockaddr_in)
+                             : sizeof(struct sockaddr_in6);
+        if (!inet || getnameinfo(at->ifa_addr, size, name, sizeof(name), NULL, 0,
+                                 NI_NUMERICHOST) != 0 ||
+            strcmp(name, host) != 0) {
+            continue;
+        }
+        char path[128];
+        (void)snprintf(path, sizeof(path), "/sys/class/net/%.32s/speed", at->ifa_name);
+        FILE *file = fopen(path, "re");
+        long long speed = 0;
+        if (file != NULL && fscanf(file, "%lld", &speed) == 1 && speed > 0) {
+            mbits = (uint64_t)speed; /* -1: the card does not know */
+        }
+        if (file != NULL) {
+            (void)fclose(file); /* only read */
+        }
+    }
+    freeifaddrs(list);
+    return mbits;
+}
+
+/* Leases, raft and the guests' own traffic share the card with moves: a quarter stays
+ * theirs. */
+static void default_move_bandwidth(struct agent_config *config)
+{
+    char host[LIMIT_ADDRESS_SIZE];
+    unsigned port = 0;
+    config->move_bandwidth = 0;
+    if (config_split_address(config->address, CONFIG_PEER_PORT_DEFAULT, host, &port,
+                             NULL) == 0) {
+        config->move_bandwidth = link_mbits(host) * 1000000 / 8 * 3 / 4;
+    }
+}
+
 int config_fill_defaults(struct agent_config *config, struct error *err)
 {
     if (config->name[0] == '\0') {
@@ -114,6 +163,9 @@ int config_fill_defaults(struct agent_config *config, struct error *err)
         if (rv != 0) {
             return error_set(err, rv, "address: the host's name is too long: shorten it");
         }
+    }
+    if (config->move_bandwidth == CONFIG_MOVE_BANDWIDTH_AUTO) {
+        default_move_bandwidth(config);
     }
     if (config->vmm_path[0] == '\0') {
         default_vmm_path(config);

@@ -362,10 +362,25 @@ static void take_in(struct host_core *core, const struct cluster_state *state)
     }
 }
 
+/* Whose source has been told to send, or will be in this round. */
+static unsigned moves_out(const struct host_core *core, const struct cluster_state *state)
+{
+    const Drover__ClusterState *view = cluster_state_view(state);
+    unsigned count = 0;
+    for (size_t i = 0; i < view->n_vms; i++) {
+        const Drover__Migration *migration = view->vms[i]->migration;
+        count += migration != NULL &&
+                 migration->source_host_id == core->identity.host_id &&
+                 migration->phase == DROVER__MIGRATION_PHASE__MIGRATION_PHASE_READY;
+    }
+    return count;
+}
+
 static void reconcile(struct host_core *core, const struct cluster_state *state,
                       uint64_t now_ms)
 {
     take_in(core, state);
+    core->moves_out = moves_out(core, state);
     for (size_t i = 0; i < core->vm_count;) {
         struct host_vm *vm = &core->vms[i];
         const Drover__VmRecord *record = cluster_state_vm(state, vm->vm_id);

@@ -37,6 +37,7 @@ struct host_core_identity {
     uint32_t cpus;
     uint64_t watchdog_ms; /* armed; 0: none */
     const char *version;
+    uint64_t move_bandwidth; /* for all VMs that leave, in bytes a second; 0: no limit */
 };
 
 /* Called from inside host_core_*(); must not call back into it. All messages are

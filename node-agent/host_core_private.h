@@ -28,6 +28,7 @@ enum host_order {
     HOST_ORDER_QUIT,
     HOST_ORDER_MIGRATE,
     HOST_ORDER_MIGRATE_CANCEL,
+    HOST_ORDER_MIGRATE_LIMIT,
     HOST_ORDER_RECLAIM,
     HOST_ORDER_BALLOON,
     HOST_ORDER_COUNT,
@@ -42,6 +43,7 @@ struct host_vmm {
     bool failed;                           /* said so itself: it will never have it */
     uint64_t lease_ms;                     /* last deadline sent; 0: none */
     uint64_t ordered_ms[HOST_ORDER_COUNT]; /* when last; 0: never */
+    uint64_t bandwidth;    /* of its move, as last ordered, in bytes/s; 0: no limit */
     unsigned cancels;      /* how often its migration was told to end */
     unsigned cancels_seen; /* that many, when its last status came */
     uint64_t
@@ -105,6 +107,7 @@ struct host_core {
     bool up;      /* the cluster knows this run */
     bool settled; /* up, lease in force, so the state is as new as that lease: decisions
                      may rest on it */
+    unsigned moves_out;  /* VMs that leave this host, or are about to */
     struct host_vm *vms; /* in the order of their ids */
     size_t vm_count, vm_capacity;
 };

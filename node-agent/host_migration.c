@@ -18,6 +18,8 @@
 #include "node-agent/host_core_private.h"
 
 /* Nobody has connected this many leases after the source was told where: nobody will. */
+/* A move that gets less never ends. */
+#define SHARE_MIN (UINT64_C(1) << 20)
 #define TARGET_PATIENCE_LEASES 2
 /* A target that isn't ready after this many has trouble that it can't tell. */
 #define SOURCE_PATIENCE_LEASES 6
@@ -97,6 +99,30 @@ static void abort_by_source(struct host_core *core, struct host_vm *vm,
                 reason, now_ms);
 }
 
+/* Of one move: the host's bandwidth, in equal parts. 0: no limit. */
+static uint64_t share(const struct host_core *core)
+{
+    unsigned moves = core->moves_out > 0 ? core->moves_out : 1;
+    uint64_t part = core->identity.move_bandwidth / moves;
+    return core->identity.move_bandwidth == 0 || part > SHARE_MIN ? part : SHARE_MIN;
+}
+
+/* Moves have begun or ended since. */
+static void order_limit(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                        uint64_t now_ms)
+{
+    Drover__ControlMigrateLimit limit = DROVER__CONTROL_MIGRATE_LIMIT__INIT;
+    limit.bandwidth_bytes_per_second = share(core);
+    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
+    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LIMIT;
+    request.migrate_limit = &limit;
+    uint64_t last_ms = vmm->ordered_ms[HOST_ORDER_MIGRATE_LIMIT];
+    host_order(core, vm, vmm, HOST_ORDER_MIGRATE_LIMIT, &request, now_ms);
+    if (vmm->ordered_ms[HOST_ORDER_MIGRATE_LIMIT] != last_ms) {
+        vmm->bandwidth = limit.bandwidth_bytes_per_second;
+    }
+}
+
 /*
  * Rule: ordered at most once. Was it lost on its way, the target loses its patience and
  * ends the migration; were it sent again, the VMM might be at a second attempt while the
@@ -123,6 +149,7 @@ static void order_migrate(struct host_core *core, struct host_vm *vm,
     migrate.max_downtime_ms = migration->max_downtime_ms;
     migrate.deadline_s = migration->deadline_s;
     migrate.postcopy = DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_NEVER;
+    migrate.bandwidth_bytes_per_second = vmm->bandwidth = share(core);
     Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
     request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE;
     request.migrate = &migrate;
@@ -205,6 +232,8 @@ static void source_with_guest(struct host_core *core, struct host_vm *vm,
                host_vmm_state(vmm) != DROVER__VM_RUN_STATE__VM_RUN_FROZEN &&
                host_vmm_state(vmm) != DROVER__VM_RUN_STATE__VM_RUN_FREEZING) {
         order_migrate(core, vm, vmm, migration, now_ms);
+    } else if (report != NULL && vmm->bandwidth != share(core)) {
+        order_limit(core, vm, vmm, now_ms);
     }
 }
 

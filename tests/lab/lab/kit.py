@@ -9,6 +9,7 @@ import tempfile
 from . import initrd, paths
 
 PROGRAMS = ["droverd", "drover", "drover-vmm"]
+GUESTS = ["checker.elf"]  # small ones of our own, which boot at once
 
 
 def programs():
@@ -39,6 +40,10 @@ def write(image_dir, target):
                            stderr=subprocess.DEVNULL)
         shutil.copy(f"{image_dir}/vmlinuz", f"{work}/guest/vmlinuz")
         initrd.write_guest(image_dir, f"{work}/guest/initrd")
+        for name in GUESTS:
+            path = os.path.join(paths.build_dir(), "tests/guests", name)
+            if os.path.exists(path):
+                shutil.copy(path, f"{work}/guest/{name}")
         size_mib = 16 + 2 * sum(os.path.getsize(os.path.join(folder, name)) >> 20
                                 for folder, _, names in os.walk(work) for name in names)
         subprocess.run(["mke2fs", "-qF", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", work,

@@ -10,7 +10,7 @@ import time
 from . import image, paths
 from .paths import LabError
 
-SHARED_DISKS = 4
+SHARED_DISKS = 8
 
 
 def _machine():
@@ -43,6 +43,8 @@ def command_line(host):
                  "-action", "reboot=shutdown,shutdown=pause,watchdog=reset",
                  "-kernel", f"{image}/vmlinux", "-initrd", host.lab.initrd,
                  "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable nokaslr "
+                           # A check of the timer that a slow emulator fails.
+                           "no_timer_check "
                             "net.ifnames=0 ipv6.disable=1 systemd.show_status=0 "
                             f"systemd.hostname={host.name} systemd.machine_id={host.machine_id} "
                             f"lab.address={host.address}/24 lab.kvm={_kvm_module()}"]
