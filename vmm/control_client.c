@@ -54,6 +54,7 @@ static const char help[] =
     "                        memory is; auto: if it can't be moved else\n"
     "  migrate-resume tcp:HOST:PORT\n"
     "                        a new connection for a post-copy that lost its own\n"
+    "  migrate-limit SIZE|none       another --bandwidth for the migration under way\n"
     "  cancel                of a migration: the guest stays here. Where it arrived by "
     "post-copy\n"
     "                        and its source is gone for good: the guest is given up\n"
@@ -309,6 +310,7 @@ struct order {
     Drover__ControlMigrateLinks links;
     Drover__ControlSnapshot snapshot;
     Drover__ControlBalloon balloon;
+    Drover__ControlMigrateLimit limit;
     char uri[MOVE_LINK_URI_SIZE];
     struct unix_files files; /* go with it */
 };
@@ -401,6 +403,20 @@ static int migrate_parse(int count, char **words, struct order *order, struct er
     return 0;
 }
 
+static int limit_parse(int count, char **words, struct order *order, struct error *err)
+{
+    uint64_t bytes = 0;
+    bool none = count == 1 && strcmp(words[0], "none") == 0;
+    if (count != 1 || (!none && options_size_parse(words[0], &bytes) < 0)) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "migrate-limit needs bytes per second, such as 100M, or none");
+    }
+    order->limit.bandwidth_bytes_per_second = bytes;
+    order->request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LIMIT;
+    order->request.migrate_limit = &order->limit;
+    return 0;
+}
+
 static int balloon_parse(int count, char **words, struct order *order, struct error *err)
 {
     uint64_t bytes = 0;
@@ -470,11 +486,15 @@ static int order_parse(int count, char **words, struct order *order, struct erro
     drover__control_migrate_links__init(&order->links);
     drover__control_snapshot__init(&order->snapshot);
     drover__control_balloon__init(&order->balloon);
+    drover__control_migrate_limit__init(&order->limit);
     if (strcmp(words[0], "migrate") == 0) {
         return migrate_parse(count - 1, words + 1, order, err);
     }
     if (strcmp(words[0], "migrate-resume") == 0) {
         return resume_parse(count - 1, words + 1, order, err);
+    }
+    if (strcmp(words[0], "migrate-limit") == 0) {
+        return limit_parse(count - 1, words + 1, order, err);
     }
     if (strcmp(words[0], "balloon") == 0) {
         return balloon_parse(count - 1, words + 1, order, err);

@@ -287,6 +287,9 @@ static int order_simple(struct vm *vm, struct migrate *migrate,
         return order_migrate(vm, migrate, request->migrate, files, err);
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS:
         return migrate_links(migrate, files, err);
+    case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LIMIT:
+        return migrate_limit(migrate, request->migrate_limit->bandwidth_bytes_per_second,
+                             err);
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL:
         return migrate_cancel(migrate, err);
     case DROVER__CONTROL_REQUEST__ORDER_RECLAIM:

@@ -493,6 +493,17 @@ static int arrival_lost(struct migrate *migrate, struct error *err)
     return 0;
 }
 
+int migrate_limit(struct migrate *migrate, uint64_t bytes_per_second, struct error *err)
+{
+    struct migrate_status status;
+    migrate_status(migrate, &status);
+    if (migrate->source == NULL || migration_state_final(status.engine.state)) {
+        return error_set(err, DROVER_EWRONGSTATE, "no move is under way");
+    }
+    migration_source_limit(migrate->source, bytes_per_second);
+    return 0;
+}
+
 int migrate_cancel(struct migrate *migrate, struct error *err)
 {
     if (snapshot_runs(migrate->snapshot)) {

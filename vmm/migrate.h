@@ -67,6 +67,8 @@ int migrate_links(struct migrate *migrate, struct unix_files *files, struct erro
  * knows that the guest did not arrive, and that the source may be told so. NULL is fine.
  */
 void migrate_quit(struct migrate *migrate);
+/* Another bandwidth for the move under way. 0: no limit. */
+int migrate_limit(struct migrate *migrate, uint64_t bytes_per_second, struct error *err);
 /* Of a snapshot, too. Where a guest arrived by post-copy, and the connection is lost: its
  * source is gone for good, and the guest with it. */
 int migrate_cancel(struct migrate *migrate, struct error *err);

@@ -14,6 +14,8 @@
 
 #define SELF 1
 
+#define BANDWIDTH UINT64_C(100000000)
+
 struct fixture {
     struct small_cluster cluster;
     struct host_core *core;
@@ -25,6 +27,7 @@ struct fixture {
     bool powered_off;
     unsigned orders[32]; /* by order_case */
     uint64_t lease_ns;
+    uint64_t bandwidth[8]; /* last ordered, by VM */
 };
 
 static void start_vmm(void *owner, const Drover__VmRecord *vm, uint64_t epoch,
@@ -47,6 +50,10 @@ static void order_vmm(void *owner, uint64_t vm_id, uint64_t epoch,
         assert_true(f->deadline_ns >=
                     request->lease->deadline_ns); /* the keeper knew first */
         f->lease_ns = request->lease->deadline_ns;
+    } else if (request->order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE) {
+        f->bandwidth[vm_id % 8] = request->migrate->bandwidth_bytes_per_second;
+    } else if (request->order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LIMIT) {
+        f->bandwidth[vm_id % 8] = request->migrate_limit->bandwidth_bytes_per_second;
     }
 }
 
@@ -93,7 +100,8 @@ static void core_new(struct fixture *f, const char *incarnation)
                                                 .boot_id = "boot",
                                                 .incarnation = incarnation,
                                                 .watchdog_ms = 2000,
-                                                .version = "1"};
+                                                .version = "1",
+                                                .move_bandwidth = BANDWIDTH};
     assert_int_equal(host_core_create(&timing, &identity, &ops, f, &f->core), 0);
 }
 
@@ -555,6 +563,52 @@ static void test_move_whose_order_was_never_given_is_given_up_with_the_reason(vo
     assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_MIGRATE, 1);
 }
 
+static void moves_on(struct fixture *f, uint64_t vm)
+{
+    says_move(f, vm, cluster_state_vm(f->cluster.state, vm)->epoch,
+              DROVER__VM_RUN_STATE__VM_RUN_RUNNING,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_PRECOPY);
+}
+
+static void test_moves_share_the_bandwidth_of_their_host(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t first = source(f);
+    assert_int_equal(f->bandwidth[first], BANDWIDTH);
+    moves_on(f, first);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LIMIT, 0);
+
+    uint64_t second = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, second, SELF);
+    renew(f, f->cluster.index);
+    says(f, second, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    small_cluster_started(&f->cluster, second);
+    proposal_ends(f, 0);
+    small_cluster_migrate(&f->cluster, second, 2);
+    tick(f);
+    small_cluster_ready(&f->cluster, second);
+    tick(f);
+    assert_int_equal(f->bandwidth[second], BANDWIDTH / 2);
+    moves_on(f, first);
+    assert_int_equal(f->bandwidth[first], BANDWIDTH / 2);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LIMIT, 1);
+
+    /* The second one fails: the first has the link for itself again. */
+    Drover__MigrationAbort abort = DROVER__MIGRATION_ABORT__INIT;
+    abort.vm_id = second;
+    abort.next_epoch = 2;
+    abort.host_id = SELF;
+    abort.incarnation = (char *)(uintptr_t) "run1";
+    abort.by = DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_ABORT;
+    command.migration_abort = &abort;
+    assert_int_equal(small_cluster_apply(&f->cluster, &command), 0);
+    f->now_ms += 2000;
+    moves_on(f, first);
+    assert_int_equal(f->bandwidth[first], BANDWIDTH);
+}
+
 static void test_source_that_handed_over_waits_for_the_target(void **state)
 {
     struct fixture *f = *state;
@@ -744,6 +798,7 @@ int main(void)
         TEST(test_guest_that_powers_off_by_itself_stays_off),
         TEST(test_source_orders_once_and_states_a_failure_before_the_go),
         TEST(test_move_whose_order_was_never_given_is_given_up_with_the_reason),
+        TEST(test_moves_share_the_bandwidth_of_their_host),
         TEST(test_source_that_handed_over_waits_for_the_target),
         TEST(test_source_reclaims_on_the_targets_word_only),
         TEST(test_source_starts_anew_when_the_target_is_lost_after_the_go),
