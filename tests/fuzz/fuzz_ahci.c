@@ -14,6 +14,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/err.h"
+#include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/ahci_driver.h"
 #include "vmm/ahci.h"
 #include "vmm/bus.h"
@@ -25,6 +26,7 @@
 #define MEMORY_BYTES (4u << 20)
 #define BLOCK        2048u
 #define BLOCKS       300u
+#define DVD_BLOCKS   400000u /* mostly a hole */
 #define SPACE        (LAYOUT_ECAM_START + (31u << 15) + (2u << 12))
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -40,6 +42,7 @@ struct target {
     struct ahci_driver driver;
     int image_fd;
     bool image_cut;
+    struct fuzz_state state;
 };
 
 static uint32_t take(struct input *input, unsigned size)
@@ -67,24 +70,37 @@ static int image_make(char path[])
     return fd;
 }
 
+static void dvd_make(char path[])
+{
+    int fd = image_make(path);
+
+    CHECK(ftruncate(fd, (off_t)DVD_BLOCKS * BLOCK) == 0);
+    (void)close(fd);
+}
+
 static struct target target;
 
 static void end(void)
 {
     fake_vm_free(target.vm);
+    fuzz_state_done(&target.state);
 }
 
 static void make(struct target *target)
 {
-    char path[] = "/var/tmp/fuzz-cdrom-XXXXXX";
+    char path[] = "/dev/shm/fuzz-cdrom-XXXXXX";
+    char dvd[] = "/dev/shm/fuzz-dvd-XXXXXX";
     target->image_fd = image_make(path);
-    const struct ahci_config config = {.cdrom_count = 2, .cdroms = {path, path}};
+    dvd_make(dvd);
+    const struct ahci_config config = {.cdrom_count = 2, .cdroms = {path, dvd}};
     target->vm = fake_vm_create(MEMORY_BYTES);
     target->vm->log.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
     CHECK(guest_ram_track_dirty(target->vm->ram, true) == 0);
     CHECK(ahci_create(target->vm, &config, NULL) == 0);
     target->device = vm_devices(target->vm);
+    fuzz_state_keep(&target->state, target->vm);
     (void)unlink(path);
+    (void)unlink(dvd);
     CHECK(atexit(end) == 0);
 }
 
@@ -116,6 +132,7 @@ static void reset(struct target *target)
 {
     quiet(target);
     target->device->ops->reset(target->device);
+    fuzz_state_restore(&target->state); /* a tray stays open over a reset */
     target->device->ops->io_start(target->device);
     ahci_driver_init(&target->driver, target->vm);
 }
@@ -238,7 +255,9 @@ static void order_run(struct target *target, struct input *input)
         break;
     case 9:
         image_cut(target, order >= 240);
-        fake_vm_run_ms(target->vm, 1);
+        for (unsigned i = 0; i < 4; i++) { /* one thing leads to the next */
+            fake_vm_run_ms(target->vm, drained(target->device) ? 0 : 1);
+        }
         break;
     case 10:
         if ((take(input, 1) & 1) != 0) {

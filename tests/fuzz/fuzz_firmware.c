@@ -6,6 +6,7 @@
  * it. What must hold: no crash, and that what is saved can be loaded.
  * fuzz-sources: tests/fuzz/fuzz_clock.c
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "tests/fuzz/fuzz_clock.h"
+#include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/fake_vm.h"
 #include "vmm/bus.h"
 #include "vmm/device.h"
@@ -39,6 +41,7 @@ struct input {
 };
 
 static struct flash *flash_device;
+static bool kvm_refuses; /* the next mapping */
 
 void vm_flash_set(struct vm *vm, struct flash *flash)
 {
@@ -57,7 +60,7 @@ int kvm_rom_set(struct vm *vm, enum kvm_rom rom, uint64_t gpa, const void *memor
 {
     CHECK(vm != NULL && rom <= KVM_ROM_VARIABLES && gpa % GUEST_PAGE_SIZE == 0);
     CHECK(size % GUEST_PAGE_SIZE == 0 && (size == 0 || memory != NULL));
-    return 0;
+    return kvm_refuses ? -ENOMEM : 0;
 }
 
 static void refresh(void *owner, uint8_t *data, size_t size)
@@ -69,7 +72,7 @@ static void refresh(void *owner, uint8_t *data, size_t size)
 static void flash_add(struct vm *vm)
 {
     static const uint8_t variables[VARIABLES_BYTES];
-    char path[] = "/tmp/fuzz-vars-XXXXXX";
+    char path[] = "/dev/shm/fuzz-vars-XXXXXX";
     int fd = mkstemp(path);
     int code_fd = memfd_create("code", MFD_CLOEXEC);
     struct flash_config config = {.code_fd = code_fd,
@@ -88,10 +91,12 @@ static void flash_add(struct vm *vm)
 }
 
 static struct vm *vm;
+static struct fuzz_state state;
 
 static void end(void)
 {
     fake_vm_free(vm);
+    fuzz_state_done(&state);
 }
 
 static struct vm *vm_fresh(void)
@@ -108,6 +113,7 @@ static struct vm *vm_fresh(void)
         CHECK(fw_cfg_file_add(fw_cfg, "etc/acpi/tables", file, sizeof(file)) == 0);
         fw_cfg_file_refresh(fw_cfg, "etc/acpi/tables", refresh, vm);
         flash_add(vm);
+        fuzz_state_keep(&state, vm);
         CHECK(atexit(end) == 0);
     }
     for (struct device *device = vm_devices(vm); device != NULL; device = device->next) {
@@ -115,6 +121,8 @@ static struct vm *vm_fresh(void)
             device->ops->reset(device);
         }
     }
+    kvm_refuses = false;
+    fuzz_state_restore(&state);
     return vm;
 }
 
@@ -219,6 +227,8 @@ static void order_do(struct vm *vm, struct input *input)
         }
         break;
     default:
+        kvm_refuses = (order & 0xc0) == 0xc0;
+        vm->config.ha = (order & 0xc0) == 0x80; /* and its lease is over */
         device->ops->reset(device);
         break;
     }
@@ -230,6 +240,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct input input = {.data = data, .size = size};
 
     vm->io_allowed = true;
+    vm->config.ha = kvm_refuses = false;
     if (size > 2 && data[0] == 0xff) {
         struct device *device = device_pick(vm, data[1]);
         struct error err = {0};

@@ -22,7 +22,9 @@
 
 #include "base/buffer.h"
 #include "base/check.h"
+#include "base/err.h"
 #include "tests/fuzz/fuzz_clock.h"
+#include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
 #include "vmm/virtio/virtio_net.h"
@@ -44,6 +46,7 @@ struct fuzz {
     struct vm *vm;
     struct device *device;
     struct driver driver;
+    struct fuzz_state state;
     int socket;
 };
 
@@ -85,6 +88,7 @@ static struct fuzz fuzz;
 static void end(void)
 {
     fake_vm_free(fuzz.vm);
+    fuzz_state_done(&fuzz.state);
 }
 
 static struct fuzz *fuzz_make(void)
@@ -112,6 +116,7 @@ static struct fuzz *fuzz_make(void)
     CHECK(fuzz.socket >= 0 &&
           bind(fuzz.socket, (struct sockaddr *)&address, sizeof(address)) == 0);
     fake_vm_run_ms(fuzz.vm, 1);
+    fuzz_state_keep(&fuzz.state, fuzz.vm);
     return &fuzz;
 }
 
@@ -201,10 +206,14 @@ static void guest_buffers(struct fuzz *fuzz, struct input *input)
     driver_kick(&fuzz->driver, queue);
 }
 
-static void save_and_load(struct fuzz *fuzz)
+/* What was saved can be loaded; changed as the input says, it is refused with a line, or
+ * does no harm. */
+static void save_and_load(struct fuzz *fuzz, struct input *input)
 {
     struct device *device = fuzz->device;
     struct buffer saved;
+    struct error err = {0};
+    unsigned changes = take(input, 1) % 4;
 
     device->ops->io_stop(device);
     CHECK(device->ops->io_drained(device));
@@ -212,6 +221,13 @@ static void save_and_load(struct fuzz *fuzz)
     CHECK(device->ops->save(device, &saved) == 0);
     CHECK(device->ops->load(device, device->ops->version, saved.data, saved.size, NULL) ==
           0);
+    for (unsigned i = 0; i < changes; i++) {
+        saved.data[take(input, 2) % saved.size] = (uint8_t)take(input, 1);
+        if (device->ops->load(device, device->ops->version, saved.data, saved.size,
+                              &err) < 0) {
+            CHECK(err.text[0] != '\0');
+        }
+    }
     buffer_done(&saved);
     device->ops->io_start(device);
 }
@@ -244,7 +260,7 @@ static void order_run(struct fuzz *fuzz, struct input *input)
         guest_buffers(fuzz, input);
         break;
     case 5:
-        save_and_load(fuzz);
+        save_and_load(fuzz, input);
         break;
     case 6:
         fuzz->device->ops->io_stop(fuzz->device);
@@ -256,8 +272,10 @@ static void order_run(struct fuzz *fuzz, struct input *input)
         start(fuzz, input);
         break;
     default:
-        fuzz_clock_skip_ms(order & 0xf0); /* for the limits */
-        fake_vm_run_ms(fuzz->vm, 0);
+        fuzz_clock_skip_ms(order & 0xf0);  /* for the limits */
+        for (unsigned i = 0; i < 3; i++) { /* one thing leads to the next */
+            fake_vm_run_ms(fuzz->vm, 0);
+        }
         break;
     }
 }
@@ -286,6 +304,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     mac_parse(&input);
     fuzz->device->ops->io_stop(fuzz->device);
     fuzz->device->ops->reset(fuzz->device);
+    fuzz_state_restore(&fuzz->state);
     fuzz->device->ops->io_start(fuzz->device);
     driver_init(&fuzz->driver, fuzz->vm, 1);
     driver_write(&fuzz->driver, fuzz->driver.common, 0, 4);

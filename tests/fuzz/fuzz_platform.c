@@ -14,6 +14,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/err.h"
+#include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/fake_vm.h"
 #include "vmm/bus.h"
 #include "vmm/device.h"
@@ -32,6 +33,7 @@ struct machine {
     struct vm *vm;
     struct serial *serial;
     struct acpi_power *power;
+    struct fuzz_state state;
 };
 
 struct input {
@@ -75,6 +77,7 @@ static void end(void)
     for (unsigned i = 0; i < PANIC_POLICIES; i++) {
         if (machines[i].vm != NULL) {
             fake_vm_free(machines[i].vm);
+            fuzz_state_done(&machines[i].state);
         }
     }
 }
@@ -94,6 +97,7 @@ static struct machine *machine_fresh(enum panic_policy policy)
         CHECK(platform_create(machine->vm, NULL) == 0);
         CHECK(panic_create(machine->vm, policy, NULL) == 0);
         machine->power = power_device;
+        fuzz_state_keep(&machine->state, machine->vm);
     }
     for (struct device *device = vm_devices(machine->vm); device != NULL;
          device = device->next) {
@@ -101,6 +105,7 @@ static struct machine *machine_fresh(enum panic_policy policy)
             device->ops->reset(device);
         }
     }
+    fuzz_state_restore(&machine->state);
     return machine;
 }
 

@@ -220,6 +220,17 @@ static void memory_round(struct target *target, struct input *input)
     }
 }
 
+/* Until what is under way is over, mostly at once. */
+static void run(struct target *target)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        fake_vm_run_ms(target->fuzz->vm, 0);
+    }
+    if (!target->device->ops->io_drained(target->device)) {
+        fake_vm_run_ms(target->fuzz->vm, 1);
+    }
+}
+
 /* The upper orders: what leads further at once. */
 static void order_run_whole(struct target *target, struct input *input, uint8_t order)
 {
@@ -245,7 +256,7 @@ static void order_run_whole(struct target *target, struct input *input, uint8_t 
         if (order >= 240) { /* and it is later */
             fuzz_clock_skip_ms(take(input, 2));
         }
-        fake_vm_run_ms(target->fuzz->vm, 1);
+        run(target);
         break;
     }
 }

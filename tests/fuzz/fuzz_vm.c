@@ -23,16 +23,31 @@
 #define DISK_BYTES   (1024 * 1024)
 #define MEMORY_BYTES (4 * DRIVER_MEMORY_BYTES) /* enough to give the balloon some */
 
-static void disk_add(struct fuzz_vm *fuzz, struct virtio_block_config config)
+static int disk_add_in(struct fuzz_vm *fuzz, struct virtio_block_config config,
+                       char *path)
 {
-    char path[] = "/var/tmp/fuzz-disk-XXXXXX";
     int fd = mkstemp(path);
+    int ret;
 
     config.path = path;
     CHECK(fd >= 0 && ftruncate(fd, DISK_BYTES) == 0);
-    CHECK(virtio_block_create(fuzz->vm, &config, NULL) == 0);
-    fuzz->disk_fds[fuzz->disk_count++] = fd;
+    ret = virtio_block_create(fuzz->vm, &config, NULL);
     (void)unlink(path);
+    if (ret < 0) {
+        (void)close(fd);
+        return ret;
+    }
+    fuzz->disk_fds[fuzz->disk_count++] = fd;
+    return 0;
+}
+
+/* In memory, but where that can't be read directly (before Linux 6.6). */
+static void disk_add(struct fuzz_vm *fuzz, struct virtio_block_config config)
+{
+    char memory[] = "/dev/shm/fuzz-disk-XXXXXX";
+    char disk[] = "/var/tmp/fuzz-disk-XXXXXX";
+
+    CHECK(disk_add_in(fuzz, config, memory) == 0 || disk_add_in(fuzz, config, disk) == 0);
 }
 
 /* A NIC whose tap is a pair of sockets: one packet is one datagram. Needs no rights, and
@@ -84,6 +99,7 @@ static void make(struct fuzz_vm *fuzz)
         fuzz->devices[fuzz->count++] = device;
     }
     fake_vm_run_ms(fuzz->vm, 1);
+    fuzz_state_keep(&fuzz->state, fuzz->vm);
 }
 
 /* Somebody on the host cuts a disk's file off. */
@@ -162,6 +178,7 @@ static void end(void)
 {
     fuzz_vm_fresh();
     fake_vm_free(fuzz.vm);
+    fuzz_state_done(&fuzz.state);
 }
 
 struct fuzz_vm *fuzz_vm_fresh(void)
@@ -176,6 +193,9 @@ struct fuzz_vm *fuzz_vm_fresh(void)
     for (unsigned i = 0; i < fuzz.count; i++) {
         fuzz_vm_quiet(&fuzz, i);
         fuzz.devices[i]->ops->reset(fuzz.devices[i]);
+    }
+    fuzz_state_restore(&fuzz.state);
+    for (unsigned i = 0; i < fuzz.count; i++) {
         fuzz.devices[i]->ops->io_start(fuzz.devices[i]);
         driver_init(&fuzz.drivers[i], fuzz.vm, i + 1);
     }

@@ -4,6 +4,7 @@
 #ifndef DROVER_TESTS_FUZZ_VM_H
 #define DROVER_TESTS_FUZZ_VM_H
 
+#include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/virtio_driver.h"
 
 #define FUZZ_DEVICES_MAX 8
@@ -18,6 +19,7 @@ struct fuzz_vm {
     int disk_fds[FUZZ_DEVICES_MAX];
     unsigned disk_count;
     bool disks_cut;
+    struct fuzz_state state;
     uint64_t output_size; /* what the console's guest wrote */
 };
 

@@ -13,8 +13,11 @@
 
 #include "base/buffer.h"
 #include "base/check.h"
+#include "base/err.h"
+#include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
+#include "vmm/guest_ram.h"
 #include "vmm/virtio/virtio_vsock.h"
 #include "vmm/virtio/vsock_packet.h"
 
@@ -24,7 +27,8 @@
 #define PORTS      4
 #define DATA_MAX   8192u
 /* Of the device: the ports of host programs that connect. */
-#define HOST_PORTS 0x40000000u
+#define HOST_PORTS  0x40000000u
+#define BUFFERS_GPA 0x200000u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -37,6 +41,7 @@ struct fuzz {
     struct vm *vm;
     struct device *device;
     struct driver driver;
+    struct fuzz_state state;
     int listener_peer; /* connects to listen_fd through the kernel's abstract names */
     int programs[PROGRAMS];
     unsigned next_program;
@@ -84,6 +89,7 @@ static struct fuzz fuzz;
 static void end(void)
 {
     fake_vm_free(fuzz.vm);
+    fuzz_state_done(&fuzz.state);
 }
 
 static struct fuzz *fuzz_make(void)
@@ -110,6 +116,7 @@ static struct fuzz *fuzz_make(void)
     CHECK(virtio_vsock_create(fuzz.vm, &config, NULL) == 0);
     fuzz.device = vm_devices(fuzz.vm);
     fake_vm_run_ms(fuzz.vm, 1);
+    fuzz_state_keep(&fuzz.state, fuzz.vm);
     return &fuzz;
 }
 
@@ -167,6 +174,26 @@ static void program_act(struct fuzz *fuzz, struct input *input)
     }
 }
 
+/* The port of the last request that came from the host, which the guest answers. */
+static uint32_t asked_port(struct fuzz *fuzz, uint32_t *ret_guest_port)
+{
+    uint32_t port = HOST_PORTS;
+
+    for (unsigned i = 0; i < 16; i++) {
+        struct vsock_packet packet;
+        uint8_t header[VSOCK_HEADER_SIZE];
+
+        driver_memory_read(&fuzz->driver, BUFFERS_GPA + 0x10000u * i, header,
+                           sizeof(header));
+        vsock_packet_decode(header, &packet);
+        if (packet.operation == VSOCK_REQUEST && packet.source_port >= port) {
+            port = packet.source_port;
+            *ret_guest_port = packet.destination_port;
+        }
+    }
+    return port;
+}
+
 static void guest_packet(struct fuzz *fuzz, struct input *input)
 {
     struct vsock_packet packet = {
@@ -183,7 +210,7 @@ static void guest_packet(struct fuzz *fuzz, struct input *input)
     packet.source_port = take(input, 1) % PORTS;
     packet.destination_port = take(input, 1);
     packet.destination_port = packet.destination_port & 0x80
-                                  ? HOST_PORTS + packet.destination_port % 64
+                                  ? asked_port(fuzz, &packet.source_port)
                                   : packet.destination_port % PORTS;
     packet.buffer_bytes = take(input, 3);
     packet.forwarded_bytes = take(input, 3);
@@ -209,17 +236,21 @@ static void guest_buffers(struct fuzz *fuzz, struct input *input)
     uint32_t size = take(input, 2);
 
     for (unsigned i = 0; i < count && fuzz->driver.queues[queue].size > 0; i++) {
-        struct driver_buffer buffer = {0x200000u + 0x10000u * i, size};
+        struct driver_buffer buffer = {BUFFERS_GPA + 0x10000u * i, size};
 
         driver_add(&fuzz->driver, queue, &buffer, 0, 1);
     }
     driver_kick(&fuzz->driver, queue);
 }
 
-static void save_and_load(struct fuzz *fuzz)
+/* What was saved can be loaded; changed as the input says, it is refused with a line, or
+ * does no harm. */
+static void save_and_load(struct fuzz *fuzz, struct input *input)
 {
     struct device *device = fuzz->device;
     struct buffer saved;
+    struct error err = {0};
+    unsigned changes = take(input, 1) % 4;
 
     device->ops->io_stop(device);
     CHECK(device->ops->io_drained(device));
@@ -227,6 +258,13 @@ static void save_and_load(struct fuzz *fuzz)
     CHECK(device->ops->save(device, &saved) == 0);
     CHECK(device->ops->load(device, device->ops->version, saved.data, saved.size, NULL) ==
           0);
+    for (unsigned i = 0; i < changes; i++) {
+        saved.data[take(input, 2) % saved.size] = (uint8_t)take(input, 1);
+        if (device->ops->load(device, device->ops->version, saved.data, saved.size,
+                              &err) < 0) {
+            CHECK(err.text[0] != '\0');
+        }
+    }
     buffer_done(&saved);
     device->ops->io_start(device);
 }
@@ -248,7 +286,7 @@ static void order_run(struct fuzz *fuzz, struct input *input)
         program_act(fuzz, input);
         break;
     case 5:
-        save_and_load(fuzz);
+        save_and_load(fuzz, input);
         break;
     case 6:
         fuzz->device->ops->io_stop(fuzz->device);
@@ -263,7 +301,10 @@ static void order_run(struct fuzz *fuzz, struct input *input)
         (void)driver_start(&fuzz->driver, 0, 3, (uint16_t)(1u << take(input, 1) % 8));
         break;
     default:
-        fake_vm_run_ms(fuzz->vm, 0);
+        (void)driver_read(&fuzz->driver, fuzz->driver.config, 4);
+        for (unsigned i = 0; i < 3; i++) { /* one thing leads to the next */
+            fake_vm_run_ms(fuzz->vm, 0);
+        }
         break;
     }
 }
@@ -274,9 +315,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct input input = {.data = data, .size = size};
 
     fuzz->vm->io_allowed = true;
+    fuzz->next_program = 0;
     fuzz->device->ops->io_stop(fuzz->device);
     fuzz->device->ops->reset(fuzz->device);
+    fuzz_state_restore(&fuzz->state);
     fuzz->device->ops->io_start(fuzz->device);
+    for (unsigned i = 0; i < 16; i++) { /* what an earlier input left */
+        static const uint8_t zeros[VSOCK_HEADER_SIZE];
+
+        CHECK(guest_ram_write(fuzz->vm->ram, BUFFERS_GPA + 0x10000u * i, zeros,
+                              sizeof(zeros)) == 0);
+    }
     driver_init(&fuzz->driver, fuzz->vm, 1);
     CHECK(driver_start(&fuzz->driver, 0, 3, 64));
     for (unsigned i = 0; i < ORDERS_MAX && input.size > 0; i++) {
