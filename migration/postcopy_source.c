@@ -197,6 +197,7 @@ static int pages_answer(struct migration_source *source, unsigned index,
         pages->sent_count += count - 1;
         pages->zero_count += sent - (count - 1);
         postcopy->pages_sent += sent;
+        postcopy->pages_after += sent;
     }
     return rv;
 }
@@ -275,6 +276,7 @@ static void publish(struct migration_source *source, bool now)
     status->figures.bytes_sent = source_bytes_sent(source);
     status->figures.pages_sent = source->pages.sent_count;
     status->figures.pages_zero = source->pages.zero_count;
+    status->figures.postcopy_pages = postcopy->pages_after;
     status->figures.total_us =
         (clock_now_ns() - source->started_ns) / NS_PER_US;
     status_board_unlock(&source->board);

@@ -30,6 +30,7 @@ struct postcopy_source {
     unsigned region;                       /* where the background goes on */
     uint64_t page;
     uint64_t pages_sent, pages_placed; /* over this link */
+    uint64_t pages_after; /* over all of them */
     uint64_t heard_ms, heard_bytes;
     uint64_t published_ms;
     zero_page_function is_zero;

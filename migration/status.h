@@ -39,6 +39,7 @@ struct migration_figures {
     uint64_t bytes_sent;
     uint64_t pages_sent;
     uint64_t pages_zero;
+    uint64_t postcopy_pages; /* sent after the guest ran on the target */
     uint32_t rounds;
     /* Where the pause went, on the source: each from the end of the one before. */
     struct {

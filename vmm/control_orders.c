@@ -107,6 +107,7 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->figures.pages_sent = engine->figures.pages_sent;
     status->figures.pages_zero = engine->figures.pages_zero;
     status->figures.rounds = engine->figures.rounds;
+    status->figures.postcopy_pages = engine->figures.postcopy_pages;
     status->migration.figures = &status->figures;
     status->migration.error = status->error;
     status->status.migration = &status->migration;

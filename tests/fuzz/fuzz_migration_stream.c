@@ -8,10 +8,13 @@
  *     fuzz_migration_stream [ITERATIONS [SEED]]     (or libFuzzer, with -DLIBFUZZER)
  */
 #include <inttypes.h>
+#include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include "base/buffer.h"
@@ -21,14 +24,16 @@
 #include "migration/target.h"
 #include "migration/transport.h"
 #include "migration/wire.h"
+#include "migration/wire_postcopy.h"
 #include "proto/frame.h"
 
 #define GUARD_BYTES      (1u << 20)
 #define REGION_PAGES     700u
 #define REGION_BYTES     (REGION_PAGES * MIGRATION_PAGE_SIZE)
 #define ITERATIONS       3000u
+#define HOLD_MS          20u
 #define MUTATIONS_MAX    6u
-#define STREAM_BYTES_MAX (1u << 20)
+#define STREAM_BYTES_MAX (4u << 20)
 
 /* ---- a guest that is nothing but memory ----------------------------------- */
 
@@ -87,6 +92,48 @@ static void abandon(struct migration_guest *guest)
     ((struct bare_guest *)guest)->abandoned = true;
 }
 
+/* Absent memory: who touches it is not played here. */
+static int missing_possible(struct migration_guest *guest, struct error *err)
+{
+    return 0;
+}
+
+static int missing_begin(struct migration_guest *guest, struct error *err)
+{
+    return 0;
+}
+
+static int missing_add(struct migration_guest *guest, unsigned index, uint64_t first_page,
+                       uint64_t page_count)
+{
+    CHECK(index < 2 && page_count > 0 && first_page + page_count <= REGION_PAGES);
+    return 0;
+}
+
+static int missing_wait(struct migration_guest *guest, int stop_fd, unsigned *ret_region,
+                        uint64_t *ret_page)
+{
+    struct pollfd stop = {.fd = stop_fd, .events = POLLIN};
+    CHECK(poll(&stop, 1, -1) == 1);
+    return 0;
+}
+
+static int missing_place(struct migration_guest *guest, unsigned index,
+                         uint64_t first_page, uint64_t page_count, const uint8_t *data)
+{
+    CHECK(index < 2 && page_count > 0 && first_page + page_count <= REGION_PAGES);
+    uint8_t *to = ((struct bare_guest *)guest)->regions[index] +
+                  first_page * MIGRATION_PAGE_SIZE;
+    if (data != NULL) {
+        memcpy(to, data, page_count * MIGRATION_PAGE_SIZE);
+    }
+    return 0;
+}
+
+static void missing_end(struct migration_guest *guest)
+{
+}
+
 static const struct migration_guest_ops guest_ops = {
     .region_count = region_count,
     .region = region,
@@ -96,6 +143,12 @@ static const struct migration_guest_ops guest_ops = {
     .start = start,
     .announce = announce,
     .abandon = abandon,
+    .missing_possible = missing_possible,
+    .missing_begin = missing_begin,
+    .missing_add = missing_add,
+    .missing_wait = missing_wait,
+    .missing_place = missing_place,
+    .missing_end = missing_end,
 };
 
 static uint8_t *guarded(void)
@@ -116,6 +169,9 @@ struct player {
     size_t size, at;
     unsigned accepts;
     unsigned chunk; /* bytes at a time, at most */
+    size_t hold_at; /* a go, which must not come before READY; 0: none */
+    unsigned held;
+    atomic_bool ready;
 };
 
 static struct player the_player; /* transports carry no context */
@@ -126,6 +182,11 @@ static int play_send(struct transport_link *link, struct iovec *iov, unsigned co
     size_t size = 0;
     for (unsigned i = 0; i < count; i++) {
         size += iov[i].iov_len;
+        const uint8_t *frame = iov[i].iov_base;
+        if (iov[i].iov_len == FRAME_HEADER_SIZE + 2 &&
+            frame[FRAME_HEADER_SIZE + 1] == WIRE_READY) {
+            atomic_store(&the_player.ready, true);
+        }
     }
     *ret_accepted = size;
     return 0;
@@ -134,7 +195,15 @@ static int play_send(struct transport_link *link, struct iovec *iov, unsigned co
 static int play_recv(struct transport_link *link, const struct iovec *iov, unsigned count,
                      uint32_t wait_ms, size_t *ret_size)
 {
+    if (the_player.hold_at != 0 && the_player.at >= the_player.hold_at &&
+        !atomic_load(&the_player.ready) && the_player.held++ < HOLD_MS) {
+        (void)usleep(1000); /* a shorter sleep does no harm */
+        return DROVER_ETIMEDOUT2;
+    }
     size_t left = the_player.size - the_player.at;
+    if (the_player.at < the_player.hold_at && the_player.hold_at < the_player.size) {
+        left = the_player.hold_at - the_player.at;
+    }
     left = left < the_player.chunk ? left : the_player.chunk;
     if (left == 0) {
         return DROVER_ECLOSED;
@@ -208,9 +277,10 @@ static const struct transport_ops play_transport = {.scheme = "tcp",
 /* ---- one run -------------------------------------------------------------- */
 
 static bool run_one(struct bare_guest *guest, const uint8_t *data, size_t size,
-                    unsigned chunk)
+                    unsigned chunk, size_t hold_at)
 {
-    the_player = (struct player){.data = data, .size = size, .chunk = chunk};
+    the_player = (struct player){
+        .data = data, .size = size, .chunk = chunk, .hold_at = hold_at};
     guest->guest.ops = &guest_ops;
     guest->started = false;
     guest->abandoned = false;
@@ -228,7 +298,7 @@ static bool run_one(struct bare_guest *guest, const uint8_t *data, size_t size,
     do {
         migration_target_status(target, &status);
     } while (!migration_state_final(status.state));
-    CHECK(guest->started == (status.state == MIGRATION_STATE_DONE));
+    CHECK(guest->started || status.state != MIGRATION_STATE_DONE);
     CHECK(guest->abandoned != guest->started);
     CHECK(guest->started || status.error.code < 0);
     migration_target_free(target);
@@ -250,7 +320,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     guest_make();
-    (void)run_one(&the_guest, data, size, size == 0 ? 1 : 1 + data[0] * 64u);
+    (void)run_one(&the_guest, data, size, size == 0 ? 1 : 1 + data[0] * 64u, 0);
     return 0;
 }
 #else
@@ -291,11 +361,38 @@ struct recording {
     struct buffer stream;
     size_t frames[64];
     unsigned count;
+    size_t go_at; /* of a post-copy; 0: none */
 };
 
 static void note(struct recording *recording)
 {
     recording->frames[recording->count++] = recording->stream.size;
+}
+
+static void add_missing(struct recording *recording, uint64_t *seed)
+{
+    uint64_t words[4];
+    for (unsigned i = 0; i < 4; i++) {
+        words[i] = random_next(seed);
+    }
+    note(recording);
+    CHECK(wire_missing_encode(&recording->stream, (uint16_t)(random_next(seed) % 2),
+                              random_next(seed) % 7 * 64, words, 4) == 0);
+}
+
+static void add_pages(struct recording *recording, uint64_t *seed)
+{
+    static uint8_t data[64 * MIGRATION_PAGE_SIZE];
+    struct wire_pages pages = {.region = (uint16_t)(random_next(seed) % 2),
+                               .first_page = random_next(seed) % 10 * 64};
+    pages.data = random_next(seed) & random_next(seed) & random_next(seed);
+    pages.zero = (random_next(seed) & ~pages.data) | (pages.data == 0 ? 1 : 0);
+    size_t size = (size_t)__builtin_popcountll(pages.data) * MIGRATION_PAGE_SIZE;
+    memset(data, (int)random_next(seed), size);
+    pages.crc = crc32c_pick()(0, data, size);
+    note(recording);
+    CHECK(wire_pages_encode(&recording->stream, &pages) == 0 &&
+          buffer_append(&recording->stream, data, size) == 0);
 }
 
 static void record(struct recording *recording, uint64_t *seed)
@@ -322,14 +419,28 @@ static void record(struct recording *recording, uint64_t *seed)
         CHECK(wire_round_encode(stream, WIRE_ROUND_END,
                                 &(struct wire_round){.round = round}) == 0);
     }
+    bool postcopy = random_next(seed) % 2 == 0;
+    if (postcopy) {
+        note(recording);
+        CHECK(wire_plain_encode(stream, WIRE_POSTCOPY_ASK) == 0);
+        add_missing(recording, seed);
+    }
     note(recording);
     CHECK(wire_plain_encode(stream, WIRE_HANDOVER) == 0);
-    note(recording);
-    add_extent(stream, seed, true);
+    if (postcopy) {
+        add_missing(recording, seed);
+    } else {
+        note(recording);
+        add_extent(stream, seed, true);
+    }
     note(recording);
     CHECK(wire_state_encode(stream, stream->data, random_next(seed) % 200) == 0);
+    recording->go_at = postcopy ? stream->size : 0;
     note(recording);
     CHECK(wire_go_encode(stream, &(struct wire_go){.rounds = 3}) == 0);
+    for (unsigned i = postcopy ? random_next(seed) % 8 : 0; i > 0; i--) {
+        add_pages(recording, seed);
+    }
 }
 
 static void mutate(struct recording *recording, uint64_t *seed)
@@ -398,7 +509,8 @@ int main(int argc, char **argv)
         }
         unsigned chunk = 1 + (unsigned)(random_next(&seed) % 100000);
         bool started =
-            run_one(&the_guest, recording.stream.data, recording.stream.size, chunk);
+            run_one(&the_guest, recording.stream.data, recording.stream.size, chunk,
+                    recording.go_at);
         CHECK(i > 0 || started); /* the unharmed one arrives */
         arrived += started ? 1 : 0;
         buffer_done(&recording.stream);
