@@ -2,6 +2,7 @@
 /* TLS 1.3 in the kernel: Documentation/networking/tls.rst of Linux. */
 #include "node-agent/ktls.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/tls.h>
 #include <netinet/in.h>
@@ -11,6 +12,8 @@
 
 #include <openssl/crypto.h>
 #include <openssl/ssl.h>
+
+#include "base/cleanup.h"
 
 #ifndef TCP_ULP
 #define TCP_ULP 31
@@ -99,4 +102,51 @@ int ktls_install(const struct tls_taken *taken)
     int rv = direction_install(taken->fd, TLS_RX, in, secrets->client_size, key_size,
                                taken->records_in);
     return rv == -ENOTSUP ? -EIO : rv;
+}
+
+/* Both ends of a connection on the loopback. */
+static int pair_open(int *ret_one, int *ret_other)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(address);
+    CLEANUP(cleanup_fd) int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CLEANUP(cleanup_fd) int one = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (listener < 0 || one < 0 ||
+        bind(listener, (const struct sockaddr *)&address, size) != 0 ||
+        listen(listener, 1) != 0 ||
+        getsockname(listener, (struct sockaddr *)&address, &size) != 0 ||
+        connect(one, (const struct sockaddr *)&address, size) != 0) {
+        return -errno;
+    }
+    int other = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    if (other < 0) {
+        return -errno;
+    }
+    *ret_one = take_fd(&one);
+    *ret_other = other;
+    return 0;
+}
+
+int ktls_probe(void)
+{
+    CLEANUP(cleanup_fd) int one = -1;
+    CLEANUP(cleanup_fd) int other = -1;
+    const struct tls_key nothing = {.key_size = TLS_CIPHER_AES_GCM_128_KEY_SIZE};
+    union crypto_info info; /* protects nothing: one byte of ours goes over it */
+    socklen_t size = info_fill(&nothing, 0, &info);
+    char byte = 1;
+    int rv = pair_open(&one, &other);
+    if (rv != 0) {
+        return rv;
+    }
+    if (setsockopt(one, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) != 0 ||
+        setsockopt(other, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) != 0 ||
+        setsockopt(one, SOL_TLS, TLS_TX, &info, size) != 0 ||
+        setsockopt(other, SOL_TLS, TLS_RX, &info, size) != 0) {
+        return -ENOTSUP;
+    }
+    return send(one, &byte, 1, MSG_NOSIGNAL) == 1 && recv(other, &byte, 1, 0) == 1
+               ? 0
+               : -ENOTSUP;
 }

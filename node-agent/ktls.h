@@ -14,5 +14,10 @@
  * any more. Borrows.
  */
 int ktls_install(const struct tls_taken *taken);
+/*
+ * 0: this kernel can. Tries it on a connection of its own, for which the kernel loads what modules it needs: that
+ * can take seconds, so not on a loop's thread. -ENOTSUP or -errno.
+ */
+int ktls_probe(void);
 
 #endif

@@ -6,6 +6,9 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,8 +50,17 @@ struct relay {
     struct move_wish wish;
 };
 
+enum probe_state { PROBE_RUNS, PROBE_CAN, PROBE_CANNOT };
+
+/* Its thread may outlive its owner: who lets go of it last frees it. */
+struct probe {
+    atomic_int state; /* enum probe_state */
+    atomic_uint users;
+};
+
 struct moves {
     struct moves_config config;
+    struct probe *probe;
     uv_async_t async; /* a relay has ended */
     struct move_dial *dials;
     struct relay *relays;
@@ -235,7 +247,9 @@ static int hand_over(struct move_dial *dial, struct move_socket *ret_socket)
                                  .by_kernel = true,
                                  .cipher = SSL_get_cipher_name(taken.ssl)};
     tune(taken.fd, moves->config.ack_ms);
-    rv = moves->config.relay_only ? -ENOTSUP : ktls_install(&taken);
+    bool by_kernel = false;
+    bool known = moves_probed(moves, &by_kernel);
+    rv = known && by_kernel ? ktls_install(&taken) : -ENOTSUP;
     if (rv == 0) {
         socket.fd = taken.fd;
         taken.fd = -1;
@@ -501,6 +515,56 @@ void moves_dial_cancel(struct move_dial *dial)
 
 /* ---- all of them ---- */
 
+static void probe_drop(struct probe *probe)
+{
+    if (atomic_fetch_sub(&probe->users, 1) == 1) {
+        free(probe);
+    }
+}
+
+static void *probe_main(void *owner)
+{
+    struct probe *probe = owner;
+    atomic_store(&probe->state, ktls_probe() == 0 ? PROBE_CAN : PROBE_CANNOT);
+    probe_drop(probe);
+    return NULL;
+}
+
+static int probe_start(bool relay_only, struct probe **ret_probe)
+{
+    pthread_t thread;
+    sigset_t all, before;
+    struct probe *probe = calloc(1, sizeof(*probe));
+    if (probe == NULL) {
+        return -ENOMEM;
+    }
+    atomic_init(&probe->users, relay_only ? 1 : 2);
+    atomic_init(&probe->state, relay_only ? PROBE_CANNOT : PROBE_RUNS);
+    if (!relay_only) {
+        (void)sigfillset(&all); /* signals are the loop's */
+        CHECK(pthread_sigmask(SIG_SETMASK, &all, &before) == 0);
+        int rv = -pthread_create(&thread, NULL, probe_main, probe);
+        CHECK(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
+        if (rv != 0) {
+            free(probe);
+            return rv;
+        }
+        CHECK(pthread_detach(thread) == 0);
+    }
+    *ret_probe = probe;
+    return 0;
+}
+
+bool moves_probed(const struct moves *moves, bool *ret_by_kernel)
+{
+    int state = atomic_load(&moves->probe->state);
+    if (state == PROBE_RUNS) {
+        return false;
+    }
+    *ret_by_kernel = state == PROBE_CAN;
+    return true;
+}
+
 int moves_create(const struct moves_config *config, struct moves **ret_moves)
 {
     struct moves *moves = calloc(1, sizeof(*moves));
@@ -508,8 +572,14 @@ int moves_create(const struct moves_config *config, struct moves **ret_moves)
         return -ENOMEM;
     }
     moves->config = *config;
-    int rv = uv_async_init(config->loop, &moves->async, on_async);
+    int rv = probe_start(config->relay_only, &moves->probe);
     if (rv != 0) {
+        free(moves);
+        return rv;
+    }
+    rv = uv_async_init(config->loop, &moves->async, on_async);
+    if (rv != 0) {
+        probe_drop(moves->probe);
         free(moves);
         return rv;
     }
@@ -547,5 +617,6 @@ void moves_free(struct moves *moves)
         return;
     }
     CHECK(moves->dials == NULL && moves->relays == NULL && moves->async_closed);
+    probe_drop(moves->probe);
     free(moves);
 }

@@ -57,7 +57,10 @@ struct moves_config {
     void *owner;
 };
 
+/* Whether the kernel can encrypt is found out in the background: until then, relays do. */
 int moves_create(const struct moves_config *config, struct moves **ret_moves);
+/* False: it is not known yet. */
+bool moves_probed(const struct moves *moves, bool *ret_by_kernel);
 /* Cuts what is under way, and all relays. */
 void moves_close(struct moves *moves, void (*closed)(void *owner), void *owner);
 void moves_free(struct moves *moves);

@@ -69,6 +69,7 @@ static int create(const struct tls_stream_config *config, bool server,
     CHECK(uv_timer_init(config->loop, &stream->timer) == 0);
     stream->tcp.data = stream;
     stream->timer.data = stream;
+    uv_update_time(config->loop); /* what was done since the loop's turn began must not count */
     CHECK(uv_timer_start(&stream->timer, tls_stream_on_timeout, config->open_ms, 0) == 0);
     *ret_stream = stream;
     return 0;

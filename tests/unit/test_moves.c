@@ -169,6 +169,11 @@ static struct host *add_host(struct fixture *f, uint64_t host_id, struct pki_fix
                                        .ops = &moves_ops,
                                        .owner = host};
     assert_int_equal(moves_create(&moves, &host->moves), 0);
+    bool by_kernel = false;
+    while (!moves_probed(host->moves, &by_kernel)) {
+        (void)usleep(1000);
+    }
+    assert_true(!by_kernel || !f->relay_only);
     return host;
 }
 
