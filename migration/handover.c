@@ -192,6 +192,7 @@ void source_reckon(struct migration_source *source, uint64_t stopped_ns,
     figures->predicted_downtime_us = source->goals.predicted_downtime_us;
     figures->predicted_total_ms = source->goals.predicted_total_ms;
     figures->bytes_sent = source_bytes_sent(source);
+    figures->bytes_placed = source_bytes_placed(source);
     figures->pages_sent = source->pages.sent_count;
     figures->pages_zero = source->pages.zero_count;
     figures->rounds = source->round + 1;

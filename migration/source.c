@@ -48,6 +48,12 @@ static int peer_reason(struct migration_source *source, uint32_t wait_ms)
                      refusal.reason);
 }
 
+uint64_t source_bytes_placed(const struct migration_source *source)
+{
+    return atomic_load(&source->out.bytes_placed) +
+           streams_bytes_placed(&source->streams);
+}
+
 uint64_t source_bytes_sent(const struct migration_source *source)
 {
     return atomic_load(&source->out.bytes_sent) + streams_bytes_sent(&source->streams);
@@ -129,6 +135,7 @@ int source_tick(void *owner)
             source_bytes_sent(source) * MS_PER_S / (now_ms - source->round_ms);
     }
     status->figures.bytes_sent = source_bytes_sent(source);
+    status->figures.bytes_placed = source_bytes_placed(source);
     status->figures.pages_sent = source->pages.sent_count;
     status->figures.pages_zero = source->pages.zero_count;
     status_board_unlock(&source->board);

@@ -65,6 +65,7 @@ int source_expect(struct migration_source *source, enum wire_type type, uint32_t
 /* Connects, says hello, opens the streams. Fills source->err. */
 int source_connect(struct migration_source *source);
 uint64_t source_bytes_sent(const struct migration_source *source); /* over all streams */
+uint64_t source_bytes_placed(const struct migration_source *source);
 /* How long a silent target is waited for, but not beyond the deadline. */
 uint32_t source_patience_ms(const struct migration_source *source);
 /* Until little enough is left. Fills source->err. */

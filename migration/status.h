@@ -37,6 +37,7 @@ struct migration_figures {
     uint64_t predicted_downtime_us; /* 0: not known yet, as the next one */
     uint64_t predicted_total_ms;    /* from the start of the move */
     uint64_t bytes_sent;
+    uint64_t bytes_placed; /* of these, by RDMA straight into the target's memory */
     uint64_t pages_sent;
     uint64_t pages_zero;
     uint64_t postcopy_pages; /* sent after the guest ran on the target */

@@ -123,6 +123,7 @@ static int place(struct stream_out *out, struct extent *extent)
         extent->placed = true;
         out->last_sent_ms = clock_now_ms();
         atomic_fetch_add(&out->bytes_sent, bytes);
+        atomic_fetch_add(&out->bytes_placed, bytes);
         if (out->pace != NULL) {
             pace_sent(out->pace, bytes);
         }

@@ -24,6 +24,7 @@ struct stream_out {
     uint32_t idle_ms;
     struct pace *pace; /* borrowed; NULL: no limit. The owner may set it at any time */
     atomic_uint_least64_t bytes_sent; /* any thread may look */
+    atomic_uint_least64_t bytes_placed; /* of these, straight into the target's memory */
     uint64_t last_sent_ms;
     bool places; /* data goes straight into the peer's memory, where it can */
     bool places_ask; /* ... also where the peer must be asked first */

@@ -267,6 +267,15 @@ void streams_stop(struct streams *set)
     set->count = 0;
 }
 
+uint64_t streams_bytes_placed(const struct streams *set)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < set->count; i++) {
+        sum += atomic_load(&set->data[i].out.bytes_placed);
+    }
+    return sum;
+}
+
 uint64_t streams_bytes_sent(const struct streams *set)
 {
     uint64_t sum = 0;

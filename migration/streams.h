@@ -74,5 +74,6 @@ int streams_error(struct streams *set);
 /* Ends the threads wherever they are, and closes the connections. */
 void streams_stop(struct streams *set);
 uint64_t streams_bytes_sent(const struct streams *set);
+uint64_t streams_bytes_placed(const struct streams *set);
 
 #endif

@@ -80,7 +80,7 @@ static int link_create(struct transport_rdma *rdma, struct rdma_cm_id *id, bool 
         return rv;
     }
     *link = (struct rdma_link){
-        .link.ops = &rdma_link_ops,
+        .link.ops = rdma_link_ops(),
         .rdma = rdma,
         .library = &rdma->library,
         .memory = rdma->memory,

@@ -86,7 +86,7 @@ struct rdma_link {
 int rdma_link_open(struct rdma_link *link);
 /* Ends whatever there is of it, and frees it. */
 void rdma_link_free(struct rdma_link *link);
-extern const struct transport_link_ops rdma_link_ops;
+const struct transport_link_ops *rdma_link_ops(void);
 
 /* Keeps the first error. */
 int rdma_link_fail(struct rdma_link *link, int error);

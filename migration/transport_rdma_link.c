@@ -465,14 +465,18 @@ static void link_close(struct transport_link *base)
     rdma_link_free((struct rdma_link *)base);
 }
 
-const struct transport_link_ops rdma_link_ops = {
-    .send = link_send,
-    .recv = link_recv,
-    .set_cancel = link_set_cancel,
-    .close = link_close,
-    .offer = rdma_place_offer,
-    .place = rdma_place_place,
-    .mark = rdma_place_mark,
-    .marked = rdma_place_marked,
-    .seal = rdma_place_seal,
-};
+const struct transport_link_ops *rdma_link_ops(void)
+{
+    static const struct transport_link_ops ops = {
+        .send = link_send,
+        .recv = link_recv,
+        .set_cancel = link_set_cancel,
+        .close = link_close,
+        .offer = rdma_place_offer,
+        .place = rdma_place_place,
+        .mark = rdma_place_mark,
+        .marked = rdma_place_marked,
+        .seal = rdma_place_seal,
+    };
+    return &ops;
+}

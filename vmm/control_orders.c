@@ -104,6 +104,7 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->figures.predicted_downtime_us = engine->figures.predicted_downtime_us;
     status->figures.predicted_total_ms = engine->figures.predicted_total_ms;
     status->figures.bytes_sent = engine->figures.bytes_sent;
+    status->figures.bytes_placed = engine->figures.bytes_placed;
     status->figures.pages_sent = engine->figures.pages_sent;
     status->figures.pages_zero = engine->figures.pages_zero;
     status->figures.rounds = engine->figures.rounds;

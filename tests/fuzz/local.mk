@@ -7,6 +7,13 @@ tests_fuzz_fuzz_migration_stream_SOURCES = tests/fuzz/fuzz_migration_stream.c
 tests_fuzz_fuzz_migration_stream_LDADD = migration/libmigration.a proto/libproto.a \
 	base/libbase.a $(ZLIB_LIBS)
 
+if HAVE_RDMA
+check_PROGRAMS += tests/fuzz/fuzz_migration_rdma
+tests_fuzz_fuzz_migration_rdma_SOURCES = tests/fuzz/fuzz_migration_rdma.c
+tests_fuzz_fuzz_migration_rdma_LDADD = migration/libmigration.a proto/libproto.a \
+	base/libbase.a $(ZLIB_LIBS)
+endif
+
 # ---- vmm/virtio: libFuzzer, built with clang by tests/fuzz/run ----
 EXTRA_DIST += tests/fuzz/run tests/fuzz/fuzz_vm.c tests/fuzz/fuzz_vm.h tests/fuzz/fuzz_ahci.c tests/fuzz/fuzz_virtio.c \
 	tests/fuzz/fuzz_virtio_state.c tests/fuzz/fuzz_storage.c tests/fuzz/fuzz_virtqueue.c tests/fuzz/fuzz_net.c tests/fuzz/fuzz_vsock.c tests/fuzz/fuzz_platform.c tests/fuzz/fuzz_cdrom.c tests/fuzz/fuzz_net_vhost.c \
