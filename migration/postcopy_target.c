@@ -168,6 +168,10 @@ static int begin(struct postcopy_target *postcopy, struct error *err)
     if (guest->ops->missing_possible == NULL) {
         return error_set(err, DROVER_EWRONGSTATE, "the target can't do it");
     }
+    if (*postcopy->config.placing != 0) {
+        return error_set(err, DROVER_EWRONGSTATE,
+                         "an RDMA device has the target's memory registered");
+    }
     int rv = guest->ops->missing_possible(guest, err);
     if (rv != 0) {
         return rv;

@@ -40,6 +40,7 @@ struct postcopy_target_config {
     struct stream_out *out;
     struct stream_in *in;
     struct arrival *arrival;
+    const unsigned *placing; /* links that write straight into memory */
     int cancel_fd;
     struct error *err;
 };

@@ -196,6 +196,13 @@ static int streams_agree(struct migration_source *source, uint64_t session,
     source->out.places_ask = source->out.places;
     source->placing =
         source->out.places + streams_place(&source->streams, config->guest);
+    if (source->placing != 0) {
+        /* What a device has registered can't be made absent. */
+        source->plan.goals.postcopy = MIGRATION_POSTCOPY_NEVER;
+        if (config->postcopy == MIGRATION_POSTCOPY_NOW) {
+            notice_set(source, "no post-copy over RDMA");
+        }
+    }
     rv = streams_start(&source->streams, count - 1);
     if (rv != 0) {
         return error_set(&source->err, rv, "can't start a thread: %s", err_text(rv));

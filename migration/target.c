@@ -372,6 +372,7 @@ static int postcopy_begin(struct migration_target *target)
         .out = &target->out,
         .in = &target->in,
         .arrival = &target->arrival,
+        .placing = &target->placing,
         .cancel_fd = target->cancel_fd,
         .err = &target->err,
     };
