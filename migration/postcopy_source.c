@@ -385,7 +385,9 @@ static int serve(struct migration_source *source)
     for (;;) {
         int rv = listen(source, background_wants(source) ? 0 : keepalive_ms / 2);
         if (rv == 0 && background_wants(source)) {
+            source->out.pace = &source->pace; /* nobody waits for it */
             rv = background_send(source);
+            source->out.pace = NULL;
         } else if (rv == 0) {
             rv = stream_out_keepalive(&source->out, keepalive_ms / 2);
         }
