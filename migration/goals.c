@@ -2,11 +2,14 @@
 /* The source's measurements, and what follows from the plan but for rounds. */
 #include "migration/goals.h"
 
+#include <inttypes.h>
+
 #include "base/clock.h"
 #include "migration/source_internal.h"
 
 #define NS_PER_US UINT64_C(1000)
 #define US_PER_S  UINT64_C(1000000)
+#define MEGABYTE  UINT64_C(1000000)
 /* The guest is watched for so long; longer where somebody has set goals to judge by. */
 #define WATCH_US       15000u
 #define WATCH_GOALS_US 120000u
@@ -51,12 +54,31 @@ int goals_watch(struct migration_source *source)
     struct goals *goals = &source->goals;
     throttle_init(&goals->throttle, guest);
     source->plan.goals.never_throttle = goals->throttle.vcpu_count == 0;
-    int rv = dirty_rate_measure(guest, has_goals(source) ? WATCH_GOALS_US : WATCH_US,
-                                NULL, NULL, &goals->rate);
+    /* Where data is placed in the target's memory, other bytes tell nothing; older targets
+     * know no probes. */
+    bool probes = source->version >= WIRE_VERSION_STREAMS && !source->out.places;
+    bool judged = has_goals(source) || source->config.predict_only;
+    goals->probe.thorough = judged;
+    int rv = dirty_rate_measure(guest, judged ? WATCH_GOALS_US : WATCH_US,
+                                probes ? probe_step : NULL, source, &goals->rate);
     if (rv != 0) {
-        return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
+        return source->err.code != 0 ? rv
+                                     : error_set(&source->err, rv,
+                                                 "reading the dirty log: %s",
+                                                 err_text(rv));
     }
     rehearse(source);
+    rv = probes && judged ? probe_finish(source) : 0;
+    if (rv != 0) {
+        return rv;
+    }
+    if (goals->probe.load_us != 0) {
+        goals->costs.load_us = goals->probe.load_us;
+    }
+    if (goals->probe.round_trip_us != 0) {
+        source->round_trip_us = goals->probe.round_trip_us;
+    }
+    source->bytes_per_second = goals->probe.bytes_per_second;
     return source_tick(source);
 }
 
@@ -64,6 +86,9 @@ static void fill(struct migration_source *source, struct plan_measure *ret_measu
 {
     struct goals *goals = &source->goals;
     uint64_t now_ns = clock_now_ns();
+    uint64_t speed = source->bytes_per_second;
+    uint64_t limit = source->config.bandwidth_bytes_per_second;
+    speed = limit != 0 && limit < speed ? limit : speed;
     goals->costs.round_trip_us = source->round_trip_us;
     *ret_measure = (struct plan_measure){
         .round = source->round,
@@ -74,7 +99,7 @@ static void fill(struct migration_source *source, struct plan_measure *ret_measu
             {
                 .curve = &goals->rate.curve,
                 .costs = goals->costs,
-                .link = {.bytes_per_second = source->bytes_per_second,
+                .link = {.bytes_per_second = speed,
                          .round_us = source->round_trip_us + goals->costs.fetch_us},
                 .limit_bytes = pages_total_bytes(&source->pages),
             },
@@ -97,6 +122,25 @@ static void show(struct migration_source *source, const struct plan_decision *de
     status_board_unlock(&source->board);
 }
 
+/* Nothing is moved: what was found out is all that was wanted. */
+static int foretell(struct migration_source *source, const struct plan_measure *measure,
+                    const struct plan_decision *decision)
+{
+    if (measure->model.link.bytes_per_second == 0) {
+        return error_set(&source->err, DROVER_EVERSION,
+                         "the link's speed can't be measured with this target (it is "
+                         "older, or RDMA): nothing can be predicted before a move");
+    }
+    return error_set(&source->err, DROVER_ECANCELLED,
+                     "predicted only: a pause of %.1f ms, %.1f s in all for %" PRIu64
+                     " MB at %" PRIu64 " MB/s, while the guest dirties %" PRIu64 " MB/s",
+                     (double)decision->predicted_downtime_us / 1e3,
+                     (double)decision->predicted_total_ms / 1e3,
+                     measure->remaining_bytes / MEGABYTE,
+                     measure->model.link.bytes_per_second / MEGABYTE,
+                     measure->dirty_bytes_per_second / MEGABYTE);
+}
+
 int goals_foresee(struct migration_source *source)
 {
     struct plan_measure measure;
@@ -106,6 +150,9 @@ int goals_foresee(struct migration_source *source)
     show(source, &decision, &measure);
     if (decision.action == PLAN_GIVE_UP) {
         return error_set(&source->err, DROVER_ETIMEDOUT2, "%s", decision.reason);
+    }
+    if (source->config.predict_only) {
+        return foretell(source, &measure, &decision);
     }
     return goals_apply(source, &decision);
 }

@@ -10,6 +10,7 @@
 #include "migration/dirty_rate.h"
 #include "migration/plan.h"
 #include "migration/predict.h"
+#include "migration/probe.h"
 #include "migration/throttle.h"
 
 struct migration_source;
@@ -17,6 +18,7 @@ struct migration_source;
 struct goals {
     struct dirty_rate rate; /* its curve is drawn on with each round */
     struct predict_costs costs;
+    struct probe probe;
     struct throttle throttle;
     uint64_t predicted_downtime_us; /* 0: not known yet */
     uint64_t predicted_total_ms;

@@ -17,6 +17,7 @@ migration_libmigration_a_SOURCES = \
 	migration/postcopy_source.c migration/postcopy_source.h \
 	migration/postcopy_target.c migration/postcopy_target.h \
 	migration/predict.c migration/predict.h \
+	migration/probe.c migration/probe.h \
 	migration/rounds.c \
 	migration/snapshot_map.c migration/snapshot_map.h \
 	migration/snapshot_save.c migration/snapshot_save.h \
@@ -34,6 +35,7 @@ migration_libmigration_a_SOURCES = \
 	migration/transport_rdma.h \
 	migration/transport_rdma_wire.c migration/transport_rdma_wire.h \
 	migration/wire.c migration/wire.h migration/wire_fields.h \
+	migration/wire_probe.c \
 	migration/wire_streams.c \
 	migration/wire_postcopy.c migration/wire_postcopy.h \
 	migration/zero.c migration/zero.h

@@ -197,10 +197,10 @@ static void foresee_failure(const struct plan *plan, const struct plan_measure *
     uint64_t left = left_us(plan, measure);
     if (fixed_us - fixed_us / DOUBT_PARTS > goal_us(plan)) {
         give_up_fixed(plan, fixed_us, decision);
-    } else if (plan->goals.postcopy != MIGRATION_POSTCOPY_NEVER) {
-        return; /* what is left goes afterwards */
-    } else if (once_us - once_us / DOUBT_PARTS > left) {
+    } else if (once_us * 2 / 3 > left) {
         give_up_deadline(plan, measure, once_us + fixed_us, decision);
+    } else if (plan->goals.postcopy != MIGRATION_POSTCOPY_NEVER) {
+        return; /* what is left after the first round goes afterwards */
     } else if (outcome->pause_us - outcome->pause_us / DOUBT_PARTS > goal_us(plan)) {
         give_up_pause(plan, measure,
                       plan->goals.deadline_ms != 0 && once_us < left
@@ -237,6 +237,8 @@ void plan_foresee(struct plan *plan, const struct plan_measure *measure,
     if (!met) {
         struct plan_measure hopeful = *measure;
         hopeful.model.hopeful = true;
+        /* One stream was measured, and several may take more. */
+        hopeful.model.link.bytes_per_second += hopeful.model.link.bytes_per_second / 2;
         unsigned most = plan->goals.never_throttle ? 0 : PLAN_THROTTLE_MAX;
         look_ahead(plan, &hopeful, most, PLAN_START_NOW, 0, &outcome);
         if (!fits(plan, measure, &outcome)) {

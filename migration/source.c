@@ -386,6 +386,7 @@ void migration_source_free(struct migration_source *source)
     pace_done(&source->pace);
     postcopy_source_done(source);
     pages_done(&source->pages);
+    probe_done(&source->goals.probe);
     status_board_done(&source->board);
     (void)close(source->cancel_fd); /* an eventfd */
     for (unsigned i = 0; i < source->config.link_count; i++) {

@@ -28,6 +28,7 @@ struct migration_source_config {
     uint32_t max_downtime_ms; /* 0: the default */
     uint32_t deadline_ms;     /* 0: none */
     enum migration_postcopy postcopy;
+    bool predict_only; /* measures, and ends as CANCELLED with what it predicts */
     uint64_t bandwidth_bytes_per_second; /* while the guest runs; 0: no limit */
     struct migration_times times;
     /* On the engine's thread, after each change of state. May be NULL. */

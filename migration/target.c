@@ -193,6 +193,9 @@ static int receive(struct migration_target *target)
         } else if (type == WIRE_EXTENT && !target->postcopy.begun) {
             rv = arrival_extent(&target->arrival, payload, size, &target->in, standing,
                                 idle_ms, &target->err);
+        } else if (type == WIRE_PROBE && !standing) {
+            rv = probe_answer(&target->probe, target->config.guest, &target->out, payload,
+                              size, &target->err);
         } else if (type == WIRE_ROUND_END && !standing) {
             rv = round_end(target, payload, size);
         } else if (type == WIRE_HANDOVER && !standing) {

@@ -10,6 +10,7 @@
 #include "migration/arrival_streams.h"
 #include "migration/gate.h"
 #include "migration/postcopy_target.h"
+#include "migration/probe.h"
 #include "migration/stream.h"
 #include "migration/target.h"
 
@@ -32,6 +33,7 @@ struct migration_target {
     uint16_t version;               /* of the conversation */
     uint64_t session;
     struct postcopy_target postcopy;
+    struct probe_answer probe;
     struct error err; /* why the guest will not run here */
 };
 

@@ -18,7 +18,8 @@ int wire_type_decode(const uint8_t *payload, size_t size, enum wire_type *ret_ty
     struct reader reader = {.at = payload, .left = size};
     uint16_t type = take_u16(&reader);
     bool known = (type >= WIRE_HELLO && type <= WIRE_STREAM_END) ||
-                 (type >= WIRE_POSTCOPY_ASK && type <= WIRE_RESUMED);
+                 (type >= WIRE_POSTCOPY_ASK && type <= WIRE_RESUMED) ||
+                 type == WIRE_PROBE || type == WIRE_COSTS;
     if (reader.bad || !known) {
         return DROVER_EMALFORMED;
     }

@@ -9,6 +9,8 @@
  *       | HELLO --------------------------------> |  compares; no memory was sent yet
  *       | <-------------------- ACCEPT or REFUSE  |
  *       | STREAMS ------------------------------> |  how many connections make this move
+ *       | PROBE ... ----------------------------> |  the link's speed is measured
+ *       | <-------------------------------- COSTS |  when asked: what loading takes there
  *       | EXTENT + pages ... ROUND_END ---------> |  again and again
  *       | <---------------------------- ROUND_ACK |  when the round has ended on all
  *       | HANDOVER, EXTENT + pages ..., STATE --> |  the guest stands; loads, locks its disks
@@ -30,6 +32,7 @@
 #ifndef DROVER_MIGRATION_WIRE_H
 #define DROVER_MIGRATION_WIRE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -75,6 +78,9 @@ enum wire_type {
     WIRE_COMPLETE = 38,
     WIRE_RESUME = 39,
     WIRE_RESUMED = 40,
+    /* before the first round (wire_probe.c) */
+    WIRE_PROBE = 48,
+    WIRE_COSTS = 49,
 };
 
 struct wire_hello {
@@ -125,6 +131,8 @@ struct wire_done {
     uint64_t answer_us;  /* from the go's arrival to this message */
 };
 
+#define WIRE_PROBE_BYTES (128u * 1024u) /* at most, of one PROBE */
+
 /* Each appends one whole frame: 0, -ENOMEM or DROVER_ELIMIT. */
 int wire_hello_encode(struct buffer *out, const struct wire_hello *hello);
 int wire_accept_encode(struct buffer *out, const struct wire_accept *accept);
@@ -140,6 +148,10 @@ int wire_go_encode(struct buffer *out, const struct wire_go *go);
 int wire_done_encode(struct buffer *out, const struct wire_done *done);
 /* HANDOVER, READY, KEEPALIVE, STREAM_END: nothing but their type. */
 int wire_plain_encode(struct buffer *out, enum wire_type type);
+
+/* `size`: a multiple of 8, not more than WIRE_PROBE_BYTES. */
+int wire_probe_encode(struct buffer *out, bool asks, size_t size);
+int wire_costs_encode(struct buffer *out, uint32_t load_us);
 
 /* Which message a payload holds: DROVER_EMALFORMED if none that we know. */
 int wire_type_decode(const uint8_t *payload, size_t size, enum wire_type *ret_type);
@@ -158,6 +170,8 @@ int wire_state_decode(const uint8_t *payload, size_t size, const uint8_t **ret_s
                       size_t *ret_size);
 int wire_go_decode(const uint8_t *payload, size_t size, struct wire_go *ret_go);
 int wire_done_decode(const uint8_t *payload, size_t size, struct wire_done *ret_done);
+int wire_probe_decode(const uint8_t *payload, size_t size, bool *ret_asks);
+int wire_costs_decode(const uint8_t *payload, size_t size, uint32_t *ret_load_us);
 int wire_plain_decode(const uint8_t *payload, size_t size);
 
 #endif

@@ -26,6 +26,7 @@
 
 #define READ_SIZE    16384
 #define MIB          1048576.0
+#define US_PER_MS    1000.0
 #define EXIT_USAGE   2
 #define DEADLINE_MAX 86400
 
@@ -75,6 +76,7 @@ struct client {
     bool is_terminal; /* progress goes to stderr */
     const char *resume_uri; /* of a move; NULL: nothing is resumed */
     uint64_t resumed_ms;    /* when that was last tried */
+    bool predicts;    /* the order is to predict a move, not to make it */
 };
 
 static void client_done(struct client *client)
@@ -168,10 +170,15 @@ static void progress_show(const struct client *client,
         return;
     }
     (void)fprintf(
-        stderr, "\rround %u: %.1f MiB left of %.1f, %.1f MiB/s, dirtied %.1f MiB/s   ",
+        stderr,
+        "\rround %u: %.1f MiB left of %.1f, %.1f MiB/s, dirtied %.1f MiB/s, throttled "
+        "%u %%, predicted pause %.1f ms   ",
         migration->round, (double)migration->bytes_remaining / MIB,
         (double)migration->bytes_total / MIB, (double)migration->bytes_per_second / MIB,
-        (double)migration->dirty_bytes_per_second / MIB);
+        (double)migration->dirty_bytes_per_second / MIB, migration->throttle_percent,
+        migration->figures == NULL
+            ? 0
+            : (double)migration->figures->predicted_downtime_us / US_PER_MS);
     if (migration_final(migration->state)) {
         (void)fputc('\n', stderr);
     }
@@ -190,6 +197,12 @@ static bool migration_follow(const struct client *client,
         return false;
     }
     json_print(control_json_migration(migration));
+    if (client->predicts &&
+        migration->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED &&
+        migration->predicted_total_ms != 0) {
+        *ret_result = 0;
+        return true;
+    }
     *ret_result = migration->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE
                       ? 0
                       : error_set(err, DROVER_ECANCELLED, "the guest was not moved: %s",
@@ -370,6 +383,11 @@ static int migrate_parse(int count, char **words, struct order *order, struct er
     for (int i = 1; i < count; i += 2) {
         const char *value = i + 1 < count ? words[i + 1] : NULL;
         int result = DROVER_EBADINPUT;
+        if (strcmp(words[i], "--predict") == 0) {
+            order->migrate.predict_only = true;
+            i--; /* takes no value */
+            continue;
+        }
         if (strcmp(words[i], "--max-downtime") == 0) {
             result = number_parse(words[i], value, UINT32_MAX,
                                   &order->migrate.max_downtime_ms, err);
@@ -560,10 +578,12 @@ static int client_run(const char *path, struct order *order, struct error *err)
     if (result < 0) {
         return result;
     }
-    if (order->request.order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE) {
+    if (order->request.order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE &&
+        !order->migrate.predict_only) {
         client.resume_uri = order->migrate.uri;
     }
     client.is_terminal = isatty(STDERR_FILENO) == 1;
+    client.predicts = order->migrate.predict_only;
     enum follow follows = follow_of(order);
     if (follows != FOLLOW_NOTHING) {
         Drover__ControlRequest subscribe = DROVER__CONTROL_REQUEST__INIT;

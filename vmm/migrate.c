@@ -419,6 +419,7 @@ int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
         .max_downtime_ms = order->max_downtime_ms,
         .deadline_ms = order->deadline_s * 1000,
         .postcopy = (enum migration_postcopy)order->postcopy, /* judged above */
+        .predict_only = order->predict_only,
         .link_count = files->count,
         .streams = order->streams,
         .bandwidth_bytes_per_second = order->bandwidth_bytes_per_second,
