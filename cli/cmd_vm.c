@@ -19,6 +19,7 @@ enum {
     OPTION_TO = 1,
     OPTION_MAX_DOWNTIME,
     OPTION_DEADLINE,
+    OPTION_PREDICT,
     OPTION_NO_WAIT,
     OPTION_TIMEOUT
 };
@@ -320,6 +321,7 @@ static int run_resume(struct cli *cli, int argc, char **argv)
 struct migrate_options {
     json_t *body;
     bool wait;
+    bool predict;
     uint64_t timeout_s;
 };
 
@@ -331,6 +333,7 @@ static int parse_migrate(int argc, char **argv, struct migrate_options *options)
         {"target", required_argument, NULL, OPTION_TO},
         {"max-downtime", required_argument, NULL, OPTION_MAX_DOWNTIME},
         {"deadline", required_argument, NULL, OPTION_DEADLINE},
+        {"predict", no_argument, NULL, OPTION_PREDICT},
         {"no-wait", no_argument, NULL, OPTION_NO_WAIT},
         {"timeout", required_argument, NULL, OPTION_TIMEOUT},
         {NULL, 0, NULL, 0},
@@ -359,6 +362,12 @@ static int parse_migrate(int argc, char **argv, struct migrate_options *options)
             if (status == CLI_OK &&
                 json_object_set_new(options->body, key,
                                     json_integer((json_int_t)number)) != 0) {
+                status = cli_fail("out of memory");
+            }
+            break;
+        case OPTION_PREDICT:
+            options->predict = true;
+            if (json_object_set_new(options->body, "predict_only", json_true()) != 0) {
                 status = cli_fail("out of memory");
             }
             break;
@@ -391,13 +400,14 @@ static int run_migrate(struct cli *cli, int argc, char **argv)
     if (status == CLI_OK && options.wait) {
         status = vm_wait_migration(cli, name, before, (unsigned)options.timeout_s, &vm);
         const json_t *figures = json_object_get(vm, "last_migration");
-        if (status == CLI_OK && !cli->json) {
+        if (status == CLI_OK && !cli->json && !options.predict) {
             (void)printf("%s moved from %s to %s\n", name, cli_text(before, "host"),
                          cli_text(vm, "host"));
             print_figures(figures, "         ");
         }
     }
-    if (status == CLI_OK && (cli->json || !options.wait)) {
+    bool foretold = options.predict && options.wait; /* which was printed */
+    if (status == CLI_OK && !foretold && (cli->json || !options.wait)) {
         status = cli_vm_show_answer(cli, options.wait ? vm : before);
     }
     json_decref(before);
@@ -476,11 +486,14 @@ static const struct cli_command commands[] = {
      "usage: drover vm resume VM [--no-wait] [--timeout SECONDS]\n" WAIT_HELP},
     {"migrate", run_migrate, "moves a running VM to another host",
      "usage: drover vm migrate VM [--to HOST] [--max-downtime MS] [--deadline SECONDS] "
-     "[--no-wait] [--timeout SECONDS]\n"
+     "[--predict]\n"
+     "                        [--no-wait] [--timeout SECONDS]\n"
      "\n"
      "  --to HOST          where to; else the cluster chooses\n"
      "  --max-downtime MS  the longest pause that the guest may see\n"
      "  --deadline S       how long the whole move may take\n"
+     "  --predict          measure guest and network, tell what the move would be like, "
+     "and move nothing\n"
      "  --no-wait          do not wait for the end\n"
      "\n"
      "Shows progress on a terminal. Ctrl-C cancels the move: the VM runs on where it "

@@ -67,16 +67,24 @@ static void show_progress(const json_t *migration)
     char rate[CLI_SIZE_SIZE], dirty[CLI_SIZE_SIZE], left[CLI_SIZE_SIZE];
     (void)fprintf(stderr,
                   "\r%-10s round %" PRIu64 "  %3" PRIu64
-                  " %%  %s left  %s/s, guest writes %s/s   ",
+                  " %%  %s left  %s/s over %" PRIu64
+                  ", guest writes %s/s, throttled %" PRIu64
+                  " %%, predicted pause %.1f ms   ",
                   cli_text(migration, "phase"), cli_number(migration, "round"),
                   cli_number(migration, "progress_percent"),
                   cli_size(cli_number(migration, "bytes_remaining"), left),
                   cli_size(cli_number(migration, "bytes_per_second"), rate),
-                  cli_size(cli_number(migration, "dirty_bytes_per_second"), dirty));
+                  cli_number(migration, "streams"),
+                  cli_size(cli_number(migration, "dirty_bytes_per_second"), dirty),
+                  cli_number(migration, "throttle_percent"),
+                  json_number_value(json_object_get(migration, "predicted_downtime_ms")));
 }
 
-/* Why the last migration of this VM was aborted, from the events. */
-static int tell_abort(struct cli *cli, const char *name, const json_t *vm)
+/* How the source's word begins that only wanted to know (migration/goals.c). */
+#define PREDICTED "predicted only: "
+
+/* Why the last migration of this VM was aborted, from the events: a prediction, maybe. */
+static int tell_abort(struct cli *cli, const char *name, const json_t *vm, bool predicts)
 {
     json_t *answer = NULL;
     if (cli_call(cli, "GET", NULL, &answer, "/events?vm=%s&limit=50", name) != CLI_OK) {
@@ -91,8 +99,19 @@ static int tell_abort(struct cli *cli, const char *name, const json_t *vm)
             why = cli_text(event, "text");
         }
     }
-    int status = cli_fail("%s is %s on %s: %s", name, cli_text(vm, "state"),
+    const char *foretold = strstr(why, PREDICTED);
+    int status = CLI_OK;
+    if (predicts && foretold != NULL && cli->json) {
+        json_t *object = json_pack("{s:s, s:s}", "vm", name, "prediction",
+                                   foretold + strlen(PREDICTED));
+        cli_print_json(object);
+        json_decref(object);
+    } else if (predicts && foretold != NULL) {
+        (void)printf("%s: %s\n", name, foretold + strlen(PREDICTED));
+    } else {
+        status = cli_fail("%s is %s on %s: %s", name, cli_text(vm, "state"),
                           cli_text(vm, "host"), why);
+    }
     json_decref(answer);
     return status;
 }
@@ -139,5 +158,7 @@ int vm_wait_migration(struct cli *cli, const char *name, const json_t *before,
     }
     bool moved = strcmp(cli_text(*ret_vm, "host"), target) == 0 &&
                  cli_number(*ret_vm, "epoch") > cli_number(before, "epoch");
-    return moved ? CLI_OK : tell_abort(cli, name, *ret_vm);
+    bool predicts =
+        json_is_true(json_object_get(json_object_get(before, "migration"), "predict_only"));
+    return moved ? CLI_OK : tell_abort(cli, name, *ret_vm, predicts);
 }

@@ -85,6 +85,7 @@ static Drover__Migration *migration_create(struct apply_step *step,
     migration->phase = DROVER__MIGRATION_PHASE__MIGRATION_PHASE_BEGUN;
     migration->max_downtime_ms = order->max_downtime_ms;
     migration->deadline_s = order->deadline_s;
+    migration->predict_only = order->predict_only;
     migration->begun_unix_ms = step->command->at_unix_ms;
     step_set_string(step, &migration->source_boot_id,
                     step_host(step, vm->owner_host_id)->boot_id);

@@ -12,8 +12,8 @@
 
 #define NS_PER_US UINT64_C(1000)
 #define US_PER_S  UINT64_C(1000000)
-/* Three all but empty ones for the round trip, then 1, 2, 4... frames. */
-#define ROUND_TRIPS    3u
+/* Two all but empty ones for the round trip, then 1, 2, 4... frames, or 1 and 4. */
+#define ROUND_TRIPS     2u
 #define BURST_MAX       4u   /* frames: half a MiB */
 #define BURST_MAX_GOALS 128u /* 16 MiB */
 /* Bursts that tell the speed; so many that take so long are enough. All together must not
@@ -116,7 +116,7 @@ int probe_step(void *owner, uint64_t left_us)
     probe->long_count += is_long;
     probe->slow_count += is_slow;
     probe->spent_us += us;
-    probe->next_count *= is_slow ? 1 : 2;
+    probe->next_count *= is_slow ? 1 : probe->thorough ? 2 : 4;
     probe->over =
         probe->slow_count == SLOW_BURSTS ||
         probe->next_count > (probe->thorough ? BURST_MAX_GOALS : BURST_MAX) ||

@@ -163,6 +163,7 @@ void api_vm_migrate(struct api_call *call)
                                                          MAX_DOWNTIME_MS_MAX, 0);
     begin.deadline_s =
         (uint32_t)json_reader_number(&reader, "deadline_s", 1, DEADLINE_S_MAX, 0);
+    begin.predict_only = json_reader_bool(&reader, "predict_only", false);
     if (json_reader_end(&reader) != 0) {
         api_fail_err(call, &err);
         return;

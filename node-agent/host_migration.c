@@ -148,6 +148,7 @@ static void order_migrate(struct host_core *core, struct host_vm *vm,
     migrate.uri = migration->uri;
     migrate.max_downtime_ms = migration->max_downtime_ms;
     migrate.deadline_s = migration->deadline_s;
+    migrate.predict_only = migration->predict_only;
     migrate.postcopy = DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_NEVER;
     migrate.bandwidth_bytes_per_second = vmm->bandwidth = share(core);
     Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;

@@ -176,13 +176,21 @@ static json_t *json_migration(const Drover__VmRecord *vm,
                                "bytes_remaining", (json_int_t)progress->bytes_remaining,
                                "progress_percent", (json_int_t)percent);
     json_t *rest =
-        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "bytes_per_second",
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:i, s:i, s:f, s:I}",
+                  "bytes_per_second",
                   (json_int_t)progress->bytes_per_second, "dirty_bytes_per_second",
                   (json_int_t)progress->dirty_bytes_per_second, "elapsed_ms",
                   (json_int_t)progress->elapsed_ms, "max_downtime_ms",
                   (json_int_t)migration->max_downtime_ms, "deadline_s",
                   (json_int_t)migration->deadline_s, "begun_unix_ms",
-                  (json_int_t)migration->begun_unix_ms);
+                  (json_int_t)migration->begun_unix_ms, "predict_only",
+                  migration->predict_only, "streams", (int)progress->streams,
+                  "throttle_percent", (int)progress->throttle_percent,
+                  "predicted_downtime_ms",
+                  progress->figures == NULL
+                      ? 0.0
+                      : (double)progress->figures->predicted_downtime_us / 1000.0,
+                  "predicted_total_ms", (json_int_t)progress->predicted_total_ms);
     (void)json_object_update(object, rest);
     json_decref(rest);
     return object;

@@ -185,6 +185,30 @@ static int decode_runs(const uint16_t *runs, unsigned count, uint16_t flags,
     return rv;
 }
 
+static void test_probes_and_costs_come_back_as_they_went(void **state)
+{
+    struct buffer frame = {0};
+    size_t size;
+    bool asks = false;
+    uint32_t load_us = 0;
+    assert_int_equal(wire_probe_encode(&frame, true, 64), 0);
+    const uint8_t *payload = payload_of(&frame, &size);
+    assert_int_equal(size, 4 + 64);
+    assert_int_equal(wire_probe_decode(payload, size, &asks), 0);
+    assert_true(asks);
+    assert_int_equal(wire_probe_decode(payload, 3, &asks), DROVER_EMALFORMED);
+    assert_int_equal(wire_probe_decode(payload, WIRE_PROBE_BYTES + 5, &asks),
+                     DROVER_ELIMIT);
+    buffer_done(&frame);
+    assert_int_equal(wire_probe_encode(&frame, true, WIRE_PROBE_BYTES + 8), DROVER_ELIMIT);
+    assert_int_equal(wire_costs_encode(&frame, 1234567), 0);
+    payload = payload_of(&frame, &size);
+    assert_int_equal(wire_costs_decode(payload, size, &load_us), 0);
+    assert_int_equal(load_us, 1234567);
+    assert_int_equal(wire_costs_decode(payload, size - 1, &load_us), DROVER_EMALFORMED);
+    buffer_done(&frame);
+}
+
 static void test_senseless_extents_are_refused(void **state)
 {
     const uint16_t data = EXTENT_RUN_DATA << 12;
@@ -265,6 +289,7 @@ int main(void)
         cmocka_unit_test(test_an_extent_comes_back_as_it_went),
         cmocka_unit_test(test_an_extent_carries_a_checksum_of_each_page),
         cmocka_unit_test(test_what_makes_streams_comes_back_as_it_went),
+        cmocka_unit_test(test_probes_and_costs_come_back_as_they_went),
         cmocka_unit_test(test_senseless_extents_are_refused),
         cmocka_unit_test(test_a_peers_reason_is_made_harmless),
         cmocka_unit_test(test_go_and_done_come_back_as_they_went),
