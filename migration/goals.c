@@ -87,7 +87,7 @@ static void fill(struct migration_source *source, struct plan_measure *ret_measu
     struct goals *goals = &source->goals;
     uint64_t now_ns = clock_now_ns();
     uint64_t speed = source->bytes_per_second;
-    uint64_t limit = source->config.bandwidth_bytes_per_second;
+    uint64_t limit = atomic_load(&source->pace.bytes_per_second); /* it may be changed */
     speed = limit != 0 && limit < speed ? limit : speed;
     goals->costs.round_trip_us = source->round_trip_us;
     *ret_measure = (struct plan_measure){
@@ -178,7 +178,8 @@ static int writers_find(struct migration_source *source)
     for (unsigned i = 0; i < source->pages.region_count; i++) {
         keep[i] = source->pages.regions[i].pending;
     }
-    int rv = throttle_measure(&source->goals.throttle, keep);
+    int rv = throttle_measure(&source->goals.throttle,
+                              source->goals.rate.pages_per_second, keep);
     pages_count_pending(&source->pages);
     return rv;
 }

@@ -11,8 +11,8 @@
 
 struct pace {
     atomic_uint_least64_t waited_ns; /* by all threads together */
+    atomic_uint_least64_t bytes_per_second; /* 0: no limit; set by pace_set() */
     /* private */
-    atomic_uint_least64_t bytes_per_second; /* 0: no limit */
     int cancel_fd;                          /* borrowed; ends waits when readable */
     pthread_mutex_t lock;
     uint64_t next_ns; /* when what was sent has been paid for */

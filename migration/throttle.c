@@ -15,6 +15,7 @@
 #define WINDOW_MANY_US 2000u
 #define SETTLE_US      300u
 #define PASSES         2u
+#define PASSES_MAX     8u
 #define FEW            4u /* vCPUs */
 #define MANY           8u
 /* The writers make so much of all writes together, unless the rest is of many that write
@@ -75,14 +76,31 @@ static int look(struct throttle *throttle, unsigned vcpu, uint64_t **keep, doubl
     return rv != 0 ? rv : stood;
 }
 
-static int look_at_all(struct throttle *throttle, uint64_t **keep, double *rates)
+/* On a busy host a vCPU may not have come to run in its window: then what all of them
+ * dirtied is far less than what the guest is known to dirty, and they get another. */
+static bool seen_enough(const struct throttle *throttle, const double *rates,
+                        unsigned passes, uint64_t pages_per_second)
+{
+    double sum = 0;
+    for (unsigned i = 0; i < throttle->vcpu_count; i++) {
+        sum += rates[i] / passes;
+    }
+    return sum >= (double)pages_per_second / 2;
+}
+
+static int look_at_all(struct throttle *throttle, uint64_t **keep,
+                       uint64_t pages_per_second, double *rates)
 {
     int rv = 0;
     for (unsigned i = 0; rv == 0 && i < throttle->vcpu_count; i++) {
         rv = order(throttle, i, 100);
     }
     unsigned passes = throttle->vcpu_count <= FEW ? PASSES : 1;
-    for (unsigned pass = 0; rv == 0 && pass < passes; pass++) {
+    for (unsigned pass = 0;
+         rv == 0 && (pass < passes ||
+                     (pass < PASSES_MAX &&
+                      !seen_enough(throttle, rates, pass, pages_per_second)));
+         pass++) {
         for (unsigned i = 0; rv == 0 && i < throttle->vcpu_count; i++) {
             rv = look(throttle, i, keep, &rates[i]);
         }
@@ -94,12 +112,13 @@ static int look_at_all(struct throttle *throttle, uint64_t **keep, double *rates
     return rv;
 }
 
-int throttle_measure(struct throttle *throttle, uint64_t **keep)
+int throttle_measure(struct throttle *throttle, uint64_t pages_per_second,
+                     uint64_t **keep)
 {
     CHECK(throttle->vcpu_count > 0 && throttle->percent == 0);
     double rates[LIMIT_VCPUS] = {0};
     double total = 0;
-    int rv = look_at_all(throttle, keep, rates);
+    int rv = look_at_all(throttle, keep, pages_per_second, rates);
     if (rv != 0) {
         return rv;
     }

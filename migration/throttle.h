@@ -27,10 +27,12 @@ struct throttle {
 
 void throttle_init(struct throttle *throttle, struct migration_guest *guest);
 /*
- * Finds out who writes; the dirty log is on, nobody is throttled. Pages that are seen
+ * Finds out who writes; the dirty log is on, nobody is throttled, and all together are
+ * known to dirty so many pages a second. Pages that are seen
  * dirty meanwhile are ORed into keep[region].
  */
-int throttle_measure(struct throttle *throttle, uint64_t **keep);
+int throttle_measure(struct throttle *throttle, uint64_t pages_per_second,
+                     uint64_t **keep);
 /* From the shares: the fewest vCPUs that make nearly all writes. Pure. */
 void throttle_choose(struct throttle *throttle);
 /* The writers are kept out of the guest for so much of their time; 0 lifts it. */

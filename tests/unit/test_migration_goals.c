@@ -229,7 +229,7 @@ static void test_finds_the_vcpu_that_writes(void **state)
     clocked.writers[0].pages = 100;
     clocked.writers[0].pages_per_second = 2000;
     throttle_init(&throttle, &clocked.guest);
-    assert_int_equal(throttle_measure(&throttle, keep), 0);
+    assert_int_equal(throttle_measure(&throttle, 200000, keep), 0);
     assert_true(throttle.permille[2] > 900);
     assert_true(throttle.writer[2]);
     assert_false(throttle.writer[0] || throttle.writer[1] || throttle.writer[3]);
@@ -258,10 +258,10 @@ static void test_a_vcpu_that_was_made_to_stand_is_let_go_also_on_errors(void **s
     clocked.writers[0].pages_per_second = 1000;
     throttle_init(&throttle, &clocked.guest);
     clocked.throttle_error = -ENOSYS;
-    assert_int_equal(throttle_measure(&throttle, NULL), -ENOSYS);
+    assert_int_equal(throttle_measure(&throttle, 0, NULL), -ENOSYS);
     clocked.throttle_error = 0;
     clocked.fetch_error = -EIO;
-    assert_int_equal(throttle_measure(&throttle, NULL), -EIO);
+    assert_int_equal(throttle_measure(&throttle, 0, NULL), -EIO);
     assert_false(throttle.measured);
 }
 
