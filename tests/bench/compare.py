@@ -37,6 +37,16 @@ def drover_words(folder, memory, kernel, *more):
             "--control", os.path.join(folder, "control.sock"), *more]
 
 
+def family(pid):
+    """The process and all that it started."""
+    found = [pid]
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as children:
+            for child in children.read().split():
+                found += family(int(child))
+    return found
+
+
 class Process:
     """A VM whose serial port is its standard output; killed at the end of the `with`."""
 
@@ -60,6 +70,15 @@ class Process:
                                   f"{self.data[-200:]!r} {self.process.stderr.read()[-300:]!r}")
             self.data += got
         return now
+
+    def cpu_ns(self):
+        """What all threads of the VM have run for so far: it holds on a busy machine, too."""
+        total = 0
+        for pid in family(self.process.pid):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as times:
+                    total += int(times.read().split()[0])
+        return total
 
     def __enter__(self):
         return self

@@ -10,7 +10,6 @@ import tempfile
 import time
 
 import compare
-import memory
 import vmm
 
 MEMORY = "16M"
@@ -71,7 +70,7 @@ class Small:
     def mib(self):
         """Its memory, the guest's included; of what it shares with others, its part."""
         kib = 0
-        for pid in memory.family(self.process.pid):
+        for pid in compare.family(self.process.pid):
             with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
                 kib += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
         return kib / 1024

@@ -30,16 +30,6 @@ def tap_create(name):
         fcntl.ioctl(tun, TUNSETPERSIST, 1)
 
 
-def family(pid):
-    """The process and all that it started."""
-    found = [pid]
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as children:
-            for child in children.read().split():
-                found += family(int(child))
-    return found
-
-
 def dirty_kib(pid):
     """mapping's name -> dirty KiB, each process's part of what several share; not the guest's memory."""
     found, name = {}, ""
@@ -56,7 +46,7 @@ def dirty_kib(pid):
 def measure(words, say=None):
     with compare.Process(words) as vm:
         vm.wait(b"verified", 60)
-        tables = [dirty_kib(pid) for pid in family(vm.process.pid)]
+        tables = [dirty_kib(pid) for pid in compare.family(vm.process.pid)]
     if say:
         for table in tables:
             for name, kib in sorted(table.items(), key=lambda row: -row[1]):

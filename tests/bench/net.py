@@ -19,6 +19,7 @@ SECONDS = 4
 GUEST, HOST = "10.99.0.2", "10.99.0.1"
 KERNEL = "/opt/drover/guest/vmlinuz"
 CMDLINE = f"console=ttyS0 quiet panic=-1 lab.address={GUEST}/24"
+FIRMWARE = ("bios-256k.bin", "bios-microvm.bin", "qboot.rom", "linuxboot_dma.bin", "kvmvapic.bin")
 MAC = "52:54:00:00:09:09"
 INIT = """#!/bin/sh
 /bin/busybox mount -t proc proc /proc
@@ -75,11 +76,12 @@ def netload():
     return image.compiled(os.path.join(TOP, "tests", "guests", "netload.c"))
 
 
-def qemu_archive(target):
+def qemu_archive(target, program=None):
     """QEMU, what it is linked to, and the firmware that it needs, as a tar file; False if there is no QEMU."""
-    qemu = shutil.which("qemu-system-x86_64")
+    qemu = program or shutil.which("qemu-system-x86_64")
     if qemu is None:
         return False
+    beside = os.path.join(os.path.dirname(os.path.dirname(qemu)), "share")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(qemu, os.path.join(folder, "qemu"))
         for line in subprocess.run(["ldd", qemu], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines():
@@ -87,8 +89,8 @@ def qemu_archive(target):
             if path:
                 name = "ld.so" if "ld-linux" in path else os.path.basename(path)
                 shutil.copy(path, os.path.join(folder, name))
-        for name in ("bios-256k.bin", "linuxboot_dma.bin", "kvmvapic.bin"):
-            for place in ("/usr/share/qemu", "/usr/share/seabios"):
+        for name in FIRMWARE:
+            for place in (os.path.join(beside, "qemu"), os.path.join(beside, "seabios")):
                 if os.path.exists(os.path.join(place, name)):
                     shutil.copy(os.path.join(place, name), os.path.join(folder, name))
                     break
