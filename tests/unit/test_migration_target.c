@@ -274,6 +274,19 @@ static void test_pages_beyond_the_end_are_refused_and_nothing_is_written(void **
     assert_int_equal(play->guest.memory[2 * EXTENT_PAGES * MIGRATION_PAGE_SIZE], 0);
 }
 
+static void test_data_that_no_link_can_have_placed_is_refused(void **state)
+{
+    struct play *play = *state;
+    struct extent extent;
+    accepted(play);
+    extent_init(&extent, 0, 0);
+    extent_add(&extent, EXTENT_RUN_DATA, 1);
+    extent.placed = true;
+    send_extent(play, &extent, 0xaa);
+    assert_ends(play, MIGRATION_STATE_FAILED);
+    assert_hears(play, WIRE_ABORT, "malformed map");
+}
+
 static void test_an_unknown_region_and_a_far_page_are_refused(void **state)
 {
     struct play *play = *state;
@@ -449,6 +462,7 @@ int main(void)
         TEST(test_another_version_is_refused),
         TEST(test_a_stranger_who_says_nothing_or_garbage_does_no_harm),
         TEST(test_pages_beyond_the_end_are_refused_and_nothing_is_written),
+        TEST(test_data_that_no_link_can_have_placed_is_refused),
         TEST(test_an_unknown_region_and_a_far_page_are_refused),
         TEST(test_pages_land_where_they_belong_and_zeros_touch_nothing_new),
         TEST(test_last_pages_need_a_right_checksum),
