@@ -22,7 +22,7 @@
 
 #define PIPE_SIZE    (128u * 1024u)
 #define PAIR_BUFFER  (1024 * 1024)  /* of the kernel's, each way */
-#define STACK_SIZE   (256u * 1024u) /* OpenSSL needs less */
+#define STACK_SIZE   (1024u * 1024u) /* OpenSSL needs less; sanitizers and thread-local data more */
 #define LINGER_MS    1000u /* after the VMM has gone: else its last words would be lost to a reset */
 
 /* One direction. What comes after `ended` does not matter. */
