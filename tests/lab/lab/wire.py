@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 ETHERTYPE_IPV4, PROTOCOL_TCP = 0x0800, 6
-SOL_PACKET, PACKET_STATISTICS = 263, 6
+SOL_PACKET, PACKET_STATISTICS, SO_RCVBUFFORCE = 263, 6, 33
 TLS_DATA = b"\x17\x03\x03"
 
 
@@ -49,7 +49,7 @@ def _tcp(frame):
 
 def _listen(tap, text):
     sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-    sniffer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 64 << 20)
+    sniffer.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
     sniffer.bind((tap, 0))
     seen = {"frames": 0, "lost_frames": 0, "text_bytes": {}, "bytes": {}, "tls_records": {}}
     print("listening", flush=True)
