@@ -82,6 +82,19 @@ int goals_watch(struct migration_source *source)
     return source_tick(source);
 }
 
+/* All streams together are at most so many times as fast as one, and at least as fast:
+ * where between, the probe has told, which went over one. */
+static uint64_t one_stream(const struct migration_source *source, uint64_t speed)
+{
+    uint64_t streams = source->streams.count == 0 ? 1 : source->streams.count + 1;
+    uint64_t one = source->goals.probe.bytes_per_second;
+    if (source->goals.probe.long_count == 0) {
+        return speed; /* too short to tell */
+    }
+    one = one < speed / streams ? speed / streams : one;
+    return one < speed ? one : speed;
+}
+
 static void fill(struct migration_source *source, struct plan_measure *ret_measure)
 {
     struct goals *goals = &source->goals;
@@ -100,6 +113,7 @@ static void fill(struct migration_source *source, struct plan_measure *ret_measu
                 .curve = &goals->rate.curve,
                 .costs = goals->costs,
                 .link = {.bytes_per_second = speed,
+                         .last_bytes_per_second = one_stream(source, speed),
                          .round_us = source->round_trip_us + goals->costs.fetch_us},
                 .limit_bytes = pages_total_bytes(&source->pages),
             },

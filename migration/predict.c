@@ -37,8 +37,12 @@ uint64_t predict_fixed_us(const struct predict_costs *costs)
 
 uint64_t predict_pause_us(const struct predict_model *model, uint64_t bytes)
 {
+    struct predict_link link = model->link;
+    if (link.last_bytes_per_second != 0) {
+        link.bytes_per_second = link.last_bytes_per_second;
+    }
     return predict_fixed_us(&model->costs) +
-           predict_send_us(&model->link, bytes + model->costs.state_bytes);
+           predict_send_us(&link, bytes + model->costs.state_bytes);
 }
 
 /* What the guest dirties within `us`. */

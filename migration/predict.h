@@ -24,6 +24,7 @@ struct predict_costs {
 
 struct predict_link {
     uint64_t bytes_per_second; /* 0: not known */
+    uint64_t last_bytes_per_second; /* while the guest stands, over one stream; 0: the same */
     uint64_t round_us;         /* what a round takes beside its bytes */
 };
 
