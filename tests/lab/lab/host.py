@@ -235,6 +235,6 @@ class Host:
                               ("events.json", "drover events --json --limit 1000")):
             try:
                 with open(os.path.join(target, name), "w", encoding="utf-8") as f:
-                    f.write(self.run(command, timeout=15, check=False).out)
+                    f.write(self.run(command, timeout=30, check=False).out)
             except LabError as error:
-                paths.note(f"collect: {error}")
+                paths.note(f"collect {name}: {str(error)[:80]!r}")
