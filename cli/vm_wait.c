@@ -116,6 +116,26 @@ static int tell_abort(struct cli *cli, const char *name, const json_t *vm, bool 
     return status;
 }
 
+/* A repeated request may find its migration at an end: only the events tell which. */
+static bool last_was_done(struct cli *cli, const char *name)
+{
+    json_t *answer = NULL;
+    bool done = false;
+    if (cli_call(cli, "GET", NULL, &answer, "/events?vm=%s&limit=50", name) != CLI_OK) {
+        return false;
+    }
+    size_t index;
+    json_t *event;
+    json_array_foreach(json_object_get(answer, "events"), index, event)
+    {
+        const char *kind = cli_text(event, "kind");
+        done = strcmp(kind, "migration.done") == 0 ||
+               (done && strcmp(kind, "migration.aborted") != 0);
+    }
+    json_decref(answer);
+    return done;
+}
+
 static int cancel(struct cli *cli, const char *name)
 {
     json_t *answer = NULL;
@@ -160,5 +180,7 @@ int vm_wait_migration(struct cli *cli, const char *name, const json_t *before,
                  cli_number(*ret_vm, "epoch") > cli_number(before, "epoch");
     bool predicts =
         json_is_true(json_object_get(json_object_get(before, "migration"), "predict_only"));
+    moved = moved || (!json_is_object(json_object_get(before, "migration")) &&
+                      last_was_done(cli, name));
     return moved ? CLI_OK : tell_abort(cli, name, *ret_vm, predicts);
 }
