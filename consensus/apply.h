@@ -95,6 +95,8 @@ int vm_spec_fill_vars(struct apply_step *step, Drover__VmSpec *spec);
 
 /* vm_spec_options.c: parts of vm_spec_check(). */
 int vm_spec_check_machine(const Drover__VmSpec *spec, struct error *err);
+/* What descriptions of today are refused for; those in the state may be older. */
+int vm_spec_check_new(const Drover__VmSpec *spec, struct error *err);
 int vm_spec_check_disk(const Drover__VmSpec *spec, const Drover__DiskSpec *disk,
                        struct error *err);
 int vm_spec_check_nic(const Drover__VmSpec *spec, const Drover__NicSpec *nic,

@@ -66,6 +66,7 @@ static int check_vm_create(struct apply_step *step, const Drover__VmCreate *orde
 {
     struct error err = {0};
     int rv = vm_spec_check(order->spec, &err);
+    rv = rv != 0 ? rv : vm_spec_check_new(order->spec, &err);
     if (rv == 0) {
         rv = vm_spec_check_conflicts(step->record, 0, order->spec, &err);
     }
@@ -141,6 +142,7 @@ static int check_vm_update(struct apply_step *step, const Drover__VmRecord *vm,
     }
     struct error err = {0};
     int rv = vm_spec_check(spec, &err);
+    rv = rv != 0 ? rv : vm_spec_check_new(spec, &err);
     if (rv == 0 && strcmp(spec->name, vm->spec->name) != 0) {
         rv = error_set(&err, DROVER_EBADINPUT, "a VM keeps its name: give '%s'",
                        vm->spec->name);

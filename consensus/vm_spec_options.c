@@ -87,6 +87,22 @@ static int check_cpu(const Drover__VmSpec *spec, struct error *err)
     return 0;
 }
 
+int vm_spec_check_new(const Drover__VmSpec *spec, struct error *err)
+{
+    for (size_t i = 0; spec->mergeable && i < spec->n_disks; i++) {
+        const Drover__DiskSpec *disk = spec->disks[i];
+        bool raw = disk->format[0] == '\0' || strcmp(disk->format, "raw") == 0;
+        if (!disk->cdrom && (!raw || vm_spec_disk_is_remote(disk->path))) {
+            return error_set(err, DROVER_EBADINPUT,
+                             "mergeable and disk '%s' contradict each other: its storage "
+                             "daemon shares the guest's memory, and shared memory is not "
+                             "merged; leave out mergeable, or use a raw disk",
+                             disk->path);
+        }
+    }
+    return 0;
+}
+
 int vm_spec_check_machine(const Drover__VmSpec *spec, struct error *err)
 {
     static const char *const panics[] = {"stop", "reset", "pause", "ignore"};

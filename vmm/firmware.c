@@ -269,13 +269,7 @@ static int variables_open(struct firmware *firmware, const struct firmware_confi
         return result;
     }
     uint8_t *own = NULL;
-    uint64_t own_bytes = 0;
-    result = vars_file_read(config->vars, "--vars", &own, &own_bytes, err);
-    if (result == 0 && own_bytes != flash->variables_bytes) {
-        free(own);
-        result = error_set(err, DROVER_EBADINPUT, "--vars %s was changed meanwhile",
-                           config->vars);
-    }
+    result = vars_store_read(flash->store, flash->variables_bytes, &own, err);
     if (result < 0) {
         vars_store_close(flash->store);
         flash->store = NULL;

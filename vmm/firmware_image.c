@@ -27,6 +27,8 @@
 #define VOLUME_SIGNATURE 40
 #define VOLUME_GUID      16
 #define HEAD_SIZE        64
+/* Of a bzImage: Documentation/arch/x86/boot.rst, "header". */
+#define LINUX_MARK_OFFSET 0x202
 
 /* Of OVMF; the first that is there, or that fits the variables that the VM has. */
 static const struct {
@@ -39,8 +41,9 @@ static const struct {
 };
 
 /* EFI_SYSTEM_NV_DATA_FV_GUID: an image that begins with its variables. */
-static const uint8_t variables_guid[16] = {0x8d, 0x2b, 0xf1, 0xff, 0x96, 0x76, 0x8b, 0x4c,
-                                           0xa9, 0x85, 0x27, 0x47, 0x07, 0x5b, 0x4f, 0x50};
+static const uint8_t variables_guid[16] = {0x8d, 0x2b, 0xf1, 0xff, 0x96, 0x76,
+                                           0x8b, 0x4c, 0xa9, 0x85, 0x27, 0x47,
+                                           0x07, 0x5b, 0x4f, 0x50};
 
 static int not_there(const char *firmware, const char *path, int result,
                      struct error *err)
@@ -76,6 +79,18 @@ static int kind_judge(struct firmware_image *image, const uint8_t head[HEAD_SIZE
         return error_set(err, DROVER_EBADINPUT,
                          "--firmware %s needs system management mode, which this machine "
                          "has not: give OVMF_CODE_4M.fd of the Debian package ovmf",
+                         image->path);
+    }
+    uint8_t linux_mark[4] = {0};
+    bool is_linux = pread(image->fd, linux_mark, sizeof(linux_mark), LINUX_MARK_OFFSET) ==
+                        (ssize_t)sizeof(linux_mark) &&
+                    memcmp(linux_mark, "HdrS", sizeof(linux_mark)) == 0;
+    if (is_linux || memcmp(head,
+                           "\x7f"
+                           "ELF",
+                           4) == 0) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "--firmware %s is a kernel, no firmware: give it with --kernel",
                          image->path);
     }
     uint64_t least = image->is_uefi ? UEFI_SIZE_MIN : BIOS_SIZE_MIN;

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "vmm/cgroup.h"
 #include "vmm/options.h"
+#include "vmm/storage.h"
 
 bool options_cpu_set_has(const struct options_cpu_set *set, unsigned cpu)
 {
@@ -137,6 +138,17 @@ int options_cpu_judge(const struct options *options, struct error *err)
         return error_set(err, DROVER_EBADINPUT,
                          "--mergeable and --prealloc contradict each other: memory that "
                          "is merged is not set aside; give one of them");
+    }
+    for (unsigned i = 0; options->mergeable && i < options->disk_count; i++) {
+        const struct options_disk *disk = &options->disks[i];
+        if (storage_needs_daemon(disk->path, disk->format)) {
+            return error_set(
+                err, DROVER_EBADINPUT,
+                "--mergeable and --disk %s contradict each other: its storage "
+                "daemon shares the guest's memory, and shared memory is not "
+                "merged; leave out --mergeable, or give a raw disk",
+                disk->path);
+        }
     }
     if (options->huge_pages && options->memory_bytes % HUGE_PAGE_BYTES != 0) {
         return error_set(err, DROVER_EBADINPUT,

@@ -280,6 +280,23 @@ void storage_daemon_kill(struct storage_daemon *daemon)
 
 /* ---- the image ------------------------------------------------------------ */
 
+/* What QEMU's drivers say of an image whose own tables contradict each other. */
+static bool sounds_corrupt(const char *reason)
+{
+    static const char *const words[] = {
+        "orrupt",        "L1 table",      "eference count", "efcount",
+        "napshot table", "nvalid offset", "offset invalid", "inconsistent"};
+    if (strstr(reason, "acking file") != NULL) {
+        return false; /* another file's */
+    }
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strstr(reason, words[i]) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The daemon's words, made into what to do. */
 static int refusal_explain(const struct storage_daemon *daemon, int code,
                            const char *reason, struct error *err)
@@ -304,10 +321,13 @@ static int refusal_explain(const struct storage_daemon *daemon, int code,
         return error_set(err, DROVER_EBADINPUT,
                          "disk %s is encrypted: give key=FILE with its passphrase", path);
     }
-    if (strstr(reason, "orrupt") != NULL) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "disk %s is corrupt: try qemu-img check -r all on it (%s)", path,
-                         reason);
+    if (sounds_corrupt(reason)) {
+        const char *format = storage_format_name(daemon->disk.format);
+        return error_set(
+            err, DROVER_EBADINPUT,
+            "disk %s is damaged (%s): look with 'qemu-img check -f %s %s', which "
+            "repairs some with -r all, or take a copy",
+            path, reason, format, path);
     }
     return error_set(err, DROVER_EBADINPUT, "can't open disk %s: %s", path, reason);
 }

@@ -162,13 +162,91 @@ static void store_close_scope(struct vars_store **store)
     vars_store_close(*store);
 }
 
+/* The store is opened as disks are, whose errors speak of one. */
+static int speak_of_vars(const char *path, struct error *err)
+{
+    char disk[LIMIT_PATH_SIZE + sizeof("disk ")];
+    char text[ERROR_TEXT_SIZE];
+    (void)snprintf(disk, sizeof(disk), "disk %s", path);
+    const char *at = strstr(err->text, disk);
+    if (at != NULL) {
+        (void)snprintf(text, sizeof(text), "%.*s--vars %s", (int)(at - err->text),
+                       err->text, at + strlen("disk "));
+        memcpy(err->text, text, sizeof(text));
+    }
+    return err->code;
+}
+
+static int extent_judge(const struct vars_store *store, const struct stat *status,
+                        uint64_t size, struct error *err)
+{
+    if (S_ISBLK(status->st_mode)) {
+        return store->disk.size_bytes >= size
+                   ? 0
+                   : error_set(err, DROVER_EBADINPUT,
+                               "--vars %s has %" PRIu64 " bytes, this firmware's store "
+                               "needs %" PRIu64 ": name a larger device",
+                               store->disk.path, store->disk.size_bytes, size);
+    }
+    return store->disk.size_bytes == size
+               ? 0
+               : error_set(err, DROVER_EBADINPUT,
+                           "--vars %s has %" PRIu64 " bytes, this firmware's store has "
+                           "%" PRIu64 ": name the file of this VM, or remove it to have "
+                           "it made anew",
+                           store->disk.path, store->disk.size_bytes, size);
+}
+
+/* A new device, all zeros where the store begins, is a store that is not made yet. */
+static int device_make(struct vars_store *store, const uint8_t *initial, uint64_t size,
+                       struct error *err)
+{
+    static const uint8_t nothing[VOLUME_SIGNATURE + 4];
+    CLEANUP(cleanup_free) uint8_t *data = aligned_alloc(FLASH_SECTOR_SIZE, size);
+    if (data == NULL) {
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    int result = all_read(store->disk.fd, data, FLASH_SECTOR_SIZE);
+    if (result == 0 && memcmp(data, nothing, sizeof(nothing)) == 0) {
+        memcpy(data, initial, size);
+        result = all_write(store->disk.fd, data, 0, size);
+        result = result == 0 && fdatasync(store->disk.fd) < 0 ? -errno : result;
+    }
+    return result == 0 ? 0
+                       : error_set(err, result, "cannot make --vars %s: %s",
+                                   store->disk.path, err_text(result));
+}
+
+int vars_store_read(struct vars_store *store, uint64_t size, uint8_t **ret_data,
+                    struct error *err)
+{
+    CLEANUP(cleanup_free) uint8_t *data = aligned_alloc(FLASH_SECTOR_SIZE, size);
+    if (data == NULL) {
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    int result = all_read(store->disk.fd, data, size);
+    if (result < 0) {
+        return error_set(err, result, "cannot read --vars %s: %s", store->disk.path,
+                         err_text(result));
+    }
+    result = content_judge(store->disk.path, "--vars", data, err);
+    if (result == 0) {
+        *ret_data = TAKE(data);
+    }
+    return result;
+}
+
 int vars_store_open(const char *path, const uint8_t *initial, uint64_t size,
                     bool unlocked, struct vars_store **ret_store, struct error *err)
 {
+    struct stat status;
     if (strlen(path) >= LIMIT_PATH_SIZE) {
         return error_set(err, DROVER_EBADINPUT, "--vars: the path is too long");
     }
     int result = access(path, F_OK) == 0 ? 0 : file_make(path, initial, size);
+    if (result == 0 && stat(path, &status) < 0) {
+        result = -errno;
+    }
     if (result < 0) {
         return error_set(err, result, "cannot make --vars %s: %s", path,
                          err_text(result));
@@ -177,17 +255,21 @@ int vars_store_open(const char *path, const uint8_t *initial, uint64_t size,
     if (store == NULL) {
         return error_set(err, -ENOMEM, "out of memory");
     }
+    bool is_file = S_ISREG(status.st_mode);
+    if (is_file && (uint64_t)status.st_size % FLASH_SECTOR_SIZE != 0) {
+        return size_judge(path, "--vars", &status, err);
+    }
     store->disk.fd = store->disk.lock_fd = -1;
     result = block_disk_open(&store->disk, path, false, false, err);
-    if (result == 0 && store->disk.size_bytes != size) {
-        return error_set(err, DROVER_EBADINPUT,
-                         "--vars %s has %" PRIu64 " bytes, this firmware's store has "
-                         "%" PRIu64 ": name the file of this VM, or remove it to have "
-                         "it made anew",
-                         path, store->disk.size_bytes, size);
+    if (result < 0) {
+        return speak_of_vars(path, err);
     }
+    result = extent_judge(store, &status, size, err);
     if (result == 0 && !unlocked) {
         result = vars_store_lock(store, err);
+    }
+    if (result == 0 && !unlocked && !is_file) {
+        result = device_make(store, initial, size, err);
     }
     if (result == 0) {
         *ret_store = TAKE(store);

@@ -22,11 +22,14 @@ int vars_file_read(const char *path, const char *option, uint8_t **ret_data,
                    uint64_t *ret_size, struct error *err);
 
 /*
- * Opens `path`, which becomes a copy of `initial` if it is missing; `path` is borrowed
- * for the store's life. Takes the lock unless `unlocked` (an incoming guest).
+ * Opens `path`, a file or block device, which becomes a copy of `initial` if it is missing
+ * (a device: zeros at its beginning); `path` is borrowed for the store's life. Takes the lock unless `unlocked` (an incoming guest).
  */
 int vars_store_open(const char *path, const uint8_t *initial, uint64_t size,
                     bool unlocked, struct vars_store **ret_store, struct error *err);
+/* What it holds; the caller frees. */
+int vars_store_read(struct vars_store *store, uint64_t size, uint8_t **ret_data,
+                    struct error *err);
 void vars_store_close(struct vars_store *store);
 int vars_store_lock(struct vars_store *store, struct error *err);
 /* As block_disk_broker_set(). */

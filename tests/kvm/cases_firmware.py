@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boot by stock SeaBIOS: boot sectors of our own, boot order, resets, moves; firmware that is none."""
 import os
+import subprocess
 import socket
 
 from cases_input import refused, write
-from process import Vmm, wait_until
+from process import Vmm, guest, wait_until
 
 BIOS = "/usr/share/seabios/bios-256k.bin"
 UEFI = "/usr/share/OVMF/OVMF_CODE_4M.fd"
@@ -119,6 +120,9 @@ def test_firmware_that_is_none_is_refused(folder):
     refused(folder, "--firmware", write(folder, "empty", b""), says="bytes, which no BIOS image has")
     refused(folder, "--firmware", write(folder, "text", b"hello\n" * 43691), says="no BIOS image has")
     refused(folder, "--firmware", write(folder, "zeros", bytes(256 << 10)), says="is no firmware image")
+    bzimage = write(folder, "bzImage", bytes(0x202) + b"HdrS" + bytes(300 << 10))
+    refused(folder, "--firmware", bzimage, says="give it with --kernel")
+    refused(folder, "--firmware", guest("hello"), says="give it with --kernel")
     if not missing(BIOS):
         refused(folder, "--firmware", "bios", "--vars", folder + "/vars", says="leave it out")
         refused(folder, "--firmware", "bios", "--uuid", "1234", says="--uuid 1234")
@@ -126,5 +130,33 @@ def test_firmware_that_is_none_is_refused(folder):
         refused(folder, "--firmware", UEFI.replace("4M", "4M.ms"), says="OVMF_CODE_4M.fd")
         refused(folder, "--firmware", UEFI.replace("CODE", "VARS"), says="code alone")
         refused(folder, "--firmware", "uefi", "--vars", write(folder, "v", bytes(540672)), says="is no store of UEFI")
-        refused(folder, "--firmware", "uefi", "--vars", write(folder, "w", bytes(100)), says="100 bytes")
+        refused(folder, "--firmware", "uefi", "--vars", write(folder, "w", bytes(100)),
+                says=f"--vars {folder}/w has 100 bytes, which no store of UEFI")
+        refused(folder, "--firmware", "uefi", "--vars", folder, says=f"--vars {folder} is a directory")
         refused(folder, "--firmware", "uefi", "--vars", folder + "/no/such", says="--vars")
+
+
+def test_variables_on_a_block_device_are_made_and_kept(folder):
+    """A device is larger than the store; what lies behind it is not touched."""
+    if missing(UEFI):
+        return
+    path = write(folder, "device", bytes(1 << 20))
+    made = subprocess.run(["losetup", "-f", "--show", path], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        return  # this machine has no loop devices to give
+    device = made.stdout.strip()
+    try:
+        for _ in range(2):
+            with Vmm(folder, None, "--paused", "--firmware", "uefi", "--vars", device, name="a") as vm:
+                assert vm.command("status")["state"] == "paused"
+                refused(folder, "--firmware", "uefi", "--vars", device, says="--vars")
+                vm.command("quit")
+                assert vm.ended(30)[0] == 0
+            with open(path, "rb") as file:
+                content = file.read()
+            assert content[40:44] == b"_FVH" and content[540672:] == bytes((1 << 20) - 540672)
+        with open(device, "r+b") as file:
+            file.write(b"something else".ljust(4096))
+        refused(folder, "--firmware", "uefi", "--vars", device, says=f"--vars {device} is no store of UEFI")
+    finally:
+        subprocess.run(["losetup", "-d", device], check=False)

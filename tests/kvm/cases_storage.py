@@ -259,7 +259,14 @@ def test_images_that_are_not_what_they_claim_are_refused(folder):
     with open(path, "r+b") as file:
         file.seek(72)
         file.write((2).to_bytes(8, "big"))  # the header's mark of corruption
-    assert "is corrupt" in refused(folder, "--disk", f"{path},format=qcow2")
+    assert f"qemu-img check -f qcow2 {path}" in refused(folder, "--disk", f"{path},format=qcow2")
+    path = image_make(folder, "table.qcow2")
+    with open(path, "r+b") as file:
+        file.seek(40)
+        file.write(b"\xff" * 8)  # where its table of clusters is
+    assert f"qemu-img check -f qcow2 {path}" in refused(folder, "--disk", f"{path},format=qcow2")
+    line = refused(folder, "--disk", f"{folder}/whole.qcow2,format=qcow2", "--mergeable")
+    assert "leave out --mergeable" in line, line
     assert "can't be reached" in refused(folder, "--disk", f"{raw},iops=5000,bps=1M")
 
 

@@ -337,6 +337,8 @@ static void test_bad_descriptions_are_refused(void **state)
     BAD(c.spec.cpu_affinity = (char *)"all");
     BAD((c.spec.huge_pages = true, c.spec.mergeable = true));
     BAD((c.spec.prealloc = true, c.spec.mergeable = true));
+    BAD((c.spec.mergeable = true, c.disk.format = (char *)"qcow2"));
+    BAD((c.spec.mergeable = true, c.disk.path = (char *)"nbd://10.0.0.1/a"));
     BAD((c.spec.huge_pages = true, c.spec.memory_bytes = 3 * MIB));
     BAD(c.spec.vsock_cid = 2);
     BAD(c.spec.on_panic = (char *)"panic");
