@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
+#include "migration/compress.h"
 #include "migration/stream.h"
 #include "migration/wire.h"
 
@@ -215,6 +216,29 @@ static unsigned pages_check(struct arrival *arrival, const struct extent *extent
     return wrong;
 }
 
+/* Makes the pages of what a coder made of them. */
+static int decode(struct arrival *arrival, const struct extent *extent,
+                  struct stream_in *in, uint32_t idle_ms)
+{
+    uint8_t *at = arrival->regions[extent->region].where.host +
+                  extent->first_page * MIGRATION_PAGE_SIZE;
+    const uint8_t *data = NULL;
+    size_t left = extent->coded_bytes;
+    int rv = stream_in_coded(in, left, idle_ms, &data);
+    for (unsigned i = 0; i < extent->run_count && rv == 0; i++) {
+        uint8_t *end = at + (size_t)extent->runs[i].page_count * MIGRATION_PAGE_SIZE;
+        bool is_data = extent->runs[i].kind == EXTENT_RUN_DATA;
+        for (; is_data && at < end && rv == 0; at += MIGRATION_PAGE_SIZE) {
+            int used = compress_page_decode(data, left, at);
+            rv = used < 0 ? used : 0;
+            data += used < 0 ? 0 : used;
+            left -= used < 0 ? 0 : (size_t)used;
+        }
+        at = end;
+    }
+    return rv != 0 ? rv : left != 0 ? DROVER_EMALFORMED : 0;
+}
+
 int arrival_extent(struct arrival *arrival, const uint8_t *payload, size_t size,
                    struct stream_in *in, bool standing, uint32_t idle_ms,
                    struct error *err)
@@ -228,15 +252,19 @@ int arrival_extent(struct arrival *arrival, const uint8_t *payload, size_t size,
     }
     unsigned count = place(arrival, &extent, iov);
     atomic_fetch_add(&arrival->pages_received, extent.data_pages);
-    if (count > 0 && !extent.placed) {
+    if (extent.coded_bytes != 0) {
+        rv = decode(arrival, &extent, in, idle_ms);
+    } else if (count > 0 && !extent.placed) {
         rv = stream_in_pages(in, iov, count, idle_ms);
-        if (rv != 0) {
-            return error_set(err, rv, "receiving memory: %s", err_text(rv));
-        }
+    }
+    if (rv != 0) {
+        return error_set(err, rv, "receiving memory: %s", err_text(rv));
     }
     bool wrong = extent.checked && checksum(arrival, &extent) != extent.crc;
     if (extent.pages_checked) {
-        wrong = pages_check(arrival, &extent) != 0 && standing;
+        /* What was coded was a copy: no write of the guest's explains a wrong one. */
+        wrong = pages_check(arrival, &extent) != 0 &&
+                (standing || extent.coded_bytes != 0);
     }
     return wrong ? error_set(err, DROVER_EMALFORMED, "memory came with a wrong checksum")
                  : 0;

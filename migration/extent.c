@@ -19,6 +19,7 @@ void extent_init(struct extent *extent, uint16_t region, uint64_t first_page)
     extent->region = region;
     extent->checked = false;
     extent->pages_checked = false;
+    extent->coded_bytes = 0;
     extent->placed = false;
     extent->crc = 0;
     extent->first_page = first_page;

@@ -31,6 +31,8 @@ struct extent {
     bool pages_checked; /* page_crcs holds that of each page of data */
     bool placed; /* its data went straight into memory, and does not follow */
     uint32_t crc;       /* CRC-32C */
+    uint32_t coded_bytes; /* not 0: so many bytes follow, from which compress.h makes the
+                             data */
     uint64_t first_page; /* in the region; a multiple of EXTENT_PAGES */
     uint16_t data_pages; /* sums over the runs */
     uint16_t zero_pages;

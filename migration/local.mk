@@ -3,6 +3,7 @@ noinst_LIBRARIES += migration/libmigration.a
 migration_libmigration_a_SOURCES = \
 	migration/arrival.c migration/arrival.h \
 	migration/arrival_streams.c migration/arrival_streams.h \
+	migration/compress.c migration/compress.h \
 	migration/crc32c.c migration/crc32c.h \
 	migration/extent.c migration/extent.h \
 	migration/dirty_rate.c migration/dirty_rate.h \

@@ -54,6 +54,7 @@ static int round_run(struct migration_source *source)
 {
     uint64_t start_ns = clock_now_ns();
     uint64_t start_bytes = source_bytes_sent(source);
+    uint64_t start_pages = atomic_load(&source->pages.sent_count);
     uint64_t start_waited_ns = atomic_load(&source->pace.waited_ns);
     source->round++;
     source->round_ms = start_ns / NS_PER_MS;
@@ -84,7 +85,11 @@ static int round_run(struct migration_source *source)
     uint64_t waited_ns = (atomic_load(&source->pace.waited_ns) - start_waited_ns) /
                          (source->streams.count + 1);
     uint64_t took_ns = end_ns - start_ns;
-    measure_speed(source, source_bytes_sent(source) - start_bytes,
+    /* In bytes of memory, which may be more than those that went over the link. */
+    uint64_t sent = source_bytes_sent(source) - start_bytes;
+    uint64_t memory =
+        (atomic_load(&source->pages.sent_count) - start_pages) * MIGRATION_PAGE_SIZE;
+    measure_speed(source, sent > memory ? sent : memory,
                   took_ns > waited_ns ? took_ns - waited_ns : 1);
     return 0;
 }

@@ -385,6 +385,7 @@ void migration_source_free(struct migration_source *source)
     streams_done(&source->streams);
     pace_done(&source->pace);
     postcopy_source_done(source);
+    compress_cache_free(source->sent);
     pages_done(&source->pages);
     probe_done(&source->goals.probe);
     status_board_done(&source->board);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "migration/plan.h"
+#include "migration/compress.h"
 #include "migration/status.h"
 #include "migration/times.h"
 #include "migration/wire.h"
@@ -29,6 +30,7 @@ struct migration_source_config {
     uint32_t deadline_ms;     /* 0: none */
     enum migration_postcopy postcopy;
     bool predict_only; /* measures, and ends as CANCELLED with what it predicts */
+    enum compress_mode compress;
     uint64_t bandwidth_bytes_per_second; /* while the guest runs; 0: no limit */
     struct migration_times times;
     /* On the engine's thread, after each change of state. May be NULL. */

@@ -30,6 +30,7 @@ struct migration_source {
     struct stream_out out;
     struct stream_in in;
     struct streams streams; /* all others */
+    struct compress_cache *sent; /* pages that were sent, for all coders; NULL: none */
     struct pace pace;       /* of all streams, while the guest runs */
     bool over_rdma;         /* they are RDMA links */
     unsigned placing;       /* links that placing_begin() was true for */

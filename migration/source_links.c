@@ -13,6 +13,9 @@
 #include "migration/transport_rdma.h"
 
 #define NS_PER_US UINT64_C(1000)
+/* Pages that are remembered as they were sent: a share of the guest's, bounded. */
+#define SENT_SHARE     8u
+#define SENT_BYTES_MAX (UINT64_C(64) << 20)
 
 /* Number `index` of the connections. */
 static int link_open(struct migration_source *source, unsigned index,
@@ -175,6 +178,21 @@ static int streams_say(struct migration_source *source, unsigned count)
     return rv != 0 ? source_link_error(source, rv, "opening the streams") : 0;
 }
 
+/* Where pages are not written straight into the target's memory. */
+static int coders_make(struct migration_source *source)
+{
+    enum compress_mode mode = source->config.compress;
+    uint64_t bytes = pages_total_bytes(&source->pages) / SENT_SHARE;
+    if (mode == COMPRESS_NEVER || source->version < WIRE_VERSION_STREAMS ||
+        source->placing) {
+        return 0;
+    }
+    int rv = compress_cache_create(bytes < SENT_BYTES_MAX ? bytes : SENT_BYTES_MAX,
+                                   &source->sent);
+    rv = rv != 0 ? rv : compress_coder_create(source->sent, mode, &source->out.coder);
+    return rv != 0 ? rv : streams_compress(&source->streams, source->sent, mode);
+}
+
 /* What was agreed on: how many streams there are, and what goes over them. */
 static int streams_agree(struct migration_source *source, uint64_t session,
                          const struct wire_accept *accept)
@@ -202,6 +220,10 @@ static int streams_agree(struct migration_source *source, uint64_t session,
         if (config->postcopy == MIGRATION_POSTCOPY_NOW) {
             notice_set(source, "no post-copy over RDMA");
         }
+    }
+    rv = coders_make(source);
+    if (rv != 0) {
+        return error_set(&source->err, rv, "out of memory");
     }
     rv = streams_start(&source->streams, count - 1);
     if (rv != 0) {

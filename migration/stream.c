@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "migration/compress.h"
 #include "migration/pace.h"
 #include "migration/placing.h"
 #include "proto/frame.h"
@@ -19,7 +20,7 @@
 #define OUT_QUEUE_BYTES   (1024u * 1024u) /* sent when so much is queued */
 #define KEEPALIVES_PER_IDLE 8 /* while a limit is waited for */
 #define EXTENT_FRAME_SIZE                                                                 \
-    (FRAME_HEADER_SIZE + 20 + 2 * EXTENT_RUNS_MAX + 4 * EXTENT_PAGES)
+    (FRAME_HEADER_SIZE + 24 + 2 * EXTENT_RUNS_MAX + 4 * EXTENT_PAGES)
 #define EXTENT_IOV_MAX    (1 + EXTENT_PAGES / 2) /* the frame, and every other page */
 /* What is read ahead behind pages or frames; it is copied once more if it turns out to be
  * pages. */
@@ -43,6 +44,8 @@ int stream_out_init(struct stream_out *out, struct transport_link *link, uint32_
 void stream_out_done(struct stream_out *out)
 {
     buffer_done(&out->frames);
+    compress_coder_free(out->coder);
+    out->coder = NULL;
 }
 
 static void queue(struct stream_out *out, void *data, size_t size)
@@ -136,7 +139,26 @@ int stream_out_mark(struct stream_out *out, uint32_t round)
     return out->places ? out->link->ops->mark(out->link, round, out->idle_ms) : 0;
 }
 
-int stream_out_extent(struct stream_out *out, struct extent *extent, uint8_t *host)
+/* Sent at once, for the coder has one buffer. */
+static int send_coded(struct stream_out *out, struct extent *extent, const uint8_t *host)
+{
+    size_t size = 0;
+    int rv = stream_out_flush(out);
+    if (rv != 0) {
+        return rv;
+    }
+    const uint8_t *data = compress_extent(out->coder, extent, host, &size);
+    extent->coded_bytes = (uint32_t)size;
+    rv = wire_extent_encode(&out->frames, extent);
+    if (rv != 0) {
+        return rv;
+    }
+    queue(out, out->frames.data, out->frames.size);
+    queue(out, (void *)data, size); /* only read */
+    return stream_out_flush(out);
+}
+
+static int send_plain(struct stream_out *out, struct extent *extent, uint8_t *host)
 {
     int placed = place(out, extent);
     if (placed != 0 && placed != DROVER_ENOTFOUND) {
@@ -167,6 +189,25 @@ int stream_out_extent(struct stream_out *out, struct extent *extent, uint8_t *ho
     /* The target looks at what is placed while the next is on its way. */
     return extent->placed || out->queued_bytes >= OUT_QUEUE_BYTES ? stream_out_flush(out)
                                                                   : 0;
+}
+
+int stream_out_extent(struct stream_out *out, struct extent *extent, uint8_t *host)
+{
+    if (out->coder == NULL) {
+        return send_plain(out, extent, host);
+    }
+    uint64_t start_ns = clock_now_ns();
+    int rv;
+    if (compress_wanted(out->coder) && extent->data_pages > 0) {
+        rv = send_coded(out, extent, host);
+    } else {
+        compress_forget(out->coder, extent);
+        rv = send_plain(out, extent, host);
+    }
+    if (rv == 0) {
+        compress_sent(out->coder, extent, host, clock_now_ns() - start_ns);
+    }
+    return rv;
 }
 
 int stream_out_frames(struct stream_out *out, const struct buffer *frames,
@@ -226,7 +267,9 @@ int stream_in_init(struct stream_in *in, struct transport_link *link)
 void stream_in_done(struct stream_in *in)
 {
     free(in->data);
+    free(in->coded);
     in->data = NULL;
+    in->coded = NULL;
 }
 
 /* Waits for more bytes behind `end`. */
@@ -352,4 +395,22 @@ int stream_in_pages(struct stream_in *in, struct iovec *iov, unsigned count,
         }
     }
     return 0;
+}
+
+int stream_in_coded(struct stream_in *in, size_t size, uint32_t idle_ms,
+                    const uint8_t **ret_data)
+{
+    CHECK(size <= COMPRESS_BYTES_MAX);
+    if (in->coded == NULL) {
+        in->coded = malloc(COMPRESS_BYTES_MAX);
+        if (in->coded == NULL) {
+            return -ENOMEM;
+        }
+    }
+    struct iovec iov = {.iov_base = in->coded, .iov_len = size};
+    int rv = stream_in_pages(in, &iov, 1, idle_ms);
+    if (rv == 0) {
+        *ret_data = in->coded;
+    }
+    return rv;
 }

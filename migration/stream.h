@@ -17,11 +17,13 @@
 #include "migration/transport.h"
 #include "migration/wire.h"
 
+struct compress_coder;
 struct pace;
 
 struct stream_out {
     struct transport_link *link; /* borrowed */
     uint32_t idle_ms;
+    struct compress_coder *coder; /* owned; NULL: nothing is made smaller */
     struct pace *pace; /* borrowed; NULL: no limit. The owner may set it at any time */
     atomic_uint_least64_t bytes_sent; /* any thread may look */
     atomic_uint_least64_t bytes_placed; /* of these, straight into the target's memory */
@@ -69,6 +71,7 @@ struct stream_in {
     atomic_uint_least64_t bytes_received; /* any thread may look */
     /* private: bytes [start, end) of `data` are not yet consumed */
     uint8_t *data;
+    uint8_t *coded; /* of stream_in_coded(); NULL: none came yet */
     size_t start, end;
 };
 
@@ -86,6 +89,9 @@ int stream_in_message(struct stream_in *in, uint32_t idle_ms, uint64_t until_ms,
                       size_t *ret_size);
 /* Fills `iov` (changed, at most EXTENT_PAGES entries) with the next bytes of the stream.
  */
+/* The next `size` bytes, at most COMPRESS_BYTES_MAX; valid until the next call. */
+int stream_in_coded(struct stream_in *in, size_t size, uint32_t idle_ms,
+                    const uint8_t **ret_data);
 int stream_in_pages(struct stream_in *in, struct iovec *iov, unsigned count,
                     uint32_t idle_ms);
 

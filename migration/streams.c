@@ -90,6 +90,16 @@ int streams_add(struct streams *set, struct transport_link *link, uint64_t sessi
     return rv != 0 ? rv : say_join(&data->out, session, set->count);
 }
 
+int streams_compress(struct streams *set, struct compress_cache *cache,
+                     enum compress_mode mode)
+{
+    int rv = 0;
+    for (unsigned i = 0; i < set->count && rv == 0; i++) {
+        rv = compress_coder_create(cache, mode, &set->data[i].out.coder);
+    }
+    return rv;
+}
+
 /* ---- a stream's thread ------------------------------------------------------------- */
 
 static int round_end_say(struct stream_out *out, uint32_t number)

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "migration/compress.h"
 #include "migration/stream.h"
 #include "migration/wire.h"
 
@@ -57,6 +58,9 @@ void streams_done(struct streams *set);
 /* Takes `link`, and says JOIN on it; the number of streams must be below the maximum. */
 int streams_add(struct streams *set, struct transport_link *link, uint64_t session,
                 uint32_t idle_ms, struct pace *pace);
+/* What is sent is made smaller, where that helps; before start. */
+int streams_compress(struct streams *set, struct compress_cache *cache,
+                     enum compress_mode mode);
 /* Closes those beyond the first `count`, and starts the threads of the others. */
 int streams_start(struct streams *set, unsigned count);
 /* Before start: those of the links that can put data straight into the target's memory

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "migration/compress.h"
 #include "migration/wire_fields.h"
 
 static_assert(WIRE_PAYLOAD_BYTES_MAX > WIRE_CONFIG_BYTES_MAX + 256, "HELLO fits");
@@ -172,21 +173,26 @@ int wire_refusal_decode(const uint8_t *payload, size_t size,
  *      flags: 1 = `crc` is that of all pages which follow the frame (version 1 only)
  *             2 = behind the runs: a checksum (u32) of each of these pages
  *             4 = the pages do not follow: the link has put them in place already
+ *             8 = behind these: a size (u32); so many bytes follow, from which the pages
+ *                 are made (compress.h)
  */
 #define EXTENT_FLAG_CHECKED       1u
 #define EXTENT_FLAG_PAGES_CHECKED 2u
 #define EXTENT_FLAG_PLACED        4u
-#define EXTENT_FLAGS              7u
+#define EXTENT_FLAG_CODED         8u
+#define EXTENT_FLAGS              15u
 
 int wire_extent_encode(struct buffer *out, const struct extent *extent)
 {
     static_assert(EXTENT_PAGES < 4096, "a run's length has 12 bits");
-    uint8_t payload[20 + 2 * EXTENT_RUNS_MAX + 4 * EXTENT_PAGES];
+    uint8_t payload[24 + 2 * EXTENT_RUNS_MAX + 4 * EXTENT_PAGES];
     struct buffer view = {.data = payload, .capacity = sizeof(payload)};
     CHECK(extent_valid(extent));
     unsigned flags = (extent->checked ? EXTENT_FLAG_CHECKED : 0) |
+                     (extent->coded_bytes != 0 ? EXTENT_FLAG_CODED : 0) |
                      (extent->pages_checked ? EXTENT_FLAG_PAGES_CHECKED : 0) |
-                     (extent->placed ? EXTENT_FLAG_PLACED : 0);
+                     (extent->placed ? EXTENT_FLAG_PLACED : 0) |
+                     (extent->coded_bytes != 0 ? EXTENT_FLAG_CODED : 0);
     /* Into the stack, as this is the page path; the room is there, so these can't fail.
      */
     (void)buffer_append_u16(&view, WIRE_EXTENT);
@@ -202,6 +208,9 @@ int wire_extent_encode(struct buffer *out, const struct extent *extent)
     }
     for (unsigned i = 0; extent->pages_checked && i < extent->data_pages; i++) {
         (void)buffer_append_u32(&view, extent->page_crcs[i]);
+    }
+    if (extent->coded_bytes != 0) {
+        (void)buffer_append_u32(&view, extent->coded_bytes);
     }
     CHECK(view.data == payload);
     return frame_encode(out, FRAME_KIND_MIGRATION, payload, view.size,
@@ -241,6 +250,13 @@ int wire_extent_decode(const uint8_t *payload, size_t size, struct extent *ret_e
     }
     for (unsigned i = 0; extent->pages_checked && i < data; i++) {
         extent->page_crcs[i] = take_u32(&reader);
+    }
+    if ((flags & EXTENT_FLAG_CODED) != 0) {
+        extent->coded_bytes = take_u32(&reader);
+        if (!extent->pages_checked || extent->placed || data == 0 ||
+            extent->coded_bytes == 0 || extent->coded_bytes > COMPRESS_BYTES_MAX) {
+            return DROVER_EMALFORMED;
+        }
     }
     if (reader_close(&reader) != 0) {
         return DROVER_EMALFORMED;

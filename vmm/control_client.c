@@ -374,6 +374,19 @@ static int resume_parse(int count, char **words, struct order *order, struct err
     return 0;
 }
 
+static int compress_parse(const char *text, Drover__MigrateCompress *ret_mode,
+                          struct error *err)
+{
+    static const char *const words[] = {"auto", "never", "always"}; /* by number */
+    for (unsigned i = 0; text != NULL && i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strcmp(text, words[i]) == 0) {
+            *ret_mode = (Drover__MigrateCompress)i;
+            return 0;
+        }
+    }
+    return error_set(err, DROVER_EBADINPUT, "--compress needs auto, never or always");
+}
+
 static int migrate_parse(int count, char **words, struct order *order, struct error *err)
 {
     if (count < 1) {
@@ -394,6 +407,8 @@ static int migrate_parse(int count, char **words, struct order *order, struct er
         } else if (strcmp(words[i], "--deadline") == 0) {
             result = number_parse(words[i], value, DEADLINE_MAX,
                                   &order->migrate.deadline_s, err);
+        } else if (strcmp(words[i], "--compress") == 0) {
+            result = compress_parse(value, &order->migrate.compress, err);
         } else if (strcmp(words[i], "--bandwidth") == 0) {
             result = value == NULL
                          ? DROVER_EBADINPUT

@@ -120,5 +120,5 @@ bin_PROGRAMS += drover-vmm
 drover_vmm_SOURCES = vmm/main.c
 drover_vmm_CFLAGS = $(AM_CFLAGS) $(PROTOBUF_C_CFLAGS) $(JANSSON_CFLAGS)
 VMM_LIBS = vmm/libvmm.a migration/libmigration.a proto/libproto.a base/libbase.a \
-	$(PROTOBUF_C_LIBS) $(URING_LIBS) $(JANSSON_LIBS) $(ZLIB_LIBS)
+	$(PROTOBUF_C_LIBS) $(URING_LIBS) $(JANSSON_LIBS) $(ZLIB_LIBS) $(LZ4_LIBS)
 drover_vmm_LDADD = $(VMM_LIBS)

@@ -40,6 +40,12 @@ SAME(FAILED);
 SAME(CANCELLED);
 SAME(UNKNOWN);
 SAME(POSTCOPY);
+_Static_assert((int)COMPRESS_AUTO == (int)DROVER__MIGRATE_COMPRESS__MIGRATE_COMPRESS_AUTO &&
+                   (int)COMPRESS_NEVER ==
+                       (int)DROVER__MIGRATE_COMPRESS__MIGRATE_COMPRESS_NEVER &&
+                   (int)COMPRESS_ALWAYS ==
+                       (int)DROVER__MIGRATE_COMPRESS__MIGRATE_COMPRESS_ALWAYS,
+               "same numbers");
 _Static_assert(UNIX_FILES_MAX <= MIGRATION_STREAMS_MAX,
                "as many streams as sockets can come with an order");
 
@@ -422,6 +428,7 @@ int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
         .predict_only = order->predict_only,
         .link_count = files->count,
         .streams = order->streams,
+        .compress = (enum compress_mode)order->compress,
         .bandwidth_bytes_per_second = order->bandwidth_bytes_per_second,
         .times = migrate->times,
         .begun = engine_begun,

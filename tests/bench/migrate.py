@@ -17,6 +17,17 @@ CASES = {
     "hot_64": ("2048M", "used=64 hot=64 rate=20000"),
     "hot_16": ("2048M", "used=64 hot=16 rate=20000"),
 }
+# What each case's guest holds that is not zero, its own program aside.
+NON_ZERO_BYTES = {"idle_512": 512 << 20, "hot_64": 64 << 20, "hot_16": 64 << 20}
+# figure: (case, key, the ratio that it may have)
+FIGURES = {
+    "total_idle_ms": ("idle_512", "total_ms", 0.5),
+    "total_hot_ms": ("hot_64", "total_ms", 0.5),
+    "pause_ms": ("hot_16", "pause_ms", 0.25),
+    "cpu_s_per_gb": ("idle_512", "cpu_s_per_gb", 0.5),
+    "bytes_beyond": ("hot_64", "bytes_beyond", 0.7),
+}
+PAUSE_MEDIAN_MS, PAUSE_P99_MS, PREDICTION_P95 = 10, 20, 0.2
 SETTLE_S = 0.5  # the guest runs on before it is moved, and after
 
 
@@ -61,7 +72,7 @@ def after(serial, before):
     return max(beat[4] for beat in seen[:2]) / 1000
 
 
-def move_drover(folder, memory, line):
+def move_drover(folder, memory, line, *words):
     source = vmm.Vmm(folder, "source", cmdline=line, memory=memory)
     target = None
     try:
@@ -71,14 +82,14 @@ def move_drover(folder, memory, line):
         time.sleep(SETTLE_S)
         pids = (source.status()["pid"], target.status()["pid"])
         before, used = source.beats()[-1], cpu_seconds(*pids)
-        figures = source.control("migrate", uri)
+        figures = source.control("migrate", uri, *words)
         figures = figures.get("migration", figures)
         used = cpu_seconds(*pids) - used
         if figures["status"] != "completed":
             raise vmm.Failure(f"drover: {figures}")
         return {"total_ms": figures["total_ms"], "pause_ms": figures["downtime_ms"],
                 "gap_ms": after(target.serial, before), "bytes": figures["bytes_sent"], "cpu_s": used,
-                "predicted_ms": figures["predicted_downtime_ms"]}
+                "predicted_ms": figures["predicted_downtime_ms"], "rounds": figures["rounds"]}
     finally:
         source.end()
         if target:
@@ -125,27 +136,58 @@ def move_qemu(folder, program, memory, line, channels):
             target.end()
 
 
+def derive(name, run):
+    """What follows from a run's figures."""
+    return {**run, "cpu_s_per_gb": run["cpu_s"] / (run["bytes"] / 1e9),
+            "bytes_beyond": max(0, run["bytes"] - NON_ZERO_BYTES[name])}
+
+
+def percentile(values, part):
+    """The smallest value that so many of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, -(-len(ordered) * part // 100) - 1))]
+
+
 def medians(runs):
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-def best(peers):
-    """Of each figure the best median that any peer reaches."""
-    return {key: min(peer[key] for peer in peers.values()) for key in next(iter(peers.values()))}
-
-
 def run_case(name, runs, contenders, say):
+    """contender -> its runs, interleaved."""
     memory, line = CASES[name]
     line += f" khz={vmm.tsc_khz()}"
     results = {contender: [] for contender in contenders}
     for _ in range(runs):
         for contender, move in contenders.items():
             with tempfile.TemporaryDirectory(prefix="drover-bench-") as folder:
-                results[contender].append(move(folder, memory, line))
-    table = {contender: medians(found) for contender, found in results.items()}
-    for contender, figures in table.items():
-        say(f"{name:9} {contender:20} " + " ".join(f"{key} {value:.6g}" for key, value in figures.items()))
-    return table
+                results[contender].append(derive(name, move(folder, memory, line)))
+    for contender, found in results.items():
+        say(f"{name:9} {contender:20} " + " ".join(f"{key} {value:.5g}" for key, value in medians(found).items()))
+    return results
+
+
+def prediction_error(runs):
+    """How far the predicted pause was from the one that came, of the latter; its 95th percentile."""
+    return percentile([abs(run["predicted_ms"] - run["pause_ms"]) / run["pause_ms"] for run in runs], 95)
+
+
+def judge(result, drover, say):
+    """All figures of Drover's own, and which goals are missed."""
+    missed = [f"{figure}: ratio {result[figure]['ratio']}, goal {goal}"
+              for figure, (_, _, goal) in FIGURES.items() if figure in result and result[figure]["ratio"] > goal]
+    if "hot_16" in drover:
+        pauses = [run["pause_ms"] for run in drover["hot_16"]]
+        result["pause_median_ms"], result["pause_p99_ms"] = statistics.median(pauses), percentile(pauses, 99)
+        if result["pause_median_ms"] > PAUSE_MEDIAN_MS or result["pause_p99_ms"] > PAUSE_P99_MS:
+            missed.append(f"pause: median {result['pause_median_ms']:.1f} ms, 99th percentile"
+                          f" {result['pause_p99_ms']:.1f} ms; goals {PAUSE_MEDIAN_MS} and {PAUSE_P99_MS}")
+    result["prediction_error_p95"] = round(prediction_error(sum(drover.values(), [])), 3)
+    if result["prediction_error_p95"] > PREDICTION_P95:
+        missed.append(f"prediction: {result['prediction_error_p95']:.0%} off at the 95th percentile,"
+                      f" goal {PREDICTION_P95:.0%}")
+    result["missed"] = missed
+    for line in missed:
+        say(f"missed: {line}")
 
 
 def run(runs, say):
@@ -159,20 +201,24 @@ def run(runs, say):
             contenders[f"{name}{' multifd' if channels else ''}"] = \
                 lambda folder, memory, line, program=program, channels=channels: \
                 move_qemu(folder, program, memory, line, channels)
-    result = {"whole": True, "runs": runs}
+    result, drover, peers = {"whole": True, "runs": runs}, {}, {}
     for name in CASES:
         try:
-            table = run_case(name, runs, contenders, say)
+            found = run_case(name, runs, contenders, say)
         except (vmm.Failure, RuntimeError, OSError) as failure:
             say(f"{name}: {failure}")
             result["whole"] = False
             continue
-        drover = table.pop("drover")
-        peer = best(table)
-        for key, value in peer.items():
-            result[f"{name}_{key}"] = {"drover": drover[key], "peer": value,
-                                       "ratio": round(drover[key] / value, 3) if value else None}
-        result[f"{name}_predicted_ms"] = drover["predicted_ms"]
-    main = result.get("idle_512_total_ms", {})
+        drover[name] = found.pop("drover")
+        peers[name] = [medians(peer) for peer in found.values()]
+    for figure, (name, key, _) in FIGURES.items():
+        if name in drover:
+            ours, theirs = medians(drover[name])[key], min(peer[key] for peer in peers[name])
+            result[figure] = {"drover": round(ours, 3), "peer": round(theirs, 3),
+                              "ratio": round(ours / theirs, 3) if theirs else None}
+            say(f"{figure}: {result[figure]}")
+    if drover:
+        judge(result, drover, say)
+    main = result.get("total_idle_ms", {})
     result.update({key: main.get(key) for key in ("drover", "peer", "ratio")})
     return result

@@ -5,7 +5,7 @@
 check_PROGRAMS += tests/fuzz/fuzz_migration_stream
 tests_fuzz_fuzz_migration_stream_SOURCES = tests/fuzz/fuzz_migration_stream.c
 tests_fuzz_fuzz_migration_stream_LDADD = migration/libmigration.a proto/libproto.a \
-	base/libbase.a $(ZLIB_LIBS)
+	base/libbase.a $(ZLIB_LIBS) $(LZ4_LIBS)
 
 if HAVE_RDMA
 check_PROGRAMS += tests/fuzz/fuzz_migration_rdma

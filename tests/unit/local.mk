@@ -30,7 +30,7 @@ tests_unit_test_frame_SOURCES = tests/unit/test_frame.c
 tests_unit_test_frame_LDADD = proto/libproto.a base/libbase.a $(ZLIB_LIBS) $(UNIT_LIBS)
 
 # ---- migration ----
-MIGRATION_TEST_LIBS = migration/libmigration.a proto/libproto.a base/libbase.a $(ZLIB_LIBS) \
+MIGRATION_TEST_LIBS = migration/libmigration.a proto/libproto.a base/libbase.a $(ZLIB_LIBS) $(LZ4_LIBS) \
 	$(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_migration_move
 tests_unit_test_migration_move_SOURCES = tests/unit/test_migration_move.c tests/unit/unit.h \
@@ -63,6 +63,9 @@ endif
 check_PROGRAMS += tests/unit/test_migration_wire
 tests_unit_test_migration_wire_SOURCES = tests/unit/test_migration_wire.c tests/unit/unit.h
 tests_unit_test_migration_wire_LDADD = $(MIGRATION_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_migration_compress
+tests_unit_test_migration_compress_SOURCES = tests/unit/test_migration_compress.c tests/unit/unit.h
+tests_unit_test_migration_compress_LDADD = $(MIGRATION_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_migration_pace
 tests_unit_test_migration_pace_SOURCES = tests/unit/test_migration_pace.c tests/unit/unit.h
 tests_unit_test_migration_pace_LDADD = $(MIGRATION_TEST_LIBS)
@@ -233,7 +236,7 @@ tests_unit_test_event_loop_LDADD = $(VMM_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_snapshot
 tests_unit_test_snapshot_SOURCES = tests/unit/test_snapshot.c tests/unit/unit.h \
 	tests/unit/fake_guest.c tests/unit/fake_guest.h
-tests_unit_test_snapshot_LDADD = vmm/libvmm.a migration/libmigration.a $(VMM_TEST_LIBS)
+tests_unit_test_snapshot_LDADD = vmm/libvmm.a migration/libmigration.a $(VMM_TEST_LIBS) $(LZ4_LIBS)
 check_PROGRAMS += tests/unit/test_unix_files
 tests_unit_test_unix_files_SOURCES = tests/unit/test_unix_files.c tests/unit/unit.h
 tests_unit_test_unix_files_LDADD = $(VMM_TEST_LIBS)
