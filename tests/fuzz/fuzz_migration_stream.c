@@ -20,6 +20,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/err.h"
+#include "migration/compress.h"
 #include "migration/crc32c.h"
 #include "migration/target.h"
 #include "migration/transport.h"
@@ -334,7 +335,35 @@ static uint64_t random_next(uint64_t *seed)
     return z ^ z >> 31;
 }
 
-static void add_extent(struct buffer *stream, uint64_t *seed, bool standing)
+/* The pages of a coded extent: some as they are, some by lz4 or as changes, mostly
+ * proper. */
+static void add_coded(struct buffer *stream, struct extent *extent, uint8_t *pages,
+                        uint64_t *seed)
+{
+    static struct compress_cache *cache;
+    static struct compress_coder *coder;
+    if (coder == NULL) {
+        CHECK(compress_cache_create(4u << 20, &cache) == 0);
+        CHECK(compress_coder_create(cache, COMPRESS_ALWAYS, &coder) == 0);
+    }
+    size_t size = 0;
+    uint8_t *host = pages;
+    /* The coder takes the pages from where the runs lie. */
+    for (unsigned i = 0; i < extent->run_count; i++) {
+        host += (size_t)extent->runs[i].page_count * MIGRATION_PAGE_SIZE;
+    }
+    for (size_t i = 0; i < (size_t)(host - pages); i += 512) {
+        pages[i] = (uint8_t)random_next(seed);
+    }
+    const uint8_t *data = compress_extent(coder, extent, pages, &size);
+    extent->pages_checked = true;
+    extent->coded_bytes = (uint32_t)size;
+    CHECK(wire_extent_encode(stream, extent) == 0 &&
+          buffer_append(stream, data, size) == 0);
+}
+
+static void add_extent(struct buffer *stream, uint64_t *seed, bool standing,
+                       uint16_t version)
 {
     static struct extent extent;
     static uint8_t pages[EXTENT_PAGES * MIGRATION_PAGE_SIZE];
@@ -349,9 +378,17 @@ static void add_extent(struct buffer *stream, uint64_t *seed, bool standing)
         room -= count;
     }
     size_t size = (size_t)extent.data_pages * MIGRATION_PAGE_SIZE;
+    if (version == 2 && extent.data_pages > 0 && random_next(seed) % 2 == 0) {
+        add_coded(stream, &extent, pages, seed);
+        return;
+    }
     memset(pages, (int)random_next(seed), size);
-    extent.checked = standing;
+    extent.checked = standing && version == 1;
     extent.crc = crc32c_pick()(0, pages, size);
+    extent.pages_checked = version == 2;
+    for (unsigned i = 0; i < extent.data_pages; i++) {
+        extent.page_crcs[i] = crc32c_pick()(0, pages, MIGRATION_PAGE_SIZE);
+    }
     CHECK(wire_extent_encode(stream, &extent) == 0 &&
           buffer_append(stream, pages, size) == 0);
 }
@@ -398,8 +435,9 @@ static void add_pages(struct recording *recording, uint64_t *seed)
 static void record(struct recording *recording, uint64_t *seed)
 {
     struct buffer *stream = &recording->stream;
+    uint16_t version = (uint16_t)(1 + random_next(seed) % 2);
     struct wire_hello hello = {.version_min = 1,
-                               .version_max = 1,
+                               .version_max = version,
                                .vm_id = 1,
                                .epoch = 1,
                                .region_count = 2,
@@ -410,10 +448,14 @@ static void record(struct recording *recording, uint64_t *seed)
     hello.regions[1].size_bytes = REGION_BYTES;
     note(recording);
     CHECK(wire_hello_encode(stream, &hello) == 0);
+    if (version == 2) {
+        note(recording);
+        CHECK(wire_streams_encode(stream, 1) == 0);
+    }
     for (unsigned round = 1; round <= 2; round++) {
         for (unsigned i = random_next(seed) % 6; i > 0; i--) {
             note(recording);
-            add_extent(stream, seed, false);
+            add_extent(stream, seed, false, version);
         }
         note(recording);
         CHECK(wire_round_encode(stream, WIRE_ROUND_END,
@@ -431,7 +473,7 @@ static void record(struct recording *recording, uint64_t *seed)
         add_missing(recording, seed);
     } else {
         note(recording);
-        add_extent(stream, seed, true);
+        add_extent(stream, seed, true, version);
     }
     note(recording);
     CHECK(wire_state_encode(stream, stream->data, random_next(seed) % 200) == 0);
