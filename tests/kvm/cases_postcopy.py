@@ -92,7 +92,8 @@ def begun(machines, *words, rate=20 << 20, **options):
     guest.wait_for(lambda: passes(guest) > 1, 60, "the first passes")
     target = machines.start("target", "--incoming", "tcp:127.0.0.1:0", memory=MEMORY, **options)
     link = SlowLink(target.status()["incoming_uri"], rate)
-    mover = subprocess.Popen([vmm.PROGRAM, "control", guest.control_path, "migrate", link.uri, "--streams", "1", *words],
+    mover = subprocess.Popen([vmm.PROGRAM, "control", guest.control_path, "migrate", link.uri, "--streams", "1",
+                              "--compress", "never", *words],
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return guest, target, link, mover
 
