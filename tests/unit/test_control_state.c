@@ -169,6 +169,14 @@ int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
     return 0;
 }
 
+int migrate_limit(struct migrate *migrate, uint64_t bytes_per_second, struct error *err)
+{
+    (void)migrate;
+    (void)bytes_per_second;
+    (void)err;
+    return 0;
+}
+
 int migrate_cancel(struct migrate *migrate, struct error *err)
 {
     fail_msg("no order is expected");
