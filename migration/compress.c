@@ -35,7 +35,7 @@
 #define TRY_EXTENTS 8u
 #define TRY_PAGES   16u
 /* AUTO: on if it would be this much faster (in quarters), off if it hardly is. */
-#define GAIN_ON  5u
+#define GAIN_ON  8u
 #define GAIN_OFF 4u
 
 enum kind {
