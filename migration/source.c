@@ -21,6 +21,8 @@
 #define MEGABYTE      UINT64_C(1000000)
 #define NS_PER_US     UINT64_C(1000)
 #define NO_ROUND_TRIP UINT64_MAX
+/* How long the word that a move has failed may wait for room on a busy link. */
+#define SAY_WHY_MS    200u
 /* When a data stream has failed: how long the target's reason is waited for on the
  * control stream. The guest runs. */
 #define PEER_REASON_MS 100u
@@ -193,26 +195,27 @@ static int move(struct migration_source *source)
     return source_handover(source);
 }
 
-/* Tells the target why, if it can still understand, and closes. Never waits: the guest
- * may be standing. */
+/* Tells the target why, if it can still understand, and closes. Never waits while the
+ * guest stands. */
 static void close_link(struct migration_source *source, bool say_why)
 {
     if (source->link == NULL) {
         return;
     }
-    streams_stop(&source->streams);
     source->link->ops->set_cancel(source->link, -1);
+    /* Before the other streams end: by that alone the target would not know why. */
     if (say_why && !source->out.broken) {
         stream_out_drop(&source->out);
         struct wire_refusal refusal = {.code = source->err.code};
         CLEANUP(buffer_done) struct buffer frame = {0};
         memcpy(refusal.reason, source->err.text, WIRE_REASON_BYTES_MAX);
-        source->out.idle_ms = 0;
+        source->out.idle_ms = source->stopping ? 0 : SAY_WHY_MS;
         if (wire_refusal_encode(&frame, WIRE_ABORT, &refusal) == 0) {
             (void)stream_out_frames(&source->out, &frame,
                                     NULL); /* it will notice the end anyway */
         }
     }
+    streams_stop(&source->streams);
     stream_out_done(&source->out);
     stream_in_done(&source->in);
     transport_link_close(source->link);

@@ -164,8 +164,13 @@ static int receive_failed(struct migration_target *target, int code)
         if (type == WIRE_ABORT) {
             return out_of_turn(target, type, payload, size);
         }
-        if (type == WIRE_EXTENT) {
-            break; /* its pages can't be told from messages */
+        /* Its pages can't be told from messages: they are taken, for nothing. */
+        struct error again = {0};
+        if (type == WIRE_EXTENT &&
+            (target->postcopy.begun ||
+             arrival_extent(&target->arrival, payload, size, &target->in, false,
+                            LINGER_MS, &again) != 0)) {
+            break;
         }
     }
     return err.code;
