@@ -3,17 +3,24 @@
 #include "tests/unit/fault_transport.h"
 
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "base/check.h"
 #include "base/err.h"
 
+/* One thread may send while another receives: what one cuts off, the last one closes. */
 struct fault_link {
     struct transport_link link;
-    struct transport_link *inner; /* NULL: cut */
+    struct transport_link *inner; /* NULL: cut, and nobody is in a call */
     enum fault_side side;
-    bool silent;
+    atomic_bool silent;
+    pthread_mutex_t lock;
+    bool broken;
+    unsigned calls; /* under way */
 };
+
+#define SLICE_MS 20u
 
 struct fault_listener {
     struct transport_listener listener;
@@ -23,10 +30,48 @@ struct fault_listener {
 /* Transports carry no context of their own, and a test runs one move at a time. */
 static struct fault_plan *current_plan;
 
+static void lock(struct fault_link *link)
+{
+    CHECK(pthread_mutex_lock(&link->lock) == 0);
+}
+
+static void unlock(struct fault_link *link)
+{
+    CHECK(pthread_mutex_unlock(&link->lock) == 0);
+}
+
 static void cut(struct fault_link *link)
 {
-    transport_link_close(link->inner);
-    link->inner = NULL;
+    lock(link);
+    link->broken = true;
+    unlock(link);
+}
+
+static bool is_cut(struct fault_link *link)
+{
+    lock(link);
+    bool broken = link->broken;
+    unlock(link);
+    return broken;
+}
+
+static void enter(struct fault_link *link)
+{
+    lock(link);
+    link->calls++;
+    unlock(link);
+}
+
+static int leave(struct fault_link *link, int rv)
+{
+    lock(link);
+    link->calls--;
+    if (link->broken && link->calls == 0) {
+        transport_link_close(link->inner);
+        link->inner = NULL;
+    }
+    unlock(link);
+    return rv;
 }
 
 /* What goes wrong with this call, if anything. */
@@ -76,14 +121,15 @@ static int send_half(struct fault_link *link, struct iovec *iov, unsigned count,
     return DROVER_ECLOSED;
 }
 
-static int link_send(struct transport_link *base, struct iovec *iov, unsigned count,
-                     uint32_t idle_ms, size_t *ret_accepted)
+static int send_or_fail(struct fault_link *link, struct iovec *iov, unsigned count,
+                        uint32_t idle_ms, size_t *ret_accepted)
 {
-    struct fault_link *link = (struct fault_link *)base;
     size_t size = sum(iov, count);
     enum fault_mode mode = next_fault(link, true);
     *ret_accepted = 0;
-    link->silent = link->silent || mode == FAULT_SILENCE;
+    if (mode == FAULT_SILENCE) {
+        link->silent = true;
+    }
     if (link->silent) {
         *ret_accepted = size; /* taken by a kernel that never gets to send it */
         return 0;
@@ -91,7 +137,7 @@ static int link_send(struct transport_link *base, struct iovec *iov, unsigned co
     if (mode == FAULT_CUT_BEFORE) {
         cut(link);
     }
-    if (link->inner == NULL) {
+    if (is_cut(link)) {
         return DROVER_ECLOSED;
     }
     if (mode == FAULT_CUT_HALF) {
@@ -104,13 +150,38 @@ static int link_send(struct transport_link *base, struct iovec *iov, unsigned co
     return rv;
 }
 
-static int link_recv(struct transport_link *base, const struct iovec *iov, unsigned count,
-                     uint32_t wait_ms, size_t *ret_size)
+static int link_send(struct transport_link *base, struct iovec *iov, unsigned count,
+                     uint32_t idle_ms, size_t *ret_accepted)
 {
     struct fault_link *link = (struct fault_link *)base;
+    enter(link);
+    return leave(link, send_or_fail(link, iov, count, idle_ms, ret_accepted));
+}
+
+/* In slices, so that a cut by the thread that sends is seen. */
+static int recv_sliced(struct fault_link *link, const struct iovec *iov, unsigned count,
+                       uint32_t wait_ms, size_t *ret_size)
+{
+    for (uint32_t left_ms = wait_ms;;) {
+        uint32_t slice_ms = left_ms < SLICE_MS ? left_ms : SLICE_MS;
+        int rv = is_cut(link) ? DROVER_ECLOSED
+                              : link->inner->ops->recv(link->inner, iov, count, slice_ms,
+                                                       ret_size);
+        if (rv != DROVER_ETIMEDOUT2 || slice_ms == left_ms) {
+            return rv;
+        }
+        left_ms -= slice_ms;
+    }
+}
+
+static int recv_or_fail(struct fault_link *link, const struct iovec *iov, unsigned count,
+                        uint32_t wait_ms, size_t *ret_size)
+{
     /* Looks without waiting are not calls that a test could count on. */
     enum fault_mode mode = wait_ms == 0 ? FAULT_NONE : next_fault(link, false);
-    link->silent = link->silent || mode == FAULT_SILENCE;
+    if (mode == FAULT_SILENCE) {
+        link->silent = true;
+    }
     if (link->silent) {
         (void)poll(NULL, 0, (int)wait_ms); /* a shorter wait does no harm */
         return DROVER_ETIMEDOUT2;
@@ -118,28 +189,39 @@ static int link_recv(struct transport_link *base, const struct iovec *iov, unsig
     if (mode == FAULT_CUT_BEFORE || mode == FAULT_CUT_HALF) {
         cut(link);
     }
-    if (link->inner == NULL) {
-        return DROVER_ECLOSED;
-    }
-    int rv = link->inner->ops->recv(link->inner, iov, count, wait_ms, ret_size);
+    int rv = recv_sliced(link, iov, count, wait_ms, ret_size);
     if (mode == FAULT_CUT_AFTER) {
         cut(link);
     }
     return rv;
 }
 
+static int link_recv(struct transport_link *base, const struct iovec *iov, unsigned count,
+                     uint32_t wait_ms, size_t *ret_size)
+{
+    struct fault_link *link = (struct fault_link *)base;
+    enter(link);
+    return leave(link, recv_or_fail(link, iov, count, wait_ms, ret_size));
+}
+
 static void link_set_cancel(struct transport_link *base, int cancel_fd)
 {
     struct fault_link *link = (struct fault_link *)base;
+    enter(link);
     if (link->inner != NULL) {
         link->inner->ops->set_cancel(link->inner, cancel_fd);
     }
+    (void)leave(link, 0);
 }
 
 static void link_close(struct transport_link *base)
 {
-    cut((struct fault_link *)base);
-    free(base);
+    struct fault_link *link = (struct fault_link *)base;
+    enter(link);
+    cut(link);
+    (void)leave(link, 0);
+    CHECK(link->inner == NULL && pthread_mutex_destroy(&link->lock) == 0);
+    free(link);
 }
 
 static const struct transport_link_ops link_ops = {
@@ -154,6 +236,7 @@ static struct transport_link *wrap(struct transport_link *inner, enum fault_side
     struct fault_link *link = calloc(1, sizeof(*link));
     CHECK(link != NULL);
     *link = (struct fault_link){.link.ops = &link_ops, .inner = inner, .side = side};
+    CHECK(pthread_mutex_init(&link->lock, NULL) == 0);
     return &link->link;
 }
 
