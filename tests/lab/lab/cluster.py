@@ -3,7 +3,7 @@
 import os
 import time
 
-from . import guest_disk, image, initrd, kit, net, paths, qemu, sandbox
+from . import guest_disk, image, initrd, kit, net, paths, qemu, sandbox, settings
 from .host import Host
 
 SHARED_DISK_BYTES = 2 << 30
@@ -25,7 +25,7 @@ class Lab:
 
     With `media`, the hosts also see a whole Debian and its installer (guest_disk.py)."""
 
-    def __init__(self, hosts=3, cpus=2, memory_mib=1024, run_id=None, media=False):
+    def __init__(self, hosts=3, cpus=None, memory_mib=1024, run_id=None, media=False):
         self.image_dir = image.ensure()
         self.media_dir = guest_disk.ensure() if media else None
         self.run = paths.RunDir(run_id)
@@ -36,7 +36,7 @@ class Lab:
         for number in range(qemu.SHARED_DISKS):
             self.wipe_shared_disk(number)
         net.create()
-        self.hosts = [Host(self, n, cpus, memory_mib) for n in range(1, hosts + 1)]
+        self.hosts = [Host(self, n, cpus or settings.host_cpus(), memory_mib) for n in range(1, hosts + 1)]
 
     def __enter__(self):
         return self

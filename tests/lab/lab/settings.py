@@ -25,6 +25,12 @@ def time_scale():
     return 1.0 if paths.accelerated() else float(min(SCALE_MAX, math.ceil(SCALE * _busy["factor"])))
 
 
+def host_cpus():
+    """Of each host. The emulator runs each processor in a thread of its own, and what one writes into code that the other
+    runs goes wrong at times (README.md): an emulated host has one."""
+    return int(os.environ.get("DROVER_LAB_CPUS", 2 if paths.accelerated() else 1))
+
+
 def lease_ms():
     return int(LEASE_DEFAULT_MS * time_scale())
 
