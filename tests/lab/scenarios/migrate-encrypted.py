@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM moves between two hosts: what goes over the cable is TLS, and no text of the guest's memory shows in it. By the
-kernels of both hosts, by one kernel and one relay of droverd's, and by two relays."""
-from lab import records, wire
+kernels of both hosts, by one kernel and one relay of droverd's, and by two relays. Before that, what tests/unit/test_moves
+says of TLS in the kernel: not every machine that runs the unit tests has it, these hosts have."""
+from lab import records, unit, wire
 
 # In each Linux kernel's memory, so in the guest's; the hosts send theirs once, to see that it would be found.
 TEXT = "debian-kernel@lists.debian.org"
 AGENT_PORT = 7400
 HIDDEN = "/run/lab-tls.ko"
+UNIT_CASES = ["test_bytes_arrive_both_ways_through_the_kernel", "test_kernel_and_relay_understand_each_other"]
 
 
 def hide_module(host):
@@ -57,6 +59,7 @@ def check_move(s, guest, source, target, wanted):
 
 
 def run(s):
+    unit.check_cases(s, s.lab.hosts[0], "test_moves", "kernel-tls", UNIT_CASES)
     guest = s.create_vm(cpus=1)
     records.Client(guest.address, 10).call("LOAD 16 500")
     source = guest.host
