@@ -100,11 +100,14 @@ class Scenario:
                    "the VM was assigned before the proof was recorded")
         self.figure("proof", proof["kind"])
 
-    def check_records(self, guest):
-        """Stops writing; nothing lost, nothing doubled, never in two places."""
-        guest.writer.stop()
-        problems = records.check_disk(guest.disk, guest.writer.acknowledged)
-        self.figure("records_acknowledged", len(guest.writer.acknowledged))
+    def check_records(self, guest, *writers):
+        """Stops writing; nothing lost, nothing doubled, never in two places. `writers`: others beside the guest's own."""
+        acknowledged = {}
+        for writer in (guest.writer, *writers):
+            writer.stop()
+            acknowledged.update(writer.acknowledged)
+        problems = records.check_disk(guest.disk, acknowledged)
+        self.figure("records_acknowledged", len(acknowledged))
         self.figure("records_problems", len(problems))
         self.check(not problems, "; ".join(problems))
 
