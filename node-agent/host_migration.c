@@ -73,7 +73,10 @@ static bool has_failed(const Drover__VmMigrationStatus *status)
            status->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED;
 }
 
-/* The VMM's report, if it is about this migration. */
+/*
+ * The VMM's report, if it is about this migration. Moves to one host have one URI, and the
+ * order waits for its connections: until it is given, the VMM tells of the one before.
+ */
 static const Drover__VmMigrationStatus *report_of(const struct host_vmm *vmm,
                                                   const Drover__Migration *migration)
 {
@@ -81,6 +84,10 @@ static const Drover__VmMigrationStatus *report_of(const struct host_vmm *vmm,
     if (status == NULL ||
         status->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE ||
         !is_ready(migration) || strcmp(status->uri, migration->uri) != 0) {
+        return NULL;
+    }
+    /* A VMM of an older version does not say. */
+    if (status->next_epoch != 0 && status->next_epoch != migration->next_epoch) {
         return NULL;
     }
     return status;
@@ -146,6 +153,7 @@ static void order_migrate(struct host_core *core, struct host_vm *vm,
     }
     Drover__ControlMigrate migrate = DROVER__CONTROL_MIGRATE__INIT;
     migrate.uri = migration->uri;
+    migrate.next_epoch = migration->next_epoch;
     migrate.max_downtime_ms = migration->max_downtime_ms;
     migrate.deadline_s = migration->deadline_s;
     migrate.predict_only = migration->predict_only;
@@ -191,16 +199,20 @@ static const char *unwanted(const struct host_core *core, const struct host_vm *
     return NULL;
 }
 
-/* What a failed or unwanted migration is said to have ended by: the VMM knows best. */
+/* What a failed or unwanted migration is said to have ended by: the VMM knows best, but not
+ * why it was told to cancel. */
 static const char *end_reason(const struct host_core *core, const struct host_vm *vm,
                               const struct host_vmm *vmm, const Drover__VmRecord *record,
                               const char *otherwise, uint64_t now_ms)
 {
     const Drover__VmMigrationStatus *report = report_of(vmm, record->migration);
-    if (report != NULL && has_failed(report) && report->error[0] != '\0') {
+    const char *why = unwanted(core, vm, record, now_ms);
+    bool told = report != NULL &&
+                report->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED &&
+                why != NULL;
+    if (report != NULL && has_failed(report) && !told && report->error[0] != '\0') {
         return report->error;
     }
-    const char *why = unwanted(core, vm, record, now_ms);
     return why != NULL ? why : otherwise;
 }
 

@@ -86,6 +86,7 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     /* The engine's numbers are those of the message (migration/status.h). */
     status->migration.state = (Drover__VmMigrationState)engine->state;
     status->migration.uri = status->uri;
+    status->migration.next_epoch = now.next_epoch;
     status->migration.round = engine->round;
     status->migration.interrupted = engine->interrupted;
     status->migration.streams = engine->streams;

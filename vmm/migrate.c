@@ -68,6 +68,7 @@ struct migrate {
     struct event_source *stuck;      /* timer: STUCK_NS are over */
     int uffd;                        /* of an arrival that may be by post-copy, or -1 */
     char uri[TRANSPORT_URI_SIZE];
+    uint64_t next_epoch; /* of the latest departure, as its order said */
 };
 
 static void moved_over(void *owner)
@@ -454,6 +455,7 @@ int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
     files->count = 0; /* the source's now */
     (void)snprintf(migrate->uri, sizeof(migrate->uri), "%s",
                    uri); /* create() judged its size */
+    migrate->next_epoch = order->next_epoch;
     rv = migration_source_start(migrate->source);
     if (rv != 0) {
         migration_source_free(migrate->source);
@@ -558,6 +560,7 @@ void migrate_status(struct migrate *migrate, struct migrate_status *ret_status)
     if (migrate->source != NULL) {
         migration_source_status(migrate->source, &ret_status->engine);
         memcpy(ret_status->uri, migrate->uri, sizeof(ret_status->uri));
+        ret_status->next_epoch = migrate->next_epoch;
     } else if (migrate->target != NULL) {
         migration_target_status(migrate->target, &ret_status->engine);
         if (migrate->rdma != NULL) {

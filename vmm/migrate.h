@@ -23,6 +23,7 @@ struct vm;
 struct migrate_status {
     struct migration_status engine;
     char uri[TRANSPORT_URI_SIZE];          /* where it goes to; "" for an arrival */
+    uint64_t next_epoch;                   /* of a departure, as its order said; or 0 */
     char incoming_uri[TRANSPORT_URI_SIZE]; /* where an arrival is waited for, with the
                                               real port; "" else */
     struct snapshot_status snapshot;       /* the latest that was taken */

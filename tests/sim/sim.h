@@ -55,9 +55,10 @@ struct sim_pending {
 struct sim_migration {
     Drover__VmMigrationState state;
     char uri[64];
-    unsigned peer;      /* index of the other VMM in sim.vmms */
-    uint64_t peer_life; /* its life, so that a reused slot is another */
-    uint64_t heard_ms;  /* global time of the peer's last word */
+    uint64_t next_epoch; /* as its order said */
+    unsigned peer;       /* index of the other VMM in sim.vmms */
+    uint64_t peer_life;  /* its life, so that a reused slot is another */
+    uint64_t heard_ms;   /* global time of the peer's last word */
     uint64_t attempt;
     bool go_sent;
     uint64_t precopy_until_ms;
@@ -241,7 +242,8 @@ void sim_vmm_gone(struct sim *sim, struct sim_vmm *vmm, const char *reason);
 uint64_t sim_vmm_deadline_ns(const struct sim_vmm *vmm);
 
 /* sim_move.c: the two VMMs of a migration and their stream */
-void sim_move_start(struct sim *sim, struct sim_vmm *vmm, const char *uri);
+void sim_move_start(struct sim *sim, struct sim_vmm *vmm, const char *uri,
+                    uint64_t next_epoch);
 bool sim_move_cancel(struct sim *sim, struct sim_vmm *vmm);
 void sim_move_end(struct sim *sim, struct sim_vmm *vmm,
                   const char *why); /* its VMM ends */

@@ -261,23 +261,25 @@ static void on_letter(struct sim *sim, struct sim_event *event)
     }
 }
 
-void sim_move_start(struct sim *sim, struct sim_vmm *vmm, const char *uri)
+void sim_move_start(struct sim *sim, struct sim_vmm *vmm, const char *uri,
+                    uint64_t next_epoch)
 {
     if (vmm->state != SIM_VMM_GUEST || vmm->quitting || is_active(vmm)) {
         return; /* refused */
     }
-    unsigned host = 0, port = 0;
-    CHECK(sscanf(uri, "tcp:10.0.0.%u:%u", &host, &port) == 2);
+    unsigned host = 0;
+    CHECK(sscanf(uri, "handed:10.0.0.%u:", &host) == 1);
     vmm->move = (struct sim_migration){
         .state = DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CONNECTING,
         .heard_ms = sim->now_ms,
         .attempt = ++sim->last_id,
+        .next_epoch = next_epoch,
     };
     (void)snprintf(vmm->move.uri, sizeof(vmm->move.uri), "%s", uri);
     for (unsigned i = 0; i < SIM_VMMS_MAX; i++) {
         const struct sim_vmm *other = &sim->vmms[i];
-        if (other->life != 0 && other->host == host - 1 &&
-            1024 + (unsigned)(other->life % 60000) == port) {
+        if (other->life != 0 && other->host == host - 1 && other->vm_id == vmm->vm_id &&
+            other->epoch == next_epoch) {
             vmm->move.peer = i;
             vmm->move.peer_life = other->life;
             send(sim, vmm, WORD_HELLO);

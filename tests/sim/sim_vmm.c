@@ -116,8 +116,7 @@ void sim_vmm_send_status(struct sim *sim, struct sim_vmm *vmm)
     }
     char name[16], uri[64];
     (void)snprintf(name, sizeof(name), "vm%" PRIu64, vmm->vm_id);
-    (void)snprintf(uri, sizeof(uri), "tcp:10.0.0.%u:%u", vmm->host + 1,
-                   1024 + (unsigned)(vmm->life % 60000));
+    (void)snprintf(uri, sizeof(uri), "handed:10.0.0.%u:7400", vmm->host + 1);
     Drover__VmStatus status = DROVER__VM_STATUS__INIT;
     Drover__VmMigrationStatus move = DROVER__VM_MIGRATION_STATUS__INIT;
     status.name = name;
@@ -133,6 +132,7 @@ void sim_vmm_send_status(struct sim *sim, struct sim_vmm *vmm)
     if (vmm->move.state != DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE) {
         move.state = vmm->move.state;
         move.uri = vmm->move.uri;
+        move.next_epoch = vmm->move.next_epoch;
         status.migration = &move;
     }
     sim_trace(sim, "h%u vm%" PRIu64 ".%" PRIu64 " says %d, move %d", vmm->host,
@@ -403,7 +403,7 @@ void sim_vmm_order(struct sim *sim, unsigned host, uint64_t vm_id, uint64_t epoc
         quit(sim, vmm);
         return;
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE:
-        sim_move_start(sim, vmm, request->migrate->uri);
+        sim_move_start(sim, vmm, request->migrate->uri, request->migrate->next_epoch);
         break;
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL:
         if (!sim_move_cancel(sim, vmm)) {

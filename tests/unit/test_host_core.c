@@ -152,8 +152,9 @@ static void settle(struct fixture *f)
     renew(f, f->cluster.index);
 }
 
-static void says_move(struct fixture *f, uint64_t vm_id, uint64_t epoch,
-                      Drover__VmRunState run_state, Drover__VmMigrationState move)
+static void says_move_of(struct fixture *f, uint64_t vm_id, uint64_t epoch,
+                         Drover__VmRunState run_state, Drover__VmMigrationState move,
+                         uint64_t next_epoch)
 {
     Drover__VmStatus status = DROVER__VM_STATUS__INIT;
     Drover__VmMigrationStatus migration = DROVER__VM_MIGRATION_STATUS__INIT;
@@ -161,6 +162,7 @@ static void says_move(struct fixture *f, uint64_t vm_id, uint64_t epoch,
     status.epoch = epoch;
     status.run_state = run_state;
     migration.state = move;
+    migration.next_epoch = next_epoch;
     migration.uri = (char *)(uintptr_t)SMALL_CLUSTER_URI;
     if (move != DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE) {
         status.migration = &migration;
@@ -170,6 +172,13 @@ static void says_move(struct fixture *f, uint64_t vm_id, uint64_t epoch,
     }
     host_core_vmm_status(f->core, &status, f->now_ms);
     tick(f);
+}
+
+/* A VMM that does not say which move it is about. */
+static void says_move(struct fixture *f, uint64_t vm_id, uint64_t epoch,
+                      Drover__VmRunState run_state, Drover__VmMigrationState move)
+{
+    says_move_of(f, vm_id, epoch, run_state, move, 0);
 }
 
 static void says(struct fixture *f, uint64_t vm_id, uint64_t epoch,
@@ -545,6 +554,20 @@ static void test_source_orders_once_and_states_a_failure_before_the_go(void **st
     assert_int_equal(f->abort_by, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE);
 }
 
+static void test_failure_of_the_move_before_is_not_this_ones(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = source(f);
+    says_move_of(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING,
+                 DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED, 1);
+    f->now_ms += 1000;
+    tick(f);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT__NOT_SET);
+    says_move_of(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING,
+                 DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED, 2);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_ABORT);
+}
+
 static void test_move_whose_order_was_never_given_is_given_up_with_the_reason(void **state)
 {
     struct fixture *f = *state;
@@ -797,6 +820,7 @@ int main(void)
         TEST(test_balloon_is_ordered_until_the_vmm_has_it),
         TEST(test_guest_that_powers_off_by_itself_stays_off),
         TEST(test_source_orders_once_and_states_a_failure_before_the_go),
+        TEST(test_failure_of_the_move_before_is_not_this_ones),
         TEST(test_move_whose_order_was_never_given_is_given_up_with_the_reason),
         TEST(test_moves_share_the_bandwidth_of_their_host),
         TEST(test_source_that_handed_over_waits_for_the_target),
