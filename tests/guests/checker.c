@@ -5,7 +5,8 @@
  * what a guest sees of a pause.
  *
  * Arguments: used=MIB that hold something, hot=MIB of them that are written again and
- * again (0: none), rate=PAGES a second (0: as fast as it goes), khz=TSC_KHZ. Prints
+ * again (0: none), rate=PAGES a second (0: as fast as it goes), khz=TSC_KHZ, rest=1 (it
+ * halts where it has nothing to write, and looks again each 10 ms). Prints
  * "ready", then each 100 ms: beat N writes W checked C errors E gap_us G late_us L
  */
 #include "guest.h"
@@ -20,6 +21,11 @@ static void print_field(const char *name, uint64_t value)
 {
     print(name);
     print_number(value);
+}
+
+void guest_interrupt(void)
+{
+    apic_end_of_interrupt();
 }
 
 /* ---- pages ------------------------------------------------------------------------- */
@@ -108,7 +114,7 @@ static void check(struct progress *progress, uint32_t page)
     }
 }
 
-static void run(uint32_t used, uint32_t hot, uint32_t rate, uint32_t khz)
+static void run(uint32_t used, uint32_t hot, uint32_t rate, uint32_t khz, bool rest)
 {
     struct progress progress = {0};
     uint64_t tick = (uint64_t)khz * 100; /* 100 ms */
@@ -123,7 +129,11 @@ static void run(uint32_t used, uint32_t hot, uint32_t rate, uint32_t khz)
             next_beat = now + tick;
         }
         if (hot == 0 || (rate != 0 && now < next_write)) {
-            __asm__ volatile("pause");
+            if (rest) {
+                __asm__ volatile("hlt");
+            } else {
+                __asm__ volatile("pause");
+            }
             if (hot == 0) {
                 check(&progress, cold);
                 cold = cold + 1 == used ? 0 : cold + 1;
@@ -155,5 +165,9 @@ void guest_main(struct guest_start_info *info)
         page_write(page);
     }
     print("ready\n");
-    run(used, hot, (uint32_t)argument_number(info, "rate", 0), khz);
+    bool rest = argument_number(info, "rest", 0) != 0;
+    if (rest) {
+        interrupts_each_ms(10);
+    }
+    run(used, hot, (uint32_t)argument_number(info, "rate", 0), khz, rest);
 }

@@ -169,6 +169,33 @@ void interrupts_on(void)
     __asm__ volatile("sti");
 }
 
+#define APIC_EOI      0xb0
+#define APIC_TIMER    0x320
+#define APIC_INITIAL  0x380
+#define APIC_CURRENT  0x390
+#define APIC_DIVIDE   0x3e0
+#define APIC_MASKED   0x10000
+#define APIC_PERIODIC 0x20000
+
+void interrupts_each_ms(unsigned ms)
+{
+    apic_write(APIC_DIVIDE, 0xb); /* by 1 */
+    apic_write(APIC_TIMER, APIC_MASKED);
+    apic_write(APIC_INITIAL, 0xffffffff);
+    uint32_t start = timer_ticks();
+    while (timer_ticks() - start < ms * TIMER_TICKS_PER_MS) {
+    }
+    uint32_t count = 0xffffffff - apic_read(APIC_CURRENT);
+    interrupts_on();
+    apic_write(APIC_TIMER, APIC_PERIODIC | 32);
+    apic_write(APIC_INITIAL, count);
+}
+
+void apic_end_of_interrupt(void)
+{
+    apic_write(APIC_EOI, 0);
+}
+
 static void pause_ms(unsigned ms)
 {
     uint32_t start = timer_ticks();

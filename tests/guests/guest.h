@@ -70,6 +70,10 @@ uint32_t timer_ticks(void);
 #define TIMER_TICKS_PER_MS 3580u
 /* Interrupt 32 is guest_interrupt() from now on. */
 void interrupts_on(void);
+/* The same, and it comes that often: the APIC's timer. guest_interrupt() must say when it
+ * is over. */
+void interrupts_each_ms(unsigned ms);
+void apic_end_of_interrupt(void);
 uint32_t apic_read(uint32_t offset);
 void apic_write(uint32_t offset, uint32_t value);
 /* Starts the processor with that APIC id in guest_ap(). */

@@ -7,13 +7,7 @@
  */
 #include "guest.h"
 
-#define APIC_EOI     0xb0
-#define APIC_TIMER   0x320
-#define APIC_INITIAL 0x380
-#define APIC_CURRENT 0x390
-#define APIC_DIVIDE  0x3e0
-#define PERIODIC     0x20000
-#define TICKS_MS     10
+#define TICKS_MS 10
 
 static volatile uint64_t interrupts;
 static volatile uint64_t ap_count;
@@ -21,7 +15,7 @@ static volatile uint64_t ap_count;
 void guest_interrupt(void)
 {
     interrupts++;
-    apic_write(APIC_EOI, 0);
+    apic_end_of_interrupt();
 }
 
 void guest_ap(void)
@@ -30,18 +24,6 @@ void guest_ap(void)
         ap_count++;
         __asm__ volatile("pause");
     }
-}
-
-/* APIC timer counts in TICKS_MS, with divider 1. */
-static uint32_t timer_measure(void)
-{
-    apic_write(APIC_DIVIDE, 0xb);
-    apic_write(APIC_TIMER, 0x10000);
-    apic_write(APIC_INITIAL, 0xffffffff);
-    uint32_t start = timer_ticks();
-    while (timer_ticks() - start < TICKS_MS * TIMER_TICKS_PER_MS) {
-    }
-    return 0xffffffff - apic_read(APIC_CURRENT);
 }
 
 static void line_print(uint64_t line, uint64_t ms)
@@ -61,10 +43,7 @@ void guest_main(struct guest_start_info *info)
     if (argument_number(info, "cpus", 1) > 1) {
         processor_start(1);
     }
-    uint32_t count = timer_measure();
-    interrupts_on();
-    apic_write(APIC_TIMER, PERIODIC | 32);
-    apic_write(APIC_INITIAL, count);
+    interrupts_each_ms(TICKS_MS);
     uint32_t before = timer_ticks();
     uint64_t ticks = 0;
     uint64_t tsc = tsc_read();
