@@ -17,7 +17,7 @@ class Checker:
     def __init__(self, s, number, used_mib, hot_mib):
         self.s, self.name = s, f"small{number}"
         self.used_mib = used_mib
-        cmdline = f"used={used_mib} hot={hot_mib} rate=2000 khz=2000000"
+        cmdline = f"used={used_mib} hot={hot_mib} rate=500 khz=2000000 rest=1"
         s.cluster.ask("vm", "create", self.name, "--memory", f"{SMALL_MIB}M", "--cpus", "1",
                       "--kernel", "/opt/drover/guest/checker.elf", "--cmdline", cmdline)
         s.cluster.wait_vm(self.name, lambda vm: True, 60)
