@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* drover cluster: init, status, token, join, remove. */
+/* drover cluster: init, status, set, token, join, remove. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -174,6 +174,10 @@ static void print_status(const json_t *answer)
     }
     (void)printf("VMs       %" PRIu64 " of %" PRIu64 " running\n",
                  cli_number(answer, "vms_running"), cli_number(answer, "vms"));
+    if (json_is_true(json_object_get(json_object_get(answer, "settings"),
+                                     "allow_unencrypted_rdma"))) {
+        (void)printf("RDMA      allowed for moves that ask for it: they are not encrypted\n");
+    }
     if (json_is_true(json_object_get(answer, "stale"))) {
         (void)printf("No leader: this is what the host last knew.\n");
     }
@@ -193,6 +197,54 @@ static int run_status(struct cli *cli, int argc, char **argv)
         cli_print_json(answer);
     } else {
         print_status(answer);
+    }
+    json_decref(answer);
+    return CLI_OK;
+}
+
+/* What can be set: as people write it, and as the API does. */
+static const struct setting {
+    const char *name, *field;
+} settings[] = {
+    {"allow-unencrypted-rdma", "allow_unencrypted_rdma"},
+};
+
+static const struct setting *setting_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+        if (strcmp(name, settings[i].name) == 0) {
+            return &settings[i];
+        }
+    }
+    return NULL;
+}
+
+static int run_set(struct cli *cli, int argc, char **argv)
+{
+    if (argc != 3) {
+        return cli_usage("cluster set",
+                         "give a setting and a value: allow-unencrypted-rdma on|off");
+    }
+    const struct setting *setting = setting_find(argv[1]);
+    bool on = strcmp(argv[2], "on") == 0;
+    if (setting == NULL) {
+        return cli_usage("cluster set", "no setting %s: there is allow-unencrypted-rdma",
+                         argv[1]);
+    }
+    if (!on && strcmp(argv[2], "off") != 0) {
+        return cli_usage("cluster set", "%s is on or off, not %s", setting->name, argv[2]);
+    }
+    json_t *answer = NULL;
+    int status = cli_call(cli, "PUT", json_pack("{s:b}", setting->field, (int)on), &answer,
+                          "/cluster/settings");
+    if (status != CLI_OK) {
+        return status;
+    }
+    if (cli->json) {
+        cli_print_json(answer);
+    } else {
+        (void)printf("%s is %s\n", setting->name,
+                     json_is_true(json_object_get(answer, setting->field)) ? "on" : "off");
     }
     json_decref(answer);
     return CLI_OK;
@@ -236,6 +288,15 @@ static const struct cli_command commands[] = {
      "example: drover cluster init --name n1 --address 10.0.0.1\n"},
     {"status", run_status, "who leads, how many hosts may fail, whether HA is on",
      "usage: drover cluster status [--json]\n"},
+    {"set", run_set, "changes a setting of the whole cluster",
+     "usage: drover cluster set allow-unencrypted-rdma on|off\n"
+     "\n"
+     "on: VMs may be moved over RDMA (`drover vm migrate NAME --transport rdma`), which nobody "
+     "encrypts, and which lets\n"
+     "a VMM use the host's RDMA devices: only on a network of your own. It counts for VMs that "
+     "are started, or moved\n"
+     "here, from then on. off (the default): no move begins that way any more.\n"
+     "`drover cluster status --json` shows it.\n"},
     {"token", run_token, "prints a one-time token with which one host may join",
      "usage: drover cluster token [--valid SECONDS]\n"
      "\n"

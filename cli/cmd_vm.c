@@ -20,6 +20,7 @@ enum {
     OPTION_MAX_DOWNTIME,
     OPTION_DEADLINE,
     OPTION_PREDICT,
+    OPTION_TRANSPORT,
     OPTION_NO_WAIT,
     OPTION_TIMEOUT
 };
@@ -196,6 +197,12 @@ static void print_figures(const json_t *figures, const char *title)
         json_number_value(json_object_get(figures, "downtime_ms")),
         json_number_value(json_object_get(figures, "predicted_downtime_ms")),
         cli_size(cli_number(figures, "bytes_sent"), sent), cli_number(figures, "rounds"));
+    if (strcmp(cli_text(figures, "transport"), "rdma") == 0) {
+        (void)printf("%s over RDMA: this move was not encrypted\n", title);
+    }
+    if (strcmp(cli_text(figures, "notice"), "-") != 0) {
+        (void)printf("%s notice: %s\n", title, cli_text(figures, "notice"));
+    }
 }
 
 int cli_vm_show_answer(struct cli *cli, const json_t *vm)
@@ -325,6 +332,16 @@ struct migrate_options {
     uint64_t timeout_s;
 };
 
+static int parse_transport(json_t *body, const char *text)
+{
+    if (strcmp(text, "tcp") != 0 && strcmp(text, "rdma") != 0 && strcmp(text, "auto") != 0) {
+        return cli_usage("vm migrate", "--transport takes tcp, rdma or auto");
+    }
+    return json_object_set_new(body, "transport", json_string(text)) == 0
+               ? CLI_OK
+               : cli_fail("out of memory");
+}
+
 static int parse_migrate(int argc, char **argv, struct migrate_options *options)
 {
     static const char verb[] = "vm migrate";
@@ -334,6 +351,7 @@ static int parse_migrate(int argc, char **argv, struct migrate_options *options)
         {"max-downtime", required_argument, NULL, OPTION_MAX_DOWNTIME},
         {"deadline", required_argument, NULL, OPTION_DEADLINE},
         {"predict", no_argument, NULL, OPTION_PREDICT},
+        {"transport", required_argument, NULL, OPTION_TRANSPORT},
         {"no-wait", no_argument, NULL, OPTION_NO_WAIT},
         {"timeout", required_argument, NULL, OPTION_TIMEOUT},
         {NULL, 0, NULL, 0},
@@ -370,6 +388,9 @@ static int parse_migrate(int argc, char **argv, struct migrate_options *options)
             if (json_object_set_new(options->body, "predict_only", json_true()) != 0) {
                 status = cli_fail("out of memory");
             }
+            break;
+        case OPTION_TRANSPORT:
+            status = parse_transport(options->body, optarg);
             break;
         case OPTION_NO_WAIT:
             options->wait = false;
@@ -487,13 +508,18 @@ static const struct cli_command commands[] = {
     {"migrate", run_migrate, "moves a running VM to another host",
      "usage: drover vm migrate VM [--to HOST] [--max-downtime MS] [--deadline SECONDS] "
      "[--predict]\n"
-     "                        [--no-wait] [--timeout SECONDS]\n"
+     "                        [--transport tcp|rdma|auto] [--no-wait] [--timeout SECONDS]\n"
      "\n"
      "  --to HOST          where to; else the cluster chooses\n"
      "  --max-downtime MS  the longest pause that the guest may see\n"
      "  --deadline S       how long the whole move may take\n"
      "  --predict          measure guest and network, tell what the move would be like, "
      "and move nothing\n"
+     "  --transport tcp    encrypted (the default)\n"
+     "  --transport rdma   over RDMA, NOT encrypted: only if `drover cluster set "
+     "allow-unencrypted-rdma on` allows\n"
+     "                     it; where a host can't, over TCP, encrypted, with a notice\n"
+     "  --transport auto   rdma where the cluster allows it, else tcp\n"
      "  --no-wait          do not wait for the end\n"
      "\n"
      "Shows progress on a terminal. Ctrl-C cancels the move: the VM runs on where it "

@@ -21,6 +21,8 @@ int apply_host_add(struct apply_step *step, const Drover__HostAdd *order);
 int apply_host_up(struct apply_step *step, const Drover__HostUp *order);
 int apply_host_dead(struct apply_step *step, const Drover__HostDead *order);
 int apply_host_remove(struct apply_step *step, const Drover__HostRemove *order);
+int apply_cluster_set(struct apply_step *step, const Drover__ClusterSet *order);
+int apply_migration_notice(struct apply_step *step, const Drover__MigrationNotice *order);
 int apply_host_drain(struct apply_step *step, const Drover__HostDrain *order);
 int apply_vm_create(struct apply_step *step, const Drover__VmCreate *order);
 int apply_vm_update(struct apply_step *step, const Drover__VmUpdate *order);
@@ -53,6 +55,9 @@ int request_remember(struct apply_step *step, const Drover__Command *command);
 /* There is room for one more pointer. Takes `request`; lets go of what is too old. */
 void request_add(Drover__ClusterState *record, Drover__RequestRecord *request);
 bool requests_valid(const Drover__ClusterState *record, struct error *err);
+
+/* apply_setting.c: makes a setting true that was judged. */
+void setting_take(Drover__ClusterState *record, const Drover__ClusterSet *order);
 
 /* Shared by the handlers. */
 

@@ -17,6 +17,11 @@ static bool is_begun(const Drover__Migration *migration)
     return migration->phase == DROVER__MIGRATION_PHASE__MIGRATION_PHASE_BEGUN;
 }
 
+static bool wants_rdma(const Drover__Migration *migration)
+{
+    return migration->transport == DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA;
+}
+
 static struct step_subject subject_of(const Drover__VmRecord *vm, uint64_t host_id,
                                       uint64_t epoch)
 {
@@ -66,7 +71,29 @@ static int check_begin(struct apply_step *step, const Drover__MigrationBegin *or
                            "VM '%s' is on host '%s' already: choose another host", name,
                            source->name);
     }
+    if (order->transport == DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA &&
+        !step->record->allow_unencrypted_rdma) {
+        return step_refuse(
+            step, DROVER_EWRONGSTATE,
+            "moves over RDMA are not encrypted, and not allowed here: 'drover cluster set "
+            "allow-unencrypted-rdma on' allows them");
+    }
+    if (order->transport > DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_AUTO) {
+        return step_refuse(step, DROVER_EBADINPUT,
+                           "transport %u is unknown here: give tcp, rdma or auto",
+                           (unsigned)order->transport);
+    }
     return apply_check_room(step, order->target_host_id, vm);
+}
+
+/* What the order comes to here and now. */
+static Drover__MigrationTransport transport_of(const struct apply_step *step,
+                                               const Drover__MigrationBegin *order)
+{
+    bool rdma = order->transport != DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_TCP &&
+                step->record->allow_unencrypted_rdma;
+    return rdma ? DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA
+                : DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_TCP;
 }
 
 static Drover__Migration *migration_create(struct apply_step *step,
@@ -86,6 +113,7 @@ static Drover__Migration *migration_create(struct apply_step *step,
     migration->max_downtime_ms = order->max_downtime_ms;
     migration->deadline_s = order->deadline_s;
     migration->predict_only = order->predict_only;
+    migration->transport = transport_of(step, order);
     migration->begun_unix_ms = step->command->at_unix_ms;
     step_set_string(step, &migration->source_boot_id,
                     step_host(step, vm->owner_host_id)->boot_id);
@@ -112,9 +140,11 @@ int apply_migration_begin(struct apply_step *step, const Drover__MigrationBegin 
     char from[STEP_NAME_SIZE], to[STEP_NAME_SIZE];
     step_event(step, "migration.begun",
                subject_of(vm, order->target_host_id, vm->migration->next_epoch),
-               "VM '%s' is being moved from host %s to host %s", vm->spec->name,
+               "VM '%s' is being moved from host %s to host %s%s", vm->spec->name,
                step_host_name(step, vm->owner_host_id, from),
-               step_host_name(step, order->target_host_id, to));
+               step_host_name(step, order->target_host_id, to),
+               wants_rdma(vm->migration) ? ", over RDMA (not encrypted) if both have it"
+                                         : "");
     return 0;
 }
 
@@ -130,6 +160,16 @@ static const Drover__Migration *find_migration(struct apply_step *step, uint64_t
         return NULL;
     }
     return vm->migration;
+}
+
+/* Kept for the end, too. */
+static void notice_take(struct apply_step *step, Drover__VmRecord *vm, uint64_t host_id,
+                        const char *text)
+{
+    step_set_text(step, &vm->migration->notice, text);
+    step_event(step, "migration.notice",
+               subject_of(vm, host_id, vm->migration->next_epoch), "VM '%s' is moved %s",
+               vm->spec->name, text);
 }
 
 static bool uri_valid(const char *uri)
@@ -163,6 +203,10 @@ static int check_ready(struct apply_step *step, const Drover__Migration *migrati
             "rdma:HOST:PORT",
             order->uri);
     }
+    if (order->rdma_address[0] != '\0' && !text_address_valid(order->rdma_address)) {
+        return step_refuse(step, DROVER_EBADINPUT,
+                           "RDMA address '%.140s': give HOST:PORT", order->rdma_address);
+    }
     if (!is_begun(migration) && strcmp(migration->uri, order->uri) != 0) {
         return step_refuse(
             step, DROVER_ECONFLICT,
@@ -189,10 +233,44 @@ int apply_migration_ready(struct apply_step *step, const Drover__MigrationReady 
     }
     vm->migration->phase = DROVER__MIGRATION_PHASE__MIGRATION_PHASE_READY;
     step_set_string(step, &vm->migration->uri, order->uri);
+    if (wants_rdma(vm->migration)) {
+        step_set_string(step, &vm->migration->rdma_address, order->rdma_address);
+    }
     char name[STEP_NAME_SIZE];
     step_event(step, "migration.ready", subject_of(vm, order->host_id, order->next_epoch),
                "host %s is ready to receive VM '%s'",
                step_host_name(step, order->host_id, name), vm->spec->name);
+    if (wants_rdma(vm->migration) && order->rdma_address[0] == '\0') {
+        notice_take(step, vm, order->host_id,
+                    order->notice[0] != '\0' ? order->notice
+                                             : "over TCP: the target takes no RDMA");
+    }
+    return 0;
+}
+
+int apply_migration_notice(struct apply_step *step, const Drover__MigrationNotice *order)
+{
+    const Drover__Migration *before =
+        find_migration(step, order->vm_id, order->next_epoch);
+    if (before == NULL) {
+        return DROVER_ECONFLICT;
+    }
+    int rv = apply_check_speaker(step, order->host_id, order->incarnation);
+    if (rv != 0) {
+        return rv;
+    }
+    if (before->source_host_id != order->host_id || order->text[0] == '\0') {
+        return step_refuse(step, DROVER_EBADINPUT,
+                           "what a migration is not as it was asked for is told by its source");
+    }
+    if (before->notice[0] != '\0') {
+        return 0; /* told already */
+    }
+    Drover__VmRecord *vm = step_edit_vm(step, order->vm_id);
+    if (vm == NULL) {
+        return -ENOMEM;
+    }
+    notice_take(step, vm, order->host_id, order->text);
     return 0;
 }
 
@@ -267,12 +345,17 @@ int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *o
     char from[STEP_NAME_SIZE], to[STEP_NAME_SIZE];
     step_event(step, "migration.done", subject_of(vm, order->host_id, order->next_epoch),
                "VM '%s' has moved from host %s to host %s in %llu ms, with a pause of "
-               "%llu.%llu ms",
+               "%llu.%llu ms%s",
                vm->spec->name, step_host_name(step, vm->owner_host_id, from),
                step_host_name(step, order->host_id, to),
                (unsigned long long)figures->total_ms,
                (unsigned long long)(figures->downtime_us / 1000),
-               (unsigned long long)(figures->downtime_us % 1000 / 100));
+               (unsigned long long)(figures->downtime_us % 1000 / 100),
+               figures->over_rdma ? ", over RDMA: this move was not encrypted" : "");
+    record_clear_string(&copy->notice); /* whatever a target put there */
+    if (vm->migration->notice[0] != '\0') {
+        step_set_text(step, &copy->notice, vm->migration->notice);
+    }
     record_free(vm->last_migration);
     vm->last_migration = copy;
     vm->owner_host_id = order->host_id;

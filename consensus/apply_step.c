@@ -415,6 +415,9 @@ int step_commit(struct apply_step *step)
     if (step->new_token != NULL) {
         record->tokens[record->n_tokens++] = TAKE(step->new_token);
     }
+    if (step->setting != NULL) {
+        setting_take(record, step->setting);
+    }
     if (step->new_request != NULL) {
         request_add(record, TAKE(step->new_request));
     }

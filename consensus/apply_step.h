@@ -42,6 +42,7 @@ struct apply_step {
     /* An original host, VM or token, which the step must not edit as well. */
     const void *gone;
     Drover__ClusterState *new_cluster; /* of ClusterInit */
+    const Drover__ClusterSet *setting; /* borrowed from the command; judged */
 
     Drover__Event **events;
     size_t event_count;

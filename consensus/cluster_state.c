@@ -131,6 +131,10 @@ static int dispatch(struct apply_step *step, const Drover__Command *command)
         return apply_migration_done(step, command->migration_done);
     case DROVER__COMMAND__WHAT_MIGRATION_ABORT:
         return apply_migration_abort(step, command->migration_abort);
+    case DROVER__COMMAND__WHAT_MIGRATION_NOTICE:
+        return apply_migration_notice(step, command->migration_notice);
+    case DROVER__COMMAND__WHAT_CLUSTER_SET:
+        return apply_cluster_set(step, command->cluster_set);
     case DROVER__COMMAND__WHAT_EVENT_ADD:
         return apply_event_add(step, command->event_add);
     default:

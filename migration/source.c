@@ -277,6 +277,10 @@ int migration_source_create(const struct migration_source_config *config,
         return rv;
     }
     CHECK(config->link_count <= MIGRATION_STREAMS_MAX);
+    const char *rdma_address = config->rdma_address != NULL ? config->rdma_address : "";
+    if (strlen(rdma_address) >= TRANSPORT_URI_SIZE) {
+        return error_set(err, DROVER_EBADINPUT, "the address for RDMA is too long");
+    }
     struct migration_source *source = calloc(1, sizeof(*source));
     if (source == NULL) {
         return error_set(err, -ENOMEM, "out of memory");
@@ -284,6 +288,8 @@ int migration_source_create(const struct migration_source_config *config,
     source->config = *config;
     memcpy(source->uri, config->uri, strlen(config->uri) + 1);
     source->config.uri = source->uri;
+    memcpy(source->rdma_address, rdma_address, strlen(rdma_address) + 1);
+    source->config.rdma_address = source->rdma_address;
     source->address = source->uri + (address - config->uri);
     source->config.transport = config->transport != NULL ? config->transport : transport;
     source->round_trip_us = NO_ROUND_TRIP;

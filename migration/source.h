@@ -40,6 +40,7 @@ struct migration_source_config {
     void *owner;
     /* Borrowed until free: connections go over it, if it works. NULL: not wanted. */
     struct transport_rdma *rdma;
+    const char *rdma_address; /* "IP:PORT"; copied; NULL: as in `uri` */
     const struct transport_ops *transport; /* NULL: the one that `uri` names */
     /* Sockets that are connected or connecting to it, each for one stream, the
      * control stream first; taken if create() succeeds. None: the engine connects, once

@@ -20,6 +20,7 @@ struct migration_source {
     struct migration_source_config config; /* uri points to `uri` */
     char uri[TRANSPORT_URI_SIZE];
     const char *address;
+    char rdma_address[TRANSPORT_URI_SIZE]; /* "": as `address` */
     int cancel_fd;
     pthread_t thread;
     bool thread_started;

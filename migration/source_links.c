@@ -17,13 +17,18 @@
 #define SENT_SHARE     8u
 #define SENT_BYTES_MAX (UINT64_C(64) << 20)
 
+static const char *rdma_address(const struct migration_source *source)
+{
+    return source->rdma_address[0] != '\0' ? source->rdma_address : source->address;
+}
+
 /* Number `index` of the connections. */
 static int link_open(struct migration_source *source, unsigned index,
                      struct transport_link **ret_link)
 {
     struct migration_source_config *config = &source->config;
     if (source->over_rdma) {
-        return transport_rdma_connect(config->rdma, source->address, source->cancel_fd,
+        return transport_rdma_connect(config->rdma, rdma_address(source), source->cancel_fd,
                                       config->times.connect_ms, config->times.idle_ms,
                                       ret_link, &source->err);
     }
@@ -55,7 +60,7 @@ static int rdma_open(struct migration_source *source)
     if (config->rdma == NULL) {
         return 0;
     }
-    int rv = transport_rdma_connect(config->rdma, source->address, source->cancel_fd,
+    int rv = transport_rdma_connect(config->rdma, rdma_address(source), source->cancel_fd,
                                     config->times.connect_ms / 2, config->times.idle_ms,
                                     &source->link, &err);
     if (rv == DROVER_ECANCELLED) {
@@ -69,6 +74,9 @@ static int rdma_open(struct migration_source *source)
         return 0;
     }
     source->over_rdma = true;
+    struct migration_status *status = status_board_lock(&source->board);
+    status->over_rdma = true;
+    status_board_unlock(&source->board);
     config->streams = config->streams != 0 ? config->streams : config->link_count;
     for (unsigned i = 0; i < config->link_count; i++) {
         cleanup_fd(&config->link_fds[i]);

@@ -67,6 +67,7 @@ struct migration_status {
     uint64_t started_ns; /* CLOCK_BOOTTIME; 0: not yet */
     uint64_t ended_ns;   /* 0: not yet */
     struct migration_figures figures;
+    bool over_rdma;     /* so nothing was encrypted */
     bool interrupted;   /* POSTCOPY: the link is lost, and waited for */
     char notice[MIGRATION_NOTICE_SIZE]; /* what is not as it was asked for; "": nothing */
     struct error error; /* of FAILED, CANCELLED, UNKNOWN, and why it is interrupted */

@@ -101,6 +101,9 @@ static int greet(struct migration_target *target)
     arrival_streams_keep(&target->streams, hello.session);
     target->in.places = placing_begin(target->link, target->config.guest, true);
     target->placing += target->in.places;
+    struct migration_status *status = status_board_lock(&target->board);
+    status->over_rdma = target->link->ops->offer != NULL;
+    status_board_unlock(&target->board);
     return accept_say(target, &hello);
 }
 

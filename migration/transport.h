@@ -122,6 +122,14 @@ int transport_tcp_listener_fd(const struct transport_listener *listener);
 /* Whoever connects is shown by accept() once he has said something. */
 int transport_tcp_listener_defer(struct transport_listener *listener, struct error *err);
 
+/*
+ * As accept() of a listener of "handed:", but whoever connects is shown once he has said
+ * something, and `other_fd` is waited for, too: -EAGAIN when it is readable.
+ */
+int transport_handed_accept(struct transport_listener *listener, int other_fd,
+                            int cancel_fd, uint32_t wait_ms,
+                            struct transport_link **ret_link);
+
 /* The kind that `uri` names, and its address part (inside `uri`); DROVER_EBADINPUT with
  * what is allowed. */
 int transport_find(const char *uri, const struct transport_ops **ret_ops,

@@ -45,17 +45,23 @@ static int handed_connect(const char *address, int cancel_fd, uint32_t wait_ms,
                      address);
 }
 
-static int take(struct handed_listener *listener)
+static int take_at(struct handed_listener *listener, unsigned index)
 {
     int fd = -1;
     (void)pthread_mutex_lock(&listener->lock); /* neither fails: a plain mutex of ours */
-    if (listener->count > 0) {
-        fd = listener->fds[0];
+    if (listener->count > index) {
+        fd = listener->fds[index];
         listener->count--;
-        memmove(listener->fds, listener->fds + 1, listener->count * sizeof(int));
+        memmove(listener->fds + index, listener->fds + index + 1,
+                (listener->count - index) * sizeof(int));
     }
     (void)pthread_mutex_unlock(&listener->lock);
     return fd;
+}
+
+static int take(struct handed_listener *listener)
+{
+    return take_at(listener, 0);
 }
 
 static int listener_accept(struct transport_listener *base, int cancel_fd,
@@ -86,6 +92,76 @@ static int listener_accept(struct transport_listener *base, int cancel_fd,
             if (fd >= 0) {
                 return transport_socket_adopt(fd, cancel_fd, ret_link);
             }
+        }
+        if (rv == 0 && left_ms == 0) {
+            return DROVER_ETIMEDOUT2;
+        }
+    }
+}
+
+/* The first one that has said something; -1: none. Those that have ended are dropped. */
+static int take_speaking(struct handed_listener *listener, const struct pollfd *fds,
+                         unsigned count)
+{
+    unsigned dropped = 0;
+    for (unsigned i = 0; i < count; i++) {
+        char byte;
+        if (fds[i].revents == 0) {
+            continue;
+        }
+        ssize_t size = recv(fds[i].fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
+            continue;
+        }
+        /* Others are added behind these only: what was at `i` is as much further in front as
+         * were dropped. */
+        int fd = take_at(listener, i - dropped);
+        CHECK(fd == fds[i].fd);
+        if (size > 0) {
+            return fd;
+        }
+        (void)close(fd); /* nobody is left to tell */
+        dropped++;
+    }
+    return -1;
+}
+
+int transport_handed_accept(struct transport_listener *base, int other_fd, int cancel_fd,
+                            uint32_t wait_ms, struct transport_link **ret_link)
+{
+    struct handed_listener *listener = (struct handed_listener *)base;
+    uint64_t until_ms = clock_now_ms() + wait_ms;
+    for (;;) {
+        struct pollfd fds[3 + WAITING_MAX] = {{.fd = listener->event_fd, .events = POLLIN},
+                                              {.fd = cancel_fd, .events = POLLIN},
+                                              {.fd = other_fd, .events = POLLIN}};
+        (void)pthread_mutex_lock(&listener->lock);
+        unsigned count = listener->count;
+        for (unsigned i = 0; i < count; i++) {
+            fds[3 + i] = (struct pollfd){.fd = listener->fds[i], .events = POLLIN};
+        }
+        (void)pthread_mutex_unlock(&listener->lock);
+        uint64_t now_ms = clock_now_ms();
+        int left_ms = wait_ms == UINT32_MAX ? -1
+                      : now_ms >= until_ms  ? 0
+                                            : (int)(until_ms - now_ms);
+        int rv = poll(fds, 3 + count, left_ms);
+        if (rv < 0 && errno != EINTR) {
+            return -errno;
+        }
+        if (rv > 0 && fds[1].revents != 0) {
+            return DROVER_ECANCELLED;
+        }
+        if (rv > 0 && fds[2].revents != 0) {
+            return -EAGAIN;
+        }
+        if (rv > 0 && fds[0].revents != 0) {
+            eventfd_t value = 0;
+            (void)eventfd_read(listener->event_fd, &value); /* there are others now: look again */
+        }
+        int fd = rv > 0 ? take_speaking(listener, fds + 3, count) : -1;
+        if (fd >= 0) {
+            return transport_socket_adopt(fd, cancel_fd, ret_link);
         }
         if (rv == 0 && left_ms == 0) {
             return DROVER_ETIMEDOUT2;

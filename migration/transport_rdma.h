@@ -10,9 +10,8 @@
 
 #include <stdint.h>
 
-struct error;
-struct transport_link;
-struct transport_listener;
+#include "migration/transport.h"
+
 struct transport_rdma;
 
 /* Links that a process that was settled in a jail can still connect, in all. */
@@ -22,11 +21,16 @@ struct transport_rdma;
 int transport_rdma_open(struct transport_rdma **ret_rdma, struct error *err);
 /*
  * Before settle(), from which on it listens: "HOST:PORT", of an address that a device
- * has; and for plain TCP, at once. The listener belongs to the caller and is closed
- * before `rdma`.
+ * has. Beside that it takes plain TCP there, at once; or, with `handed` (not NULL: as
+ * "handed:" has it), only connections that are handed to it. The listener belongs to the
+ * caller and is closed before `rdma`.
  */
 int transport_rdma_listen(struct transport_rdma *rdma, const char *address,
-                          struct transport_listener **ret_listener, struct error *err);
+                          const char *handed, struct transport_listener **ret_listener,
+                          struct error *err);
+/* Of such a listener, by number and with the real port; "": by RDMA nothing can come. */
+void transport_rdma_listener_address(const struct transport_listener *listener,
+                                     char ret_address[TRANSPORT_URI_SIZE]);
 /*
  * Once, with the user and the rights that links will be used with, for the kernel takes
  * orders only from those who opened a device; and with the host's files still in sight.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Links are made: by connecting, or by accepting. A listener takes plain TCP at the same
- * address too, for a source whose host has no RDMA.
+ * address too, for a source whose host has no RDMA; or, in a cluster, connections that are
+ * handed to it.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -26,7 +27,8 @@
 struct rdma_listener {
     struct transport_listener listener; /* first */
     struct transport_rdma *rdma;
-    struct transport_listener *tcp;
+    struct transport_listener *tcp;    /* either this, */
+    struct transport_listener *handed; /* or this */
     struct rdma_cm_id *id; /* has a channel of its own once it is settled */
     bool listens;          /* else TCP only, as yet or for good */
     struct addrinfo *where;
@@ -313,6 +315,41 @@ static int listener_accept(struct transport_listener *base, int cancel_fd,
     }
 }
 
+/* The same with connections that are handed over. */
+static int handed_accept(struct transport_listener *base, int cancel_fd, uint32_t wait_ms,
+                         uint32_t idle_ms, struct transport_link **ret_link)
+{
+    struct rdma_listener *self = (struct rdma_listener *)base;
+    uint64_t until_ms = clock_now_ms() + wait_ms;
+    for (;;) {
+        uint64_t now_ms = clock_now_ms();
+        uint32_t left_ms = wait_ms == UINT32_MAX ? UINT32_MAX
+                           : now_ms >= until_ms  ? 0
+                                                 : (uint32_t)(until_ms - now_ms);
+        int rv = transport_handed_accept(self->handed,
+                                         self->listens ? self->id->channel->fd : -1,
+                                         cancel_fd, left_ms, ret_link);
+        if (rv == -EAGAIN) {
+            rv = request_take(self, cancel_fd, idle_ms, ret_link);
+        }
+        if (rv != -EAGAIN) {
+            return rv;
+        }
+    }
+}
+
+static void handed_uri(struct transport_listener *base, char ret_uri[TRANSPORT_URI_SIZE])
+{
+    struct rdma_listener *self = (struct rdma_listener *)base;
+    self->handed->ops->uri(self->handed, ret_uri);
+}
+
+static int handed_give(struct transport_listener *base, int fd)
+{
+    struct rdma_listener *self = (struct rdma_listener *)base;
+    return self->handed->ops->give(self->handed, fd);
+}
+
 static void listener_uri(struct transport_listener *base,
                          char ret_uri[TRANSPORT_URI_SIZE])
 {
@@ -329,6 +366,7 @@ static void listener_close(struct transport_listener *base)
 {
     struct rdma_listener *self = (struct rdma_listener *)base;
     transport_listener_close(self->tcp);
+    transport_listener_close(self->handed);
     if (self->id != NULL) {
         struct rdma_event_channel *channel = self->id->channel;
         (void)self->rdma->library.manager.destroy_id(self->id); /* nobody is left to tell */
@@ -349,8 +387,28 @@ static const struct transport_listener_ops listener_ops = {
     .close = listener_close,
 };
 
+static const struct transport_listener_ops handed_ops = {
+    .accept = handed_accept,
+    .give = handed_give,
+    .uri = handed_uri,
+    .close = listener_close,
+};
+
+/* With what it takes beside RDMA: at `handed`, or as TCP. */
+static int listen_beside(struct rdma_listener *self, const char *handed,
+                         const char *address, struct error *err)
+{
+    if (handed != NULL) {
+        self->listener.ops = &handed_ops;
+        return transport_handed()->listen(handed, &self->handed, err);
+    }
+    int rv = transport_tcp()->listen(address, &self->tcp, err);
+    return rv != 0 ? rv : transport_tcp_listener_defer(self->tcp, err);
+}
+
 int transport_rdma_listen(struct transport_rdma *rdma, const char *address,
-                          struct transport_listener **ret_listener, struct error *err)
+                          const char *handed, struct transport_listener **ret_listener,
+                          struct error *err)
 {
     CHECK(!rdma->settled && rdma->listener == NULL);
     struct rdma_listener *self = calloc(1, sizeof(*self));
@@ -361,8 +419,7 @@ int transport_rdma_listen(struct transport_rdma *rdma, const char *address,
     self->rdma = rdma;
     rdma->listener = self;
     int rv = resolve(address, true, &self->where, err);
-    rv = rv != 0 ? rv : transport_tcp()->listen(address, &self->tcp, err);
-    rv = rv != 0 ? rv : transport_tcp_listener_defer(self->tcp, err);
+    rv = rv != 0 ? rv : listen_beside(self, handed, address, err);
     if (rv == 0 && rdma->library.manager.create_id(rdma->nursery, &self->id, NULL,
                                                    RDMA_PS_TCP) != 0) {
         self->id = NULL;
@@ -389,25 +446,52 @@ int rdma_listener_move(struct transport_rdma *rdma)
     return 0;
 }
 
-/* At the same address and port as its TCP. */
+static uint16_t *port_of(struct sockaddr *where)
+{
+    return where->sa_family == AF_INET6 ? &((struct sockaddr_in6 *)where)->sin6_port
+                                        : &((struct sockaddr_in *)where)->sin_port;
+}
+
+static void where_text(const struct rdma_listener *self, char ret_text[TRANSPORT_URI_SIZE])
+{
+    const struct sockaddr *where = self->where->ai_addr;
+    char host[HOST_BYTES] = "?";
+    char port[16] = "0";
+    (void)getnameinfo(where, self->where->ai_addrlen, host, sizeof(host), port, sizeof(port),
+                      NI_NUMERICHOST | NI_NUMERICSERV); /* of numbers: both fit */
+    (void)snprintf(ret_text, TRANSPORT_URI_SIZE,
+                   where->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+}
+
+/* At the same address and port as its TCP, if it has that. */
 int rdma_listener_begin(struct transport_rdma *rdma, struct error *err)
 {
     struct rdma_listener *self = rdma->listener;
     struct sockaddr *where = self->where->ai_addr;
-    char uri[TRANSPORT_URI_SIZE];
-    self->tcp->ops->uri(self->tcp, uri);
-    uint16_t port = htons((uint16_t)strtoul(strrchr(uri, ':') + 1, NULL, 10));
-    if (where->sa_family == AF_INET6) {
-        ((struct sockaddr_in6 *)where)->sin6_port = port;
-    } else {
-        ((struct sockaddr_in *)where)->sin_port = port;
+    char text[TRANSPORT_URI_SIZE];
+    if (self->tcp != NULL) {
+        self->tcp->ops->uri(self->tcp, text);
+        *port_of(where) = htons((uint16_t)strtoul(strrchr(text, ':') + 1, NULL, 10));
     }
     if (rdma->library.manager.bind_addr(self->id, where) != 0 ||
         rdma->library.manager.listen(self->id, BACKLOG) != 0) {
-        return error_set(err, -errno,
+        int rv = -errno;
+        where_text(self, text);
+        return error_set(err, rv,
                          "can't listen by RDMA at %s: %s; does a device have this address?",
-                         uri + 4, err_text(-errno));
+                         text, err_text(rv));
     }
+    *port_of(where) = rdma->library.manager.get_src_port(self->id);
     self->listens = true;
     return 0;
+}
+
+void transport_rdma_listener_address(const struct transport_listener *listener,
+                                     char ret_address[TRANSPORT_URI_SIZE])
+{
+    const struct rdma_listener *self = (const struct rdma_listener *)listener;
+    ret_address[0] = '\0';
+    if (self->listens) {
+        where_text(self, ret_address);
+    }
 }

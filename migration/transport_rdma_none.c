@@ -17,12 +17,21 @@ int transport_rdma_open(struct transport_rdma **ret_rdma, struct error *err)
 /* The others need what open() never gives. */
 
 int transport_rdma_listen(struct transport_rdma *rdma, const char *address,
-                          struct transport_listener **ret_listener, struct error *err)
+                          const char *handed, struct transport_listener **ret_listener,
+                          struct error *err)
 {
     (void)address;
+    (void)handed;
     (void)ret_listener;
     CHECK(rdma != NULL);
     return error_set(err, -ENOSYS, "this build has no RDMA");
+}
+
+void transport_rdma_listener_address(const struct transport_listener *listener,
+                                     char ret_address[TRANSPORT_URI_SIZE])
+{
+    (void)listener;
+    ret_address[0] = '\0';
 }
 
 int transport_rdma_settle(struct transport_rdma *rdma, struct error *err)

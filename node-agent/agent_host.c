@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "consensus/cluster_state.h"
 #include "node-agent/agent_private.h"
 
 static bool has_core(const struct agent *agent)
@@ -91,6 +92,9 @@ static void op_start_vmm(void *owner, const Drover__VmRecord *vm, uint64_t epoch
                vm->vm_id, vm->spec != NULL ? vm->spec->name : "?", epoch,
                incoming ? " incoming" : "");
     CHECK(agent->member->supervisor != NULL); /* witnesses own no VMs */
+    vmm_supervisor_allow_rdma(
+        agent->member->supervisor,
+        cluster_state_view(agent->member->state)->allow_unencrypted_rdma);
     vmm_supervisor_start(agent->member->supervisor, vm, epoch, incoming);
 }
 
@@ -290,6 +294,14 @@ static int start_supervisor(struct agent *agent, struct error *err)
     if (rv != 0) {
         return rv;
     }
+    char rdma[LIMIT_ADDRESS_SIZE + 16];
+    rv = config_join_address(agent->config->rdma_address[0] != '\0'
+                                 ? agent->config->rdma_address
+                                 : host,
+                             0, rdma, LIMIT_ADDRESS_SIZE);
+    if (rv != 0) {
+        return error_set(err, rv, "rdma-address is too long: give an address of this host");
+    }
     /* Guests come in over this agent's own port. */
     (void)snprintf(incoming, sizeof(incoming), "handed:%s", address); /* fits */
     struct vmm_supervisor_config config = {
@@ -298,6 +310,7 @@ static int start_supervisor(struct agent *agent, struct error *err)
         .vmm_program = agent->config->vmm_path,
         .default_bridge = agent->config->bridge[0] != '\0' ? agent->config->bridge : NULL,
         .incoming = incoming,
+        .incoming_rdma = rdma,
         .migration_patience_ms = agent->member->timing.migration_idle_ms,
         .ops = &supervisor_ops,
         .owner = agent,

@@ -21,6 +21,7 @@
 #define TOKEN_VALID_S_MIN 60
 #define TOKEN_VALID_S_MAX 604800
 #define TOKEN_VALID_S     3600
+#define SETTING_RDMA      "allow_unencrypted_rdma"
 
 /* ---- show
  * ---------------------------------------------------------------------------------- */
@@ -70,6 +71,11 @@ static const char *why_no_ha(const struct census *census, bool leads)
     return NULL;
 }
 
+static json_t *json_settings(const Drover__ClusterState *view)
+{
+    return json_pack("{s:b}", SETTING_RDMA, (int)view->allow_unencrypted_rdma);
+}
+
 void api_cluster_show(struct api_call *call)
 {
     const struct cluster_state *state = api_state(call);
@@ -95,12 +101,41 @@ void api_cluster_show(struct api_call *call)
         (json_int_t)cluster_state_applied_index(state), "lease_ms", (int)view->lease_ms,
         "voters", (int)census.voters, "voters_up", (int)census.voters_up,
         "failures_tolerated", (int)spare, "ha", ha);
-    json_t *rest = json_pack("{s:i, s:i, s:s, s:b}", "vms", (int)census.vms,
+    json_t *rest = json_pack("{s:i, s:i, s:s, s:b, s:o}", "vms", (int)census.vms,
                              "vms_running", (int)census.vms_running, "version",
-                             DROVER_VERSION, "stale", !self.leads);
+                             DROVER_VERSION, "stale", !self.leads, "settings",
+                             json_settings(view));
     (void)json_object_update(object, rest);
     json_decref(rest);
     api_finish(call, 200, object);
+}
+
+/* ---- settings
+ * ------------------------------------------------------------------------------ */
+
+void api_settings_answer(struct api_call *call, uint64_t result_id)
+{
+    (void)result_id;
+    api_finish(call, 200, json_settings(cluster_state_view(api_state(call))));
+}
+
+void api_cluster_set(struct api_call *call)
+{
+    struct error err = {0};
+    struct json_reader reader;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    Drover__ClusterSet order = DROVER__CLUSTER_SET__INIT;
+    json_reader_init(&reader, call->body, "", &err);
+    json_reader_require(&reader, SETTING_RDMA);
+    order.setting = DROVER__CLUSTER_SETTING__CLUSTER_SETTING_ALLOW_UNENCRYPTED_RDMA;
+    order.value = json_reader_bool(&reader, SETTING_RDMA, false);
+    if (json_reader_end(&reader) != 0) {
+        api_fail_err(call, &err);
+        return;
+    }
+    command.what_case = DROVER__COMMAND__WHAT_CLUSTER_SET;
+    command.cluster_set = &order;
+    api_propose(call, &command, api_settings_answer);
 }
 
 /* ---- addresses

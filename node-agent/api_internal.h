@@ -124,6 +124,8 @@ void api_member_removed_before(struct api_call *call, uint64_t host_id);
 void api_cluster_show(struct api_call *call);
 void api_cluster_init(struct api_call *call);
 void api_cluster_join(struct api_call *call);
+void api_cluster_set(struct api_call *call);
+void api_settings_answer(struct api_call *call, uint64_t result_id);
 void api_token_create(struct api_call *call);
 void api_token_list(struct api_call *call);
 void api_member_remove(struct api_call *call);

@@ -14,6 +14,7 @@ static const struct api_route routes[] = {
     {"GET", "cluster", API_ROUTE_NO_CLUSTER | API_ROUTE_NAMES_HOST, api_cluster_show, NULL},
     {"POST", "cluster/init", API_ROUTE_NO_CLUSTER | API_ROUTE_LOCAL, api_cluster_init, NULL},
     {"POST", "cluster/join", API_ROUTE_NO_CLUSTER | API_ROUTE_LOCAL, api_cluster_join, NULL},
+    {"PUT", "cluster/settings", 0, api_cluster_set, api_settings_answer},
     {"POST", "cluster/tokens", 0, api_token_create, NULL},
     {"GET", "cluster/tokens", 0, api_token_list, NULL},
     {"DELETE", "cluster/members/@", 0, api_member_remove, api_member_removed_before},

@@ -151,6 +151,19 @@ static int choose_target(struct api_call *call, const Drover__VmRecord *vm,
     return placement_check(state, &view, vm, host->host_id, err);
 }
 
+static int transport_of(const char *text, Drover__MigrationTransport *ret_transport,
+                        struct error *err)
+{
+    static const char *const names[] = {"tcp", "rdma", "auto"}; /* by number */
+    for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *ret_transport = (Drover__MigrationTransport)i;
+            return 0;
+        }
+    }
+    return error_set(err, DROVER_EBADINPUT, "transport: give tcp, rdma or auto");
+}
+
 void api_vm_migrate(struct api_call *call)
 {
     struct error err = {0};
@@ -164,7 +177,9 @@ void api_vm_migrate(struct api_call *call)
     begin.deadline_s =
         (uint32_t)json_reader_number(&reader, "deadline_s", 1, DEADLINE_S_MAX, 0);
     begin.predict_only = json_reader_bool(&reader, "predict_only", false);
-    if (json_reader_end(&reader) != 0) {
+    const char *transport = json_reader_text(&reader, "transport", "tcp");
+    if (json_reader_end(&reader) != 0 ||
+        transport_of(transport, &begin.transport, &err) != 0) {
         api_fail_err(call, &err);
         return;
     }

@@ -66,6 +66,8 @@ static const struct setting settings[] = {
             "memory that VMs may not use [512M]"),
     SETTING("migration-bandwidth", SETTING_BYTES, move_bandwidth, "SIZE",
             "bytes a second for VMs that leave, 0: all [3/4 of the network card's]"),
+    SETTING("rdma-address", SETTING_TEXT, rdma_address, "IP",
+            "where VMs that are moved over RDMA come in [the host of address]"),
     SETTING("witness", SETTING_BOOL, witness, NULL, "vote, but run no VMs"),
     SETTING("debug", SETTING_BOOL, debug, NULL, "log more"),
 };

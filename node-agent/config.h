@@ -28,6 +28,7 @@ struct agent_config {
     char api_address[LIMIT_ADDRESS_SIZE];  /* HOST:PORT of the API over TLS; default: the address's host, port 7401 */
     char state_dir[LIMIT_PATH_SIZE];       /* /var/lib/drover */
     char run_dir[LIMIT_PATH_SIZE];         /* /run/drover: API socket (api.sock), a folder per VMM */
+    char rdma_address[LIMIT_NAME_SIZE];    /* of the card that VMs come in by over RDMA; empty: the address's host */
     char vmm_path[LIMIT_PATH_SIZE];        /* drover-vmm beside droverd, else in PATH */
     char bridge[LIMIT_NAME_SIZE];          /* default bridge of VMs' NICs; empty: none */
     char watchdog[LIMIT_PATH_SIZE];        /* device, or "none" */

@@ -157,6 +157,7 @@ static void order_migrate(struct host_core *core, struct host_vm *vm,
     migrate.max_downtime_ms = migration->max_downtime_ms;
     migrate.deadline_s = migration->deadline_s;
     migrate.predict_only = migration->predict_only;
+    migrate.rdma_address = migration->rdma_address;
     migrate.postcopy = DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_NEVER;
     migrate.bandwidth_bytes_per_second = vmm->bandwidth = share(core);
     Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
@@ -214,6 +215,31 @@ static const char *end_reason(const struct host_core *core, const struct host_vm
         return report->error;
     }
     return why != NULL ? why : otherwise;
+}
+
+/* What the VMM says that is not as it was asked for, such as RDMA that fell back to TCP. */
+static void state_notice(struct host_core *core, struct host_vm *vm,
+                         const struct host_vmm *vmm, const Drover__Migration *migration,
+                         uint64_t now_ms)
+{
+    const Drover__VmMigrationStatus *report = report_of(vmm, migration);
+    bool rdma = migration->transport ==
+                DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA;
+    if (!rdma || report == NULL || report->notice[0] == '\0' ||
+        migration->notice[0] != '\0' || has_failed(report)) {
+        return;
+    }
+    Drover__MigrationNotice notice = DROVER__MIGRATION_NOTICE__INIT;
+    notice.vm_id = vm->vm_id;
+    notice.next_epoch = migration->next_epoch;
+    notice.host_id = core->identity.host_id;
+    notice.incarnation =
+        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
+    notice.text = report->notice;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_NOTICE;
+    command.migration_notice = &notice;
+    host_state(core, vm, &command, now_ms);
 }
 
 static void source_with_guest(struct host_core *core, struct host_vm *vm,
@@ -304,6 +330,7 @@ void host_source_reconcile(struct host_core *core, struct host_vm *vm,
                         now_ms);
         return;
     }
+    state_notice(core, vm, vmm, migration, now_ms);
     switch (host_vmm_state(vmm)) {
     case DROVER__VM_RUN_STATE__VM_RUN_RUNNING:
     case DROVER__VM_RUN_STATE__VM_RUN_PAUSED:
@@ -338,6 +365,10 @@ static void state_ready(struct host_core *core, struct host_vm *vm, struct host_
     ready.incarnation =
         (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     ready.uri = vmm->status->incoming_uri;
+    ready.rdma_address = vmm->status->incoming_rdma;
+    if (vmm->status->migration != NULL) {
+        ready.notice = vmm->status->migration->notice;
+    }
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_READY;
     command.migration_ready = &ready;

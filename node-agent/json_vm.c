@@ -176,7 +176,7 @@ static json_t *json_migration(const Drover__VmRecord *vm,
                                "bytes_remaining", (json_int_t)progress->bytes_remaining,
                                "progress_percent", (json_int_t)percent);
     json_t *rest =
-        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:i, s:i, s:f, s:I}",
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:i, s:i, s:f, s:I, s:s, s:s}",
                   "bytes_per_second",
                   (json_int_t)progress->bytes_per_second, "dirty_bytes_per_second",
                   (json_int_t)progress->dirty_bytes_per_second, "elapsed_ms",
@@ -190,7 +190,13 @@ static json_t *json_migration(const Drover__VmRecord *vm,
                   progress->figures == NULL
                       ? 0.0
                       : (double)progress->figures->predicted_downtime_us / 1000.0,
-                  "predicted_total_ms", (json_int_t)progress->predicted_total_ms);
+                  "predicted_total_ms", (json_int_t)progress->predicted_total_ms,
+                  "transport",
+                  migration->transport ==
+                          DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA
+                      ? "rdma"
+                      : "tcp",
+                  "notice", migration->notice);
     (void)json_object_update(object, rest);
     json_decref(rest);
     return object;
@@ -202,11 +208,13 @@ static json_t *json_figures(const Drover__MigrationFigures *figures)
         return json_null();
     }
     return json_pack(
-        "{s:I, s:f, s:f, s:I, s:I, s:I, s:i}", "total_ms", (json_int_t)figures->total_ms,
+        "{s:I, s:f, s:f, s:I, s:I, s:I, s:i, s:s, s:s}", "total_ms",
+        (json_int_t)figures->total_ms,
         "downtime_ms", (double)figures->downtime_us / 1000.0, "predicted_downtime_ms",
         (double)figures->predicted_downtime_us / 1000.0, "bytes_sent",
         (json_int_t)figures->bytes_sent, "pages_sent", (json_int_t)figures->pages_sent,
-        "pages_zero", (json_int_t)figures->pages_zero, "rounds", (int)figures->rounds);
+        "pages_zero", (json_int_t)figures->pages_zero, "rounds", (int)figures->rounds,
+        "transport", figures->over_rdma ? "rdma" : "tcp", "notice", figures->notice);
 }
 
 /* What the guest has of its memory, and what it says of it; null: not known. */

@@ -230,8 +230,10 @@ int vmm_command_build(const Drover__VmRecord *vm,
         add(&command, &rv, "--patience");
         add(&command, &rv, "%" PRIu32, options->patience_ms);
     }
+    add_flag(&command, &rv, "--rdma", options->rdma);
     if (options->incoming != NULL) {
         add_pair(&command, &rv, "--incoming", options->incoming);
+        add_pair(&command, &rv, "--incoming-rdma", options->incoming_rdma);
     } else if (vm->wanted == DROVER__VM_WANTED__VM_WANTED_PAUSED) {
         add(&command, &rv, "--paused");
     }

@@ -15,6 +15,8 @@ struct vmm_command_options {
     const char *serial_path;
     const char *vsock_path;    /* NULL: none, whatever the VM wants */
     const char *incoming;      /* where a guest comes in: --incoming; NULL: not incoming */
+    const char *incoming_rdma; /* and by RDMA; NULL: not */
+    bool rdma;                 /* it can be moved over RDMA */
     uint64_t epoch;
     uint32_t patience_ms; /* of its moves; 0: its own default */
 };

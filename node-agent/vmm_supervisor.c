@@ -110,6 +110,10 @@ static int set_up(struct vmm_supervisor *supervisor,
     rv = rv != 0 ? rv
                  : copy_text(supervisor->incoming, sizeof(supervisor->incoming),
                              config->incoming, "the migration address", err);
+    rv = rv != 0
+             ? rv
+             : copy_text(supervisor->incoming_rdma, sizeof(supervisor->incoming_rdma),
+                         config->incoming_rdma, "the address for RDMA", err);
     rv = rv != 0 ? rv : make_directory(supervisor->run_directory, "", err);
     rv = rv != 0 ? rv : make_directory(supervisor->run_directory, "/vms", err);
     rv = rv != 0 ? rv : make_directory(supervisor->run_directory, "/logs", err);
@@ -231,6 +235,11 @@ int vmm_supervisor_scan(struct vmm_supervisor *supervisor, struct error *err)
 
 /* ---- start, order
  * -------------------------------------------------------------------------- */
+
+void vmm_supervisor_allow_rdma(struct vmm_supervisor *supervisor, bool allow)
+{
+    supervisor->rdma = allow;
+}
 
 void vmm_supervisor_start(struct vmm_supervisor *supervisor, const Drover__VmRecord *vm,
                           uint64_t epoch, bool incoming)

@@ -51,6 +51,7 @@ struct vmm_supervisor_config {
         *vmm_program; /* path of drover-vmm; NULL: beside this program, then in PATH */
     const char *default_bridge; /* for NICs that name none; may be NULL */
     const char *incoming;       /* where guests come in: --incoming of VMMs that wait */
+    const char *incoming_rdma;  /* "HOST:0" where they take RDMA, if that is allowed */
     uint32_t migration_patience_ms; /* 0: the VMM's own default */
     const struct vmm_supervisor_ops *ops;
     void *owner;
@@ -69,6 +70,8 @@ void vmm_supervisor_free(struct vmm_supervisor *supervisor);
  * taps). Ends with scan_done(). */
 int vmm_supervisor_scan(struct vmm_supervisor *supervisor, struct error *err);
 
+/* Of VMMs that are started from now on: whether moves may go over RDMA, which nobody encrypts. */
+void vmm_supervisor_allow_rdma(struct vmm_supervisor *supervisor, bool allow);
 /* For `incoming`, it waits for a guest at the config's `incoming`; where exactly is told by its
  * status. All failures come by gone(). A VMM that is there already is not started again:
  * its status is reported. Borrows `vm`. */

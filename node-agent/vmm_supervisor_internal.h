@@ -65,6 +65,8 @@ struct vmm_supervisor {
     char vmm_program[LIMIT_PATH_SIZE];
     char default_bridge[TAP_NAME_SIZE];
     char incoming[LIMIT_ADDRESS_SIZE + 16];
+    char incoming_rdma[LIMIT_ADDRESS_SIZE + 16];
+    bool rdma; /* VMMs are started so that moves may go over it */
     uint32_t migration_patience_ms;
     int lock_fd; /* one droverd per run directory */
     struct vmm *vmms;

@@ -52,6 +52,14 @@ static int make_taps(struct vmm *vmm, const Drover__VmSpec *spec, struct error *
     return 0;
 }
 
+static bool arrives_by_rdma(const Drover__VmRecord *vm,
+                            const struct vmm_supervisor *supervisor)
+{
+    return supervisor->rdma && vm->migration != NULL &&
+           vm->migration->transport ==
+               DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA;
+}
+
 static int run(struct vmm *vmm, const Drover__VmRecord *vm, bool incoming, int lock_fd,
                struct error *err)
 {
@@ -81,6 +89,8 @@ static int run(struct vmm *vmm, const Drover__VmRecord *vm, bool incoming, int l
         .serial_path = serial,
         .vsock_path = vsock,
         .incoming = incoming ? supervisor->incoming : NULL,
+        .incoming_rdma = arrives_by_rdma(vm, supervisor) ? supervisor->incoming_rdma : NULL,
+        .rdma = supervisor->rdma,
         .epoch = vmm->epoch,
         .patience_ms = supervisor->migration_patience_ms,
     };

@@ -61,7 +61,7 @@ json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
         migration->figures != NULL ? migration->figures : &none;
     return json_pack(
         "{s:s, s:b, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:i, s:I, "
-        "s:I, s:I, s:I, s:i, s:s, s:s, s:I}",
+        "s:I, s:I, s:I, s:i, s:s, s:s, s:I, s:b}",
         "status", migration_state_name_of(migration->state), "interrupted",
         (int)migration->interrupted, "uri", migration->uri,
         "round", (int)migration->round, "streams", (int)migration->streams, "bytes_total", (json_int_t)migration->bytes_total,
@@ -77,7 +77,7 @@ json_t *control_json_migration(const Drover__VmMigrationStatus *migration)
         "pages_zero", (json_int_t)figures->pages_zero, "postcopy_pages",
         (json_int_t)figures->postcopy_pages, "rounds", (int)figures->rounds,
         "error", migration->error, "notice", migration->notice, "bytes_placed",
-        (json_int_t)figures->bytes_placed);
+        (json_int_t)figures->bytes_placed, "over_rdma", (int)figures->over_rdma);
 }
 
 static json_t *balloon_json(const Drover__VmBalloonStatus *balloon)

@@ -109,11 +109,15 @@ static void migration_fill(struct migrate *migrate, struct control_status *statu
     status->figures.pages_sent = engine->figures.pages_sent;
     status->figures.pages_zero = engine->figures.pages_zero;
     status->figures.rounds = engine->figures.rounds;
+    status->figures.over_rdma = engine->over_rdma;
     status->figures.postcopy_pages = engine->figures.postcopy_pages;
     status->migration.figures = &status->figures;
     status->migration.error = status->error;
     status->status.migration = &status->migration;
     status->status.incoming_uri = status->incoming_uri;
+    (void)snprintf(status->incoming_rdma, sizeof(status->incoming_rdma), "%s",
+                   now.incoming_rdma);
+    status->status.incoming_rdma = status->incoming_rdma;
     snapshot_fill(&now.snapshot, status);
 }
 

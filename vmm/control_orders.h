@@ -24,6 +24,7 @@ struct control_status {
     char reason[256];
     char uri[TRANSPORT_URI_SIZE];
     char incoming_uri[TRANSPORT_URI_SIZE];
+    char incoming_rdma[TRANSPORT_URI_SIZE];
     char notice[MIGRATION_NOTICE_SIZE];
     char error[ERROR_TEXT_SIZE];
     char snapshot_error[ERROR_TEXT_SIZE];

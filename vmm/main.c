@@ -364,7 +364,8 @@ static int program_open(struct program *program, struct error *err)
         CHECK(migrate_disk_add(program->migrate, program->options.disks[i].path) == 0);
     }
     if (program->options.incoming != NULL) {
-        result = migrate_listen(program->migrate, program->options.incoming, err);
+        result = migrate_listen(program->migrate, program->options.incoming,
+                                program->options.incoming_rdma, err);
     }
     return result < 0 ? result
                       : control_create(program->vm, program->migrate,

@@ -250,7 +250,23 @@ static void target_changed(void *owner)
     vm_state_changed(migrate->vm);
 }
 
-int migrate_listen(struct migrate *migrate, const char *uri, struct error *err)
+/* What `uri` alone does not say. */
+static int listener_make(struct migrate *migrate, const char *uri, const char *rdma,
+                         struct transport_listener **ret_listener, struct error *err)
+{
+    if (rdma != NULL) {
+        CHECK(migrate->rdma != NULL);
+        return migrate_rdma_listen_beside(migrate->rdma, rdma, uri, ret_listener, err);
+    }
+    if (strncmp(uri, "rdma:", 5) == 0) {
+        CHECK(migrate->rdma != NULL);
+        return migrate_rdma_listen(migrate->rdma, uri + 5, ret_listener, err);
+    }
+    return 0;
+}
+
+int migrate_listen(struct migrate *migrate, const char *uri, const char *rdma,
+                   struct error *err)
 {
     CHECK(migrate->target == NULL && vm_config(migrate->vm)->incoming);
     if (snapshot_restore_wanted(uri)) {
@@ -268,14 +284,11 @@ int migrate_listen(struct migrate *migrate, const char *uri, struct error *err)
         .changed = target_changed,
         .owner = migrate,
     };
-    if (strncmp(uri, "rdma:", 5) == 0) {
-        CHECK(migrate->rdma != NULL);
-        int rv = migrate_rdma_listen(migrate->rdma, uri + 5, &config.listener, err);
-        if (rv != 0) {
-            return rv;
-        }
+    int rv = listener_make(migrate, uri, rdma, &config.listener, err);
+    if (rv != 0) {
+        return rv;
     }
-    int rv = migration_target_create(&config, &migrate->target, err);
+    rv = migration_target_create(&config, &migrate->target, err);
     if (rv != 0) {
         transport_listener_close(config.listener);
     }
@@ -401,6 +414,22 @@ static int may_leave(struct migrate *migrate, struct error *err)
     return 0;
 }
 
+/* Whether, and where to, RDMA is tried; or why not. */
+static void rdma_config(const struct migrate *migrate, const Drover__ControlMigrate *order,
+                        struct migration_source_config *config)
+{
+    bool beside = order->rdma_address[0] != '\0';
+    if (!beside && strncmp(order->uri, "rdma:", 5) != 0) {
+        return;
+    }
+    config->rdma_address = beside ? order->rdma_address : NULL;
+    config->notice = "over TCP: this VM was started without --rdma";
+    if (migrate->rdma != NULL) {
+        config->rdma = migrate_rdma_transport(migrate->rdma);
+        config->notice = migrate_rdma_notice(migrate->rdma);
+    }
+}
+
 int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
                   struct unix_files *files, struct error *err)
 {
@@ -436,13 +465,7 @@ int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
         .changed = source_changed,
         .owner = migrate,
     };
-    if (strncmp(uri, "rdma:", 5) == 0) {
-        config.notice = "over TCP: this VM was started without --rdma";
-        if (migrate->rdma != NULL) {
-            config.rdma = migrate_rdma_transport(migrate->rdma);
-            config.notice = migrate_rdma_notice(migrate->rdma);
-        }
-    }
+    rdma_config(migrate, order, &config);
     for (unsigned i = 0; i < files->count; i++) {
         config.link_fds[i] = files->fds[i];
     }
@@ -556,6 +579,9 @@ void migrate_status(struct migrate *migrate, struct migrate_status *ret_status)
     snapshot_status(migrate->snapshot, &ret_status->snapshot);
     if (migrate->target != NULL && (vm_holds(migrate->vm) & VM_HOLD_INCOMING) != 0) {
         migration_target_uri(migrate->target, ret_status->incoming_uri);
+        if (migrate->rdma != NULL) {
+            migrate_rdma_incoming(migrate->rdma, ret_status->incoming_rdma);
+        }
     }
     if (migrate->source != NULL) {
         migration_source_status(migrate->source, &ret_status->engine);

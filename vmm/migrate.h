@@ -26,6 +26,7 @@ struct migrate_status {
     uint64_t next_epoch;                   /* of a departure, as its order said; or 0 */
     char incoming_uri[TRANSPORT_URI_SIZE]; /* where an arrival is waited for, with the
                                               real port; "" else */
+    char incoming_rdma[TRANSPORT_URI_SIZE]; /* and by RDMA, beside "handed:"; "": not */
     struct snapshot_status snapshot;       /* the latest that was taken */
 };
 
@@ -40,8 +41,10 @@ void migrate_free(struct migrate *migrate);
 
 /*
  * --incoming: listens for a guest; the VM was made with `incoming`. Before the jail.
+ * `rdma` (NULL: not): the address where RDMA is taken beside connections that are handed over.
  */
-int migrate_listen(struct migrate *migrate, const char *uri, struct error *err);
+int migrate_listen(struct migrate *migrate, const char *uri, const char *rdma,
+                   struct error *err);
 /*
  * Waits for it. When the guest arrives VM_HOLD_INCOMING is cleared; if it never will,
  * vm_end() says why. After vm_start().

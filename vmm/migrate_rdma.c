@@ -17,6 +17,7 @@ struct migrate_rdma {
     const char *name;
     struct transport_rdma *transport; /* NULL: it could not be opened */
     bool settled;                     /* and works */
+    const struct transport_listener *listener; /* of an arrival beside "handed:"; borrowed */
     char notice[ERROR_TEXT_SIZE + 16];
 };
 
@@ -55,8 +56,44 @@ int migrate_rdma_listen(struct migrate_rdma *rdma, const char *address,
                         struct transport_listener **ret_listener, struct error *err)
 {
     return rdma->transport != NULL
-               ? transport_rdma_listen(rdma->transport, address, ret_listener, err)
+               ? transport_rdma_listen(rdma->transport, address, NULL, ret_listener, err)
                : transport_tcp()->listen(address, ret_listener, err);
+}
+
+int migrate_rdma_listen_beside(struct migrate_rdma *rdma, const char *address,
+                               const char *handed_uri,
+                               struct transport_listener **ret_listener, struct error *err)
+{
+    const struct transport_ops *transport = NULL;
+    const char *handed = NULL;
+    struct error why = {0};
+    int rv = transport_find(handed_uri, &transport, &handed, err);
+    if (rv != 0) {
+        return rv;
+    }
+    if (transport != transport_handed()) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "--incoming-rdma goes with --incoming handed only: give --incoming "
+                         "rdma:HOST:PORT");
+    }
+    if (rdma->transport != NULL &&
+        transport_rdma_listen(rdma->transport, address, handed, ret_listener, &why) == 0) {
+        rdma->listener = *ret_listener;
+        return 0;
+    }
+    if (rdma->transport != NULL) {
+        missing(rdma, &why);
+    }
+    return transport->listen(handed, ret_listener, err);
+}
+
+void migrate_rdma_incoming(const struct migrate_rdma *rdma,
+                           char ret_address[TRANSPORT_URI_SIZE])
+{
+    ret_address[0] = '\0';
+    if (rdma->settled && rdma->listener != NULL) {
+        transport_rdma_listener_address(rdma->listener, ret_address);
+    }
 }
 
 int migrate_rdma_settle(void *owner, struct error *err)

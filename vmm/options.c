@@ -71,6 +71,8 @@ const char options_help_rest[] =
     "  --incoming rdma:HOST:PORT      ... or over RDMA; neither is encrypted: only in a\n"
     "                                 network of your own\n"
     "  --incoming handed              its connections come by order: droverd encrypts them\n"
+    "  --incoming-rdma HOST:PORT      ... or over RDMA, not encrypted, straight from the other\n"
+    "                                 VMM; without a device, by order only\n"
     "  --rdma                 it can be moved over RDMA\n"
     "  --incoming file:DIR[,force]    the guest of a snapshot; `force`: although a disk was "
     "written\n"
@@ -112,6 +114,7 @@ enum option_key {
     KEY_CONSOLE,
     KEY_CONTROL,
     KEY_INCOMING,
+    KEY_INCOMING_RDMA,
     KEY_RDMA,
     KEY_PAUSED,
     KEY_VM_ID,
@@ -153,6 +156,7 @@ static const struct option long_options[] = {
     {"console", required_argument, NULL, KEY_CONSOLE},
     {"control", required_argument, NULL, KEY_CONTROL},
     {"incoming", required_argument, NULL, KEY_INCOMING},
+    {"incoming-rdma", required_argument, NULL, KEY_INCOMING_RDMA},
     {"rdma", no_argument, NULL, KEY_RDMA},
     {"paused", no_argument, NULL, KEY_PAUSED},
     {"user", required_argument, NULL, KEY_USER},
@@ -313,6 +317,10 @@ static int control_option(int key, const char *text, struct options *options,
         options->incoming = text;
         options->rdma = options->rdma || strncmp(text, "rdma:", 5) == 0;
         return 0;
+    case KEY_INCOMING_RDMA:
+        options->incoming_rdma = text;
+        options->rdma = true;
+        return 0;
     case KEY_RDMA:
         options->rdma = true;
         return 0;
@@ -384,6 +392,12 @@ static int whole_judge(const struct options *options, struct error *err)
     }
     if (options->ha && options->vm_id == 0) {
         return error_set(err, DROVER_EBADINPUT, "--ha needs --vm-id and --epoch");
+    }
+    bool handed = options->incoming != NULL && strncmp(options->incoming, "handed", 6) == 0;
+    if (options->incoming_rdma != NULL && !handed) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "--incoming-rdma goes with --incoming handed: else give --incoming "
+                         "rdma:HOST:PORT");
     }
     int result = machine_judge(options, err);
     result = result < 0 ? result : options_firmware_judge(options, err);

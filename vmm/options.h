@@ -50,6 +50,7 @@ struct options {
     const char *console; /* hvc0 */
     const char *control;
     const char *incoming; /* NULL: none */
+    const char *incoming_rdma; /* beside it; NULL: not */
     bool rdma;            /* moves may go over RDMA */
     bool paused;
     bool ha;

@@ -269,8 +269,18 @@ static void make_migration_step(struct scribe *scribe, const Drover__VmRecord *v
     const Drover__Migration *migration = vm->migration;
     uint64_t next_epoch = near(scribe, migration->next_epoch);
     uint64_t target = rarely(scribe) ? some_host(scribe) : migration->target_host_id;
-    unsigned kind = scribe_below(scribe, 12);
-    if (kind < 5) {
+    unsigned kind = scribe_below(scribe, 13);
+    if (kind == 12) {
+        Drover__MigrationNotice *notice = &scribe->order.migration_notice;
+        drover__migration_notice__init(notice);
+        notice->vm_id = vm->vm_id;
+        notice->next_epoch = next_epoch;
+        notice->host_id = rarely(scribe) ? some_host(scribe) : migration->source_host_id;
+        notice->incarnation = run_of(scribe, notice->host_id);
+        notice->text = text(scribe, 1, "over TCP: ", scribe_below(scribe, 3));
+        command->what_case = DROVER__COMMAND__WHAT_MIGRATION_NOTICE;
+        command->migration_notice = notice;
+    } else if (kind < 5) {
         Drover__MigrationReady *ready = &scribe->order.migration_ready;
         drover__migration_ready__init(ready);
         ready->vm_id = vm->vm_id;
@@ -279,6 +289,8 @@ static void make_migration_step(struct scribe *scribe, const Drover__VmRecord *v
         ready->incarnation = run_of(scribe, target);
         ready->uri =
             text(scribe, 1, rarely(scribe) ? "x" : "tcp:h:", 1 + scribe_below(scribe, 2));
+        ready->rdma_address = text(scribe, 2, rarely(scribe) ? "" : "10.0.0.1:",
+                                   scribe_below(scribe, 2) * 7);
         command->what_case = DROVER__COMMAND__WHAT_MIGRATION_READY;
         command->migration_ready = ready;
     } else if (kind == 5) {
@@ -316,6 +328,7 @@ static void make_migration(struct scribe *scribe)
     begin->vm_id = vm->vm_id;
     begin->expected_epoch = near(scribe, vm->epoch);
     begin->target_host_id = some_host(scribe);
+    begin->transport = (Drover__MigrationTransport)scribe_below(scribe, 4);
     scribe->command.what_case = DROVER__COMMAND__WHAT_MIGRATION_BEGIN;
     scribe->command.migration_begin = begin;
 }

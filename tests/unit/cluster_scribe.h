@@ -43,6 +43,7 @@ struct scribe {
         Drover__MigrationCancel migration_cancel;
         Drover__MigrationDone migration_done;
         Drover__MigrationAbort migration_abort;
+        Drover__MigrationNotice migration_notice;
         Drover__EventAdd event_add;
     } order;
     const Drover__ClusterState *view;

@@ -271,11 +271,28 @@ int world_stopped(struct world *world, uint64_t vm_id, uint64_t epoch, uint64_t 
 
 int world_begin(struct world *world, uint64_t vm_id, uint64_t target_id)
 {
+    return world_begin_over(world, vm_id, target_id,
+                            DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_TCP);
+}
+
+int world_allow_rdma(struct world *world, uint64_t value)
+{
+    Drover__ClusterSet set = DROVER__CLUSTER_SET__INIT;
+    set.setting = DROVER__CLUSTER_SETTING__CLUSTER_SETTING_ALLOW_UNENCRYPTED_RDMA;
+    set.value = value;
+    COMMAND(cluster_set, CLUSTER_SET, &set);
+    return world_apply(world, &command);
+}
+
+int world_begin_over(struct world *world, uint64_t vm_id, uint64_t target_id,
+                     Drover__MigrationTransport transport)
+{
     const Drover__VmRecord *vm = world_vm(world, vm_id);
     Drover__MigrationBegin begin = DROVER__MIGRATION_BEGIN__INIT;
     begin.vm_id = vm_id;
     begin.expected_epoch = vm == NULL ? 0 : vm->epoch;
     begin.target_host_id = target_id;
+    begin.transport = transport;
     COMMAND(migration_begin, MIGRATION_BEGIN, &begin);
     return world_apply(world, &command);
 }
@@ -294,12 +311,20 @@ static uint64_t target_of(const struct world *world, uint64_t vm_id)
 
 int world_ready(struct world *world, uint64_t vm_id)
 {
+    return world_ready_rdma(world, vm_id, "", "");
+}
+
+int world_ready_rdma(struct world *world, uint64_t vm_id, const char *address,
+                     const char *notice)
+{
     Drover__MigrationReady ready = DROVER__MIGRATION_READY__INIT;
     ready.vm_id = vm_id;
     ready.next_epoch = next_epoch_of(world, vm_id);
     ready.host_id = target_of(world, vm_id);
     ready.incarnation = run_of(world, ready.host_id);
     ready.uri = text_of("tcp:10.0.0.2:4444");
+    ready.rdma_address = text_of(address);
+    ready.notice = text_of(notice);
     COMMAND(migration_ready, MIGRATION_READY, &ready);
     return world_apply(world, &command);
 }

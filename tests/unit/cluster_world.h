@@ -45,7 +45,13 @@ int world_started(struct world *world, uint64_t vm_id, uint64_t epoch, uint64_t 
 int world_stopped(struct world *world, uint64_t vm_id, uint64_t epoch, uint64_t host_id,
                   bool powered_off);
 int world_begin(struct world *world, uint64_t vm_id, uint64_t target_id);
+int world_begin_over(struct world *world, uint64_t vm_id, uint64_t target_id,
+                     Drover__MigrationTransport transport);
 int world_ready(struct world *world, uint64_t vm_id);
+/* By RDMA at `address`; "": not, because of `notice`. */
+int world_ready_rdma(struct world *world, uint64_t vm_id, const char *address,
+                     const char *notice);
+int world_allow_rdma(struct world *world, uint64_t value);
 int world_cancel(struct world *world, uint64_t vm_id);
 int world_migrated(struct world *world, uint64_t vm_id);
 int world_abort(struct world *world, uint64_t vm_id, Drover__MigrationAbortBy by);

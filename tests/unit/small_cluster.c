@@ -176,9 +176,22 @@ void small_cluster_migrate(struct small_cluster *cluster, uint64_t vm_id, uint64
     begin.vm_id = vm_id;
     begin.expected_epoch = cluster_state_vm(cluster->state, vm_id)->epoch;
     begin.target_host_id = target;
+    begin.transport = cluster->transport;
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_BEGIN;
     command.migration_begin = &begin;
     apply(cluster, &command);
+}
+
+void small_cluster_rdma(struct small_cluster *cluster)
+{
+    Drover__ClusterSet set = DROVER__CLUSTER_SET__INIT;
+    set.setting = DROVER__CLUSTER_SETTING__CLUSTER_SETTING_ALLOW_UNENCRYPTED_RDMA;
+    set.value = 1;
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_CLUSTER_SET;
+    command.cluster_set = &set;
+    apply(cluster, &command);
+    cluster->transport = DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA;
 }
 
 void small_cluster_ready(struct small_cluster *cluster, uint64_t vm_id)
@@ -191,6 +204,7 @@ void small_cluster_ready(struct small_cluster *cluster, uint64_t vm_id)
     ready.host_id = migration->target_host_id;
     ready.incarnation = (char *)(uintptr_t) "run1";
     ready.uri = (char *)(uintptr_t)SMALL_CLUSTER_URI;
+    ready.rdma_address = (char *)(uintptr_t)SMALL_CLUSTER_RDMA; /* taken if it was asked for */
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_READY;
     command.migration_ready = &ready;

@@ -10,6 +10,7 @@
 struct small_cluster {
     struct cluster_state *state;
     uint64_t index;
+    Drover__MigrationTransport transport; /* of moves from now on */
 };
 
 /* All three up, under boot "boot" and run "run1". */
@@ -32,6 +33,9 @@ void small_cluster_migrate(struct small_cluster *cluster, uint64_t vm_id,
                            uint64_t target);
 void small_cluster_drain(struct small_cluster *cluster, uint64_t host_id);
 void small_cluster_ready(struct small_cluster *cluster, uint64_t vm_id);
+/* RDMA is allowed, and asked for by moves from now on; it is ready at SMALL_CLUSTER_RDMA. */
+void small_cluster_rdma(struct small_cluster *cluster);
 #define SMALL_CLUSTER_URI "tcp:10.0.0.9:900"
+#define SMALL_CLUSTER_RDMA "10.1.0.9:18515"
 
 #endif

@@ -159,6 +159,26 @@ static void test_state_joins_what_is_recorded_with_what_is_observed(void **state
     f->backend.status = NULL;
 }
 
+static void test_rdma_goes_once_the_setting_allows_it(void **state)
+{
+    struct fixture *f = *state;
+    const char *order = "{\"target\":\"n2\",\"transport\":\"rdma\"}";
+    assign(f);
+    report_started(f);
+    (void)ask(f, "POST", "/vms/web1/migrate", order, 409);
+    (void)ask(f, "PUT", "/cluster/settings", "{}", 400);
+    assert_error(f, "bad_input", "allow_unencrypted_rdma");
+    (void)ask(f, "PUT", "/cluster/settings", "{\"allow_unencrypted_rdma\":1}", 400);
+    json_t *settings =
+        ask(f, "PUT", "/cluster/settings", "{\"allow_unencrypted_rdma\":true}", 200);
+    assert_true(json_is_true(json_object_get(settings, "allow_unencrypted_rdma")));
+    json_t *cluster = ask(f, "GET", "/cluster", NULL, 200);
+    assert_true(json_is_true(json_object_get(json_object_get(cluster, "settings"),
+                                             "allow_unencrypted_rdma")));
+    json_t *vm = ask(f, "POST", "/vms/web1/migrate", order, 202);
+    assert_string_equal(text_of(json_object_get(vm, "migration"), "transport"), "rdma");
+}
+
 static void test_migration_shows_its_progress_and_can_be_cancelled(void **state)
 {
     struct fixture *f = *state;
@@ -172,6 +192,10 @@ static void test_migration_shows_its_progress_and_can_be_cancelled(void **state)
     (void)ask(f, "POST", "/vms/web1/migrate", "{\"target\":\"n1\"}", 409);
     assert_error(f, "conflict", "already");
     (void)ask(f, "POST", "/vms/web1/migrate", "{\"max_downtime_ms\":0}", 400);
+    (void)ask(f, "POST", "/vms/web1/migrate", "{\"transport\":\"udp\"}", 400);
+    assert_error(f, "bad_input", "tcp, rdma or auto");
+    (void)ask(f, "POST", "/vms/web1/migrate", "{\"target\":\"n2\",\"transport\":\"rdma\"}", 409);
+    assert_error(f, "conflict", "drover cluster set allow-unencrypted-rdma on");
     json_t *vm = ask(f, "POST", "/vms/web1/migrate",
                      "{\"target\":\"n2\",\"max_downtime_ms\":300}", 202);
     assert_string_equal(text_of(vm, "state"), "migrating");
@@ -223,6 +247,7 @@ int main(void)
         MEMBER(test_a_vm_is_created_once_stopped_and_deleted),
         MEMBER(test_what_the_state_machine_refuses_comes_with_its_words),
         MEMBER(test_state_joins_what_is_recorded_with_what_is_observed),
+        MEMBER(test_rdma_goes_once_the_setting_allows_it),
         MEMBER(test_migration_shows_its_progress_and_can_be_cancelled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

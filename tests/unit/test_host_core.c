@@ -3,6 +3,7 @@
  * is h1, L is 5 s. */
 #include "node-agent/host_core.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/check.h"
@@ -28,6 +29,9 @@ struct fixture {
     unsigned orders[32]; /* by order_case */
     uint64_t lease_ns;
     uint64_t bandwidth[8]; /* last ordered, by VM */
+    char rdma[64];         /* last ordered, or stated */
+    char notice[64];       /* last stated */
+    const char *says_notice, *says_rdma; /* of VMMs from now on */
 };
 
 static void start_vmm(void *owner, const Drover__VmRecord *vm, uint64_t epoch,
@@ -52,6 +56,7 @@ static void order_vmm(void *owner, uint64_t vm_id, uint64_t epoch,
         f->lease_ns = request->lease->deadline_ns;
     } else if (request->order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE) {
         f->bandwidth[vm_id % 8] = request->migrate->bandwidth_bytes_per_second;
+        (void)snprintf(f->rdma, sizeof(f->rdma), "%s", request->migrate->rdma_address);
     } else if (request->order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LIMIT) {
         f->bandwidth[vm_id % 8] = request->migrate_limit->bandwidth_bytes_per_second;
     }
@@ -72,6 +77,13 @@ static void propose(void *owner, uint64_t proposal_id, const Drover__Command *co
     f->proposed = command->what_case;
     if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_ABORT) {
         f->abort_by = command->migration_abort->by;
+    }
+    if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_NOTICE) {
+        (void)snprintf(f->notice, sizeof(f->notice), "%s", command->migration_notice->text);
+    }
+    if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_READY) {
+        (void)snprintf(f->rdma, sizeof(f->rdma), "%s", command->migration_ready->rdma_address);
+        (void)snprintf(f->notice, sizeof(f->notice), "%s", command->migration_ready->notice);
     }
     if (command->what_case == DROVER__COMMAND__WHAT_VM_STOPPED) {
         f->powered_off = command->vm_stopped->guest_powered_off;
@@ -164,6 +176,8 @@ static void says_move_of(struct fixture *f, uint64_t vm_id, uint64_t epoch,
     migration.state = move;
     migration.next_epoch = next_epoch;
     migration.uri = (char *)(uintptr_t)SMALL_CLUSTER_URI;
+    migration.notice = (char *)(uintptr_t)(f->says_notice != NULL ? f->says_notice : "");
+    status.incoming_rdma = (char *)(uintptr_t)(f->says_rdma != NULL ? f->says_rdma : "");
     if (move != DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE) {
         status.migration = &migration;
     }
@@ -593,6 +607,30 @@ static void moves_on(struct fixture *f, uint64_t vm)
               DROVER__VM_MIGRATION_STATE__VM_MIGRATION_PRECOPY);
 }
 
+static void test_source_is_told_of_rdma_only_if_it_was_asked_for(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t vm = source(f);
+    assert_string_equal(f->rdma, "");
+    f->says_notice = "of no interest";
+    moves_on(f, vm);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT__NOT_SET);
+}
+
+static void test_source_tries_rdma_and_tells_of_its_fallback(void **state)
+{
+    struct fixture *f = *state;
+    small_cluster_rdma(&f->cluster);
+    uint64_t vm = source(f);
+    assert_string_equal(f->rdma, SMALL_CLUSTER_RDMA);
+    moves_on(f, vm);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT__NOT_SET); /* all is well */
+    f->says_notice = "over TCP: no device";
+    moves_on(f, vm);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_NOTICE);
+    assert_string_equal(f->notice, "over TCP: no device");
+}
+
 static void test_moves_share_the_bandwidth_of_their_host(void **state)
 {
     struct fixture *f = *state;
@@ -710,6 +748,16 @@ static uint64_t target(struct fixture *f)
     return vm;
 }
 
+static void test_target_tells_where_it_takes_rdma_or_why_not(void **state)
+{
+    struct fixture *f = *state;
+    small_cluster_rdma(&f->cluster);
+    f->says_rdma = "10.1.0.1:4000";
+    (void)target(f);
+    assert_string_equal(f->rdma, "10.1.0.1:4000");
+    assert_string_equal(f->notice, "");
+}
+
 static void test_target_with_the_guest_states_done(void **state)
 {
     struct fixture *f = *state;
@@ -822,10 +870,13 @@ int main(void)
         TEST(test_source_orders_once_and_states_a_failure_before_the_go),
         TEST(test_failure_of_the_move_before_is_not_this_ones),
         TEST(test_move_whose_order_was_never_given_is_given_up_with_the_reason),
+        TEST(test_source_is_told_of_rdma_only_if_it_was_asked_for),
+        TEST(test_source_tries_rdma_and_tells_of_its_fallback),
         TEST(test_moves_share_the_bandwidth_of_their_host),
         TEST(test_source_that_handed_over_waits_for_the_target),
         TEST(test_source_reclaims_on_the_targets_word_only),
         TEST(test_source_starts_anew_when_the_target_is_lost_after_the_go),
+        TEST(test_target_tells_where_it_takes_rdma_or_why_not),
         TEST(test_target_with_the_guest_states_done),
         TEST(test_target_that_failed_before_the_go_states_it_when_gone),
         TEST(test_target_whose_guest_failed_after_the_go_states_done),

@@ -114,6 +114,20 @@ static void test_options_of_vsock(void **state)
                    "shorter");
 }
 
+static void test_rdma_beside_what_is_handed_over(void **state)
+{
+    (void)state;
+    struct options options;
+    struct error err = {0};
+    assert_int_equal(parse(LEAST "--incoming handed:h:1 --incoming-rdma 10.0.0.1:0", &options,
+                           &err),
+                     0);
+    assert_string_equal(options.incoming_rdma, "10.0.0.1:0");
+    assert_true(options.rdma);
+    assert_refused(LEAST "--incoming tcp:h:1 --incoming-rdma h:1", "--incoming handed");
+    assert_refused(LEAST "--incoming-rdma h:1", "--incoming handed");
+}
+
 static void test_what_is_missing_is_named(void **state)
 {
     (void)state;
@@ -232,6 +246,7 @@ int main(void)
         cmocka_unit_test(test_all_options),
         cmocka_unit_test(test_options_of_a_nic),
         cmocka_unit_test(test_options_of_vsock),
+        cmocka_unit_test(test_rdma_beside_what_is_handed_over),
         cmocka_unit_test(test_what_is_missing_is_named),
         cmocka_unit_test(test_nonsense_is_refused),
         cmocka_unit_test(test_help_and_version_need_nothing_else),

@@ -2,6 +2,7 @@
 /* Connections that somebody else made: they come out as they went in, and none is lost. */
 #include "tests/unit/unit.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -108,6 +109,42 @@ static void test_waiting_ends_with_the_time_or_a_cancel(void **state)
     (void)close(cancel_fd);
 }
 
+static void test_who_says_nothing_is_passed_over(void **state)
+{
+    struct fixture *f = *state;
+    struct transport_link *link = NULL;
+    int fds[3][2];
+    for (unsigned i = 0; i < 3; i++) {
+        pair(fds[i]);
+        assert_int_equal(f->listener->ops->give(f->listener, fds[i][0]), 0);
+    }
+    assert_int_equal(transport_handed_accept(f->listener, -1, -1, 10, &link),
+                     DROVER_ETIMEDOUT2);
+    (void)close(fds[1][1]); /* this one has gone again */
+    assert_int_equal(write(fds[2][1], "c", 1), 1);
+    assert_int_equal(transport_handed_accept(f->listener, -1, -1, 1000, &link), 0);
+    assert_false(is_open(fds[1][0]));
+    char heard = 0;
+    size_t size = 0;
+    struct iovec in = {.iov_base = &heard, .iov_len = 1};
+    assert_int_equal(link->ops->recv(link, &in, 1, 1000, &size), 0);
+    assert_int_equal(heard, 'c'); /* which was not taken away by looking */
+    transport_link_close(link);
+
+    int other_fd = eventfd(1, EFD_CLOEXEC);
+    assert_int_equal(transport_handed_accept(f->listener, other_fd, -1, 1000, &link), -EAGAIN);
+    (void)close(other_fd);
+    int cancel_fd = eventfd(1, EFD_CLOEXEC);
+    assert_int_equal(transport_handed_accept(f->listener, -1, cancel_fd, UINT32_MAX, &link),
+                     DROVER_ECANCELLED);
+    (void)close(cancel_fd);
+    assert_int_equal(write(fds[0][1], "a", 1), 1);
+    assert_int_equal(transport_handed_accept(f->listener, -1, -1, 1000, &link), 0);
+    transport_link_close(link);
+    (void)close(fds[0][1]);
+    (void)close(fds[2][1]);
+}
+
 static void test_too_many_are_the_givers_again(void **state)
 {
     struct fixture *f = *state;
@@ -157,6 +194,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_who_waits_is_woken, setup, teardown),
         cmocka_unit_test_setup_teardown(test_waiting_ends_with_the_time_or_a_cancel,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(test_who_says_nothing_is_passed_over, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_too_many_are_the_givers_again, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_nobody_connects_this_way, setup, teardown),

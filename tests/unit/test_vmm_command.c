@@ -146,6 +146,21 @@ static void test_each_wish_becomes_its_option(void **state)
     assert_lacks(&f, "--huge-pages");
 }
 
+static void test_rdma_is_named_where_it_is_allowed(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_init(&f);
+    assert_lacks(&f, "--rdma");
+    f.options.rdma = true;
+    assert_has(&f, " --rdma ");
+    assert_lacks(&f, "--incoming-rdma");
+    f.options.incoming_rdma = "10.1.0.2:0";
+    assert_lacks(&f, "--incoming-rdma"); /* nobody comes */
+    f.options.incoming = "handed:10.0.0.2:7400";
+    assert_has(&f, "--incoming handed:10.0.0.2:7400 --incoming-rdma 10.1.0.2:0 ");
+}
+
 static void test_beyond_the_limits_is_refused(void **state)
 {
     struct fixture f;
@@ -166,6 +181,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_is_not_wanted_is_not_named),
         cmocka_unit_test(test_each_wish_becomes_its_option),
+        cmocka_unit_test(test_rdma_is_named_where_it_is_allowed),
         cmocka_unit_test(test_beyond_the_limits_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
