@@ -3,36 +3,16 @@
 side it moves over TCP and says so; and the link is lost before the connection, during the rounds and in the handover: the
 guest runs on exactly one side each time, and no record is lost."""
 import json
-import os
-import re
-import subprocess
 import time
 
 from lab import drover, records
 from lab.paths import LabError
+from lab.rdma import device, wide_frames
 
 CLUSTER = False
 ADDRESS, CONTROL, PORT = "10.77.0.109", "/run/vmm.sock", 9000
 PATIENCE_MS = 3000
 FINAL = ("completed", "failed", "cancelled", "unknown")
-
-
-def wide_frames(s):
-    """Soft-RoCE makes a packet of each frame, so that narrow ones take their time."""
-    for name in os.listdir("/sys/class/net"):
-        if re.fullmatch(r"(tap|near|far|port)[0-9]+|lab0", name):
-            subprocess.run(["ip", "link", "set", name, "mtu", "9000"], check=True)
-    for host in s.lab.hosts[:2]:
-        host.run("ip link set eth0 mtu 9000 && ip link set drover0 mtu 9000")
-
-
-def device(host, there):
-    """A soft-RoCE device on the host's bridge, or none."""
-    host.run("modprobe rdma_ucm && modprobe rdma_rxe")
-    if there:
-        host.run("rdma link show | grep -q rxe0 || rdma link add rxe0 type rxe netdev drover0")
-    else:
-        host.run("rdma link delete rxe0")
 
 
 def start(host, *more):
@@ -187,7 +167,7 @@ def lose_in_handover(s, source, target, writer):
 def run(s):
     one, two = s.lab.hosts[:2]
     s.lab.wipe_shared_disk(3)
-    wide_frames(s)
+    wide_frames(s.lab)
     for host in (one, two):
         device(host, True)
     start(one, "--rdma")
