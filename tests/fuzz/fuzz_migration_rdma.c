@@ -3,7 +3,9 @@
  * The RDMA transport's own messages under hostile input: a link of either side is told
  * one message after the other, and its books must stay in order.
  *
- *     fuzz_migration_rdma [ITERATIONS [SEED]]     (or libFuzzer, with -DLIBFUZZER)
+ *     fuzz_migration_rdma [ITERATIONS [SEED]]     (or libFuzzer: tests/fuzz/run SECONDS fuzz_migration_rdma)
+ *
+ * fuzz-sources: migration/transport_rdma_wire.c migration/transport_rdma_place.c migration/transport_rdma_link.c migration/transport_rdma_memory.c migration/transport_rdma.c migration/transport_rdma_connect.c migration/transport_rdma_library.c migration/transport.c migration/transport_tcp.c migration/transport_handed.c
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -68,6 +70,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifndef LIBFUZZER
+#include "tests/fuzz/fuzz_replay.h"
+
 static uint64_t random_state;
 
 static uint32_t random_next(void)
@@ -110,7 +114,8 @@ int main(int argc, char **argv)
         random_state = seed + i;
         (void)LLVMFuzzerTestOneInput(data, input_make(data)); /* always 0 */
     }
-    (void)printf("%lu inputs, seed %" PRIu64 "\n", iterations, seed);
+    (void)printf("%lu inputs, seed %" PRIu64 ", %u of the corpus\n", iterations, seed,
+                 fuzz_replay("fuzz_migration_rdma"));
     return 0;
 }
 #endif

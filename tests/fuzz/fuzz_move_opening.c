@@ -5,7 +5,10 @@
  * file's own, without TLS. What must hold: no crash, nothing is lost or kept, an end for each beginning, and nobody is
  * handed over who was not judged.
  *
- * usage: fuzz_move_opening [COUNT [SEED]]; or with libFuzzer's main(): build it with -DLIBFUZZER
+ * usage: fuzz_move_opening [COUNT [SEED]]; or with libFuzzer's main(): tests/fuzz/run SECONDS fuzz_move_opening
+ *
+ * fuzz-sources: node-agent/peer_channel.c node-agent/moves.c
+ * fuzz-libraries: -luv -lssl -lcrypto
  */
 #include <errno.h>
 #include <stdio.h>
@@ -344,6 +347,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifndef LIBFUZZER
+#include "tests/fuzz/fuzz_replay.h"
 
 /* ---- inputs from right words ---- */
 
@@ -438,9 +442,10 @@ int main(int argc, char **argv)
         buffer_done(&said);
         buffer_done(&input);
     }
+    unsigned kept = fuzz_replay("fuzz_move_opening");
     CHECK(uv_loop_close(&world.loop) == 0);
     SSL_CTX_free(world.ssl);
-    printf("%lu openings: %lu arrived, %lu opened\n", count, arrived, opened);
+    printf("%lu openings: %lu arrived, %lu opened; %u of the corpus\n", count, arrived, opened, kept);
     /* Else it tests nothing. */
     return count < 1000 || (arrived > 0 && opened > 0) ? 0 : 1;
 }
