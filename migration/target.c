@@ -466,6 +466,13 @@ bool migration_target_given_up(struct migration_target *target)
     return gate_get(&target->gate) == GATE_NEVER;
 }
 
+bool migration_target_guest_lost(struct migration_target *target)
+{
+    struct migration_status status;
+    status_board_get(&target->board, &status);
+    return status.state == MIGRATION_STATE_FAILED && gate_get(&target->gate) == GATE_GO;
+}
+
 int migration_target_lost(struct migration_target *target)
 {
     struct migration_status status;

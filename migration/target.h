@@ -46,6 +46,8 @@ int migration_target_give(struct migration_target *target, int fd);
 int migration_target_abandon(struct migration_target *target);
 /* Decided for never, be it that the engine has not come to tell. Any thread. */
 bool migration_target_given_up(struct migration_target *target);
+/* The guest ran here, and was lost in post-copy. Any thread. */
+bool migration_target_guest_lost(struct migration_target *target);
 /*
  * The source is gone for good. In post-copy whose link is lost the guest is lost with it:
  * the state becomes FAILED. DROVER_EWRONGSTATE else. Any thread.

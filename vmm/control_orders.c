@@ -19,15 +19,17 @@
 
 #define US_PER_MS 1000
 
-static Drover__VmRunState run_state(struct vm *vm)
+static Drover__VmRunState run_state(struct vm *vm, struct migrate *migrate)
 {
     unsigned holds = vm_holds(vm);
     if (vm_ended(vm)) {
         /* The watchdog is fed on this word: not before vCPUs are out and I/O is drained.
          */
-        return !vm_quiet(vm)   ? DROVER__VM_RUN_STATE__VM_RUN_FREEZING
-               : vm_failed(vm) ? DROVER__VM_RUN_STATE__VM_RUN_FAILED
-                               : DROVER__VM_RUN_STATE__VM_RUN_STOPPED;
+        bool failed = vm_failed(vm) &&
+                      (vm_config(vm)->vm_id == 0 || !migrate_guest_lost(migrate));
+        return !vm_quiet(vm) ? DROVER__VM_RUN_STATE__VM_RUN_FREEZING
+               : failed      ? DROVER__VM_RUN_STATE__VM_RUN_FAILED
+                             : DROVER__VM_RUN_STATE__VM_RUN_STOPPED;
     }
     if (vm_handed_over(vm)) {
         return DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER;
@@ -172,7 +174,7 @@ void control_status_fill(struct vm *vm, struct migrate *migrate,
     status->version = (char *)DROVER_VERSION;
     status->vm_id = config->vm_id;
     status->epoch = config->epoch;
-    status->run_state = run_state(vm);
+    status->run_state = run_state(vm, migrate);
     status->lease_deadline_ns = config->ha ? vm_lease_deadline_ns(vm) : 0;
     status->pid = broker_host_pid(config->broker);
     status->memory_bytes = guest_ram_size(vm_ram(vm));

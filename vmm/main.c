@@ -81,7 +81,8 @@ static void vm_changed(struct vm *vm, void *owner)
 {
     struct program *program = owner;
     control_vm_changed(program->control);
-    bool stays = vm_failed(vm) && program->options.vm_id != 0 && !vm_quit_wanted(vm);
+    bool stays = vm_failed(vm) && program->options.vm_id != 0 && !vm_quit_wanted(vm) &&
+                 !migrate_guest_lost(program->migrate);
     if (program->leaving || stays || !vm_ended(vm) || !vm_quiet(vm)) {
         return;
     }

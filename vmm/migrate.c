@@ -108,7 +108,7 @@ static void stuck_over(void *owner)
     struct migrate *migrate = owner;
     /* The agent must be able to ask what became of it. */
     bool stays = vm_failed(migrate->vm) && vm_config(migrate->vm)->vm_id != 0 &&
-                 !vm_quit_wanted(migrate->vm);
+                 !vm_quit_wanted(migrate->vm) && !migrate_guest_lost(migrate);
     if (!stays && vm_ended(migrate->vm) && !vm_quiet(migrate->vm) && memory_missing(migrate)) {
         log_error(vm_log(migrate->vm),
                   "the VM ends at once: it waits for memory that did not come vm=%s",
@@ -117,8 +117,9 @@ static void stuck_over(void *owner)
     }
 }
 
-static void stuck_begin(struct migrate *migrate)
+static void stuck_begin(void *owner)
 {
+    struct migrate *migrate = owner;
     if (memory_missing(migrate) &&
         event_loop_timer_set(migrate->stuck, clock_now_ns() + STUCK_NS) != 0) {
         log_error(vm_log(migrate->vm), "no timer for the VM's end vm=%s",
@@ -245,7 +246,15 @@ static void target_changed(void *owner)
     }
     if (status.state == MIGRATION_STATE_FAILED ||
         status.state == MIGRATION_STATE_CANCELLED) {
-        vm_end(migrate->vm, true, status.error.text);
+        /* To a cluster, failed means that no guest ever ran here, and that the source may
+         * be told so: this one did, and ends like one that crashed. */
+        bool lost = migrate_guest_lost(migrate);
+        vm_end(migrate->vm, !lost || vm_config(migrate->vm)->vm_id == 0,
+               status.error.text);
+        if (lost && event_loop_post(vm_main_loop(migrate->vm), stuck_begin, migrate) != 0) {
+            log_error(vm_log(migrate->vm), "no word of the VM's end vm=%s",
+                      vm_config(migrate->vm)->name);
+        }
     }
     vm_state_changed(migrate->vm);
 }
@@ -571,6 +580,12 @@ int migrate_reclaim(struct migrate *migrate, struct error *err)
             "nothing to reclaim: only a VM that was handed over with an unknown end");
     }
     return 0;
+}
+
+bool migrate_guest_lost(struct migrate *migrate)
+{
+    return migrate != NULL && migrate->target != NULL &&
+           migration_target_guest_lost(migrate->target);
 }
 
 void migrate_status(struct migrate *migrate, struct migrate_status *ret_status)

@@ -86,11 +86,12 @@ def migration(guest):
     return guest.control("status", check=False).get("migration", {})
 
 
-def begun(machines, *words, rate=20 << 20, **options):
+def begun(machines, *words, rate=20 << 20, clustered=False, **options):
     """A guest that writes, its target, the link between them, and the order to move it."""
-    guest = machines.start("source", cmdline=HOT, memory=MEMORY, kernel=DIRTIER, **options)
+    ids = [["--vm-id", "7", "--epoch", str(epoch)] if clustered else [] for epoch in (1, 2)]
+    guest = machines.start("source", *ids[0], cmdline=HOT, memory=MEMORY, kernel=DIRTIER, **options)
     guest.wait_for(lambda: passes(guest) > 1, 60, "the first passes")
-    target = machines.start("target", "--incoming", "tcp:127.0.0.1:0", memory=MEMORY, **options)
+    target = machines.start("target", "--incoming", "tcp:127.0.0.1:0", *ids[1], memory=MEMORY, **options)
     link = SlowLink(target.status()["incoming_uri"], rate)
     mover = subprocess.Popen([vmm.PROGRAM, "control", guest.control_path, "migrate", link.uri, "--streams", "1",
                               "--compress", "never", *words],
@@ -174,6 +175,24 @@ def test_postcopy_a_source_that_is_gone_for_good_ends_the_guest():
         target.control("cancel")
         target.process.wait(timeout=15)
         check(target.process.returncode != 0, "it ends as if all were well")
+        check("the source is gone" in target.log(), f"it does not say why: {target.log()}")
+
+
+def test_postcopy_a_cluster_hears_of_a_lost_guest_as_of_one_that_crashed():
+    """Never as failed, by which its agent would know that it never ran here, and have the source run it."""
+    with vmm.Machines() as machines:
+        guest, target, _, mover = begun(machines, "--post-copy", "now", rate=10 << 20, clustered=True)
+        in_postcopy(guest, target)
+        guest.process.kill()
+        mover.wait(timeout=30)
+        target.wait_for(lambda: migration(target).get("interrupted"), 30, "the word that the link is lost")
+        target.control("cancel")
+        seen = set()
+        until = time.monotonic() + 15
+        while target.process.poll() is None and time.monotonic() < until:
+            seen.add(target.control("status", check=False).get("state"))
+        check(target.process.poll() is not None, f"it does not end by itself: {target.log()}")
+        check("failed" not in seen, f"it says {seen}")
         check("the source is gone" in target.log(), f"it does not say why: {target.log()}")
 
 
