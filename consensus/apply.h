@@ -39,6 +39,10 @@ int apply_migration_ready(struct apply_step *step, const Drover__MigrationReady 
 int apply_migration_cancel(struct apply_step *step, const Drover__MigrationCancel *order);
 int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *order);
 int apply_migration_abort(struct apply_step *step, const Drover__MigrationAbort *order);
+int apply_migration_complete(struct apply_step *step,
+                             const Drover__MigrationComplete *order);
+int apply_migration_source_lost(struct apply_step *step,
+                                const Drover__MigrationSourceLost *order);
 int apply_event_add(struct apply_step *step, const Drover__EventAdd *order);
 
 /* apply_request.c: users' requests that were carried out, and may be repeated. */
@@ -83,6 +87,19 @@ int apply_loss_of_target(struct apply_step *step, size_t position);
 void apply_take_from_dead(struct apply_step *step, Drover__VmRecord *vm,
                           const Drover__HostRecord *host);
 void apply_clear_migration(Drover__VmRecord *vm);
+
+/* apply_postcopy.c */
+
+/* All members know post-copy, so all will apply what follows from it. */
+bool apply_postcopy_known(const struct apply_step *step);
+/* The migration's end: what the target's guest still needs of its source. 0 or -ENOMEM. */
+int apply_dependence_begin(struct apply_step *step, Drover__VmRecord *vm,
+                           const Drover__MigrationDone *order);
+void apply_dependence_clear(Drover__VmRecord *vm);
+int apply_death_to_dependence(struct apply_step *step, size_t position, uint64_t host_id,
+                              const Drover__Proof *proof);
+int apply_reboot_to_dependence(struct apply_step *step, size_t position,
+                               uint64_t host_id);
 
 /* vm_spec.c: whether a spec makes sense by itself, and beside the other VMs. */
 int vm_spec_check(const Drover__VmSpec *spec, struct error *err);

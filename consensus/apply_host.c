@@ -144,6 +144,12 @@ static int host_up_vms(struct apply_step *step, const Drover__HostRecord *before
                 return rv;
             }
         }
+        if (rebooted) {
+            int rv = apply_reboot_to_dependence(step, i, order->host_id);
+            if (rv != 0) {
+                return rv;
+            }
+        }
         if (is_dead(before) && vm->owner_host_id == order->host_id) {
             Drover__VmRecord *edited = step_edit_vm_at(step, i);
             if (edited == NULL) {
@@ -176,6 +182,7 @@ int apply_host_up(struct apply_step *step, const Drover__HostUp *order)
     host->cpus = order->cpus;
     host->watchdog_ms = order->watchdog_ms;
     host->machine_newest = order->machine_newest;
+    host->postcopy = order->postcopy;
     step_set_string(step, &host->boot_id, order->boot_id);
     step_set_string(step, &host->incarnation, order->incarnation);
     step_set_string(step, &host->version, order->version);
@@ -299,7 +306,8 @@ int apply_host_dead(struct apply_step *step, const Drover__HostDead *order)
                (struct step_subject){.host_id = host->host_id, .proof = proof},
                "host '%s' is dead: %s", host->name, proof->detail);
     for (size_t i = 0; i < step->record->n_vms; i++) {
-        rv = apply_death_to_vm(step, i, order->host_id, proof);
+        rv = apply_death_to_dependence(step, i, order->host_id, proof);
+        rv = rv != 0 ? rv : apply_death_to_vm(step, i, order->host_id, proof);
         if (rv != 0) {
             return rv;
         }
@@ -344,6 +352,13 @@ static int check_removal_for_vm(struct apply_step *step, const Drover__HostRecor
                            "cancel it",
                            vm->spec->name, host->name);
     }
+    const Drover__Dependence *dependence = vm->dependence;
+    if (dependence != NULL && dependence->host_id == host->host_id && !dependence->lost) {
+        return step_refuse(step, DROVER_EINUSE,
+                           "memory of VM '%s' is still on host '%s', which it has left: "
+                           "wait until all has come",
+                           vm->spec->name, host->name);
+    }
     if (vm->owner_host_id != host->host_id || (is_dead(host) && is_strong(host->proof))) {
         return 0;
     }
@@ -371,6 +386,7 @@ static int free_vm_of_removed(struct apply_step *step, const Drover__HostRecord 
     vm->owner_host_id = 0;
     vm->proof_index = host->proof_index;
     vm->wanted = DROVER__VM_WANTED__VM_WANTED_STOPPED;
+    apply_dependence_clear(vm);
     record_clear_string(&vm->last_error);
     step_event(step, "vm.released",
                (struct step_subject){

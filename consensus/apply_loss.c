@@ -44,6 +44,7 @@ void apply_take_from_dead(struct apply_step *step, Drover__VmRecord *vm,
         CHECK(host->proof_index != 0 && apply_proof_covers(host->proof, vm));
         vm->owner_host_id = 0;
         vm->proof_index = host->proof_index;
+        apply_dependence_clear(vm);
         if (vm->wanted == DROVER__VM_WANTED__VM_WANTED_KILLED) {
             vm->wanted = DROVER__VM_WANTED__VM_WANTED_STOPPED; /* it is */
         }

@@ -44,6 +44,12 @@ static int check_begin(struct apply_step *step, const Drover__MigrationBegin *or
                            "VM '%s' is being moved already: wait for it, or cancel it",
                            name);
     }
+    if (vm->dependence != NULL) {
+        return step_refuse(step, DROVER_EINUSE,
+                           "memory of VM '%s' is still on its way from its last move: "
+                           "wait until it is there",
+                           name);
+    }
     if (vm->owner_host_id == 0 || vm->started_epoch != vm->epoch) {
         return step_refuse(
             step, DROVER_EWRONGSTATE,
@@ -114,6 +120,11 @@ static Drover__Migration *migration_create(struct apply_step *step,
     migration->deadline_s = order->deadline_s;
     migration->predict_only = order->predict_only;
     migration->transport = transport_of(step, order);
+    /* Who does not know it takes it for NEVER: then so must all. */
+    if (apply_postcopy_known(step) &&
+        order->postcopy <= DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NOW) {
+        migration->postcopy = order->postcopy;
+    }
     migration->begun_unix_ms = step->command->at_unix_ms;
     step_set_string(step, &migration->source_boot_id,
                     step_host(step, vm->owner_host_id)->boot_id);
@@ -351,13 +362,19 @@ int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *o
                (unsigned long long)figures->total_ms,
                (unsigned long long)(figures->downtime_us / 1000),
                (unsigned long long)(figures->downtime_us % 1000 / 100),
-               figures->over_rdma ? ", over RDMA: this move was not encrypted" : "");
+               figures->over_rdma ? ", over RDMA: this move was not encrypted"
+               : order->depends   ? "; the rest of its memory follows"
+                                  : "");
     record_clear_string(&copy->notice); /* whatever a target put there */
     if (vm->migration->notice[0] != '\0') {
         step_set_text(step, &copy->notice, vm->migration->notice);
     }
     record_free(vm->last_migration);
     vm->last_migration = copy;
+    rv = apply_dependence_begin(step, vm, order);
+    if (rv != 0) {
+        return rv;
+    }
     vm->owner_host_id = order->host_id;
     vm->epoch = order->next_epoch;
     vm->started_epoch = order->next_epoch;

@@ -163,7 +163,8 @@ uint64_t step_host_memory_used(const struct apply_step *step, uint64_t host_id,
     for (size_t i = 0; i < step->record->n_vms; i++) {
         const Drover__VmRecord *vm = step_vm_at(step, i);
         bool here = vm->owner_host_id == host_id ||
-                    (vm->migration != NULL && vm->migration->target_host_id == host_id);
+                    (vm->migration != NULL && vm->migration->target_host_id == host_id) ||
+                    (vm->dependence != NULL && vm->dependence->host_id == host_id);
         if (here && vm->vm_id != except_vm_id) {
             used += vm->spec->memory_bytes;
         }

@@ -403,6 +403,7 @@ int apply_vm_stopped(struct apply_step *step, const Drover__VmStopped *order)
     }
     vm->owner_host_id = 0;
     vm->proof_index = 0;
+    apply_dependence_clear(vm);
     return 0;
 }
 

@@ -135,6 +135,10 @@ static int dispatch(struct apply_step *step, const Drover__Command *command)
         return apply_migration_notice(step, command->migration_notice);
     case DROVER__COMMAND__WHAT_CLUSTER_SET:
         return apply_cluster_set(step, command->cluster_set);
+    case DROVER__COMMAND__WHAT_MIGRATION_COMPLETE:
+        return apply_migration_complete(step, command->migration_complete);
+    case DROVER__COMMAND__WHAT_MIGRATION_SOURCE_LOST:
+        return apply_migration_source_lost(step, command->migration_source_lost);
     case DROVER__COMMAND__WHAT_EVENT_ADD:
         return apply_event_add(step, command->event_add);
     default:
@@ -269,6 +273,17 @@ const Drover__ClusterState *cluster_state_view(const struct cluster_state *state
 uint64_t cluster_state_applied_index(const struct cluster_state *state)
 {
     return state->record->applied_index;
+}
+
+const Drover__HostRecord *
+cluster_state_postcopy_unaware(const struct cluster_state *state)
+{
+    for (size_t i = 0; i < state->record->n_hosts; i++) {
+        if (!state->record->hosts[i]->postcopy) {
+            return state->record->hosts[i];
+        }
+    }
+    return NULL;
 }
 
 const Drover__HostRecord *cluster_state_host(const struct cluster_state *state,

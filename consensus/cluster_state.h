@@ -46,6 +46,9 @@ int cluster_state_load(struct cluster_state *state, const void *data, size_t siz
 /* Everything, read-only; version 0 before ClusterInit was applied. */
 const Drover__ClusterState *cluster_state_view(const struct cluster_state *state);
 uint64_t cluster_state_applied_index(const struct cluster_state *state);
+/* A member by which no post-copy may be ordered in this cluster; NULL: all know it. */
+const Drover__HostRecord *
+cluster_state_postcopy_unaware(const struct cluster_state *state);
 const Drover__HostRecord *cluster_state_host(const struct cluster_state *state,
                                              uint64_t host_id);
 const Drover__HostRecord *cluster_state_host_by_name(const struct cluster_state *state,

@@ -97,6 +97,18 @@ static bool migration_valid(const Drover__ClusterState *record,
     return true;
 }
 
+static bool dependence_valid(const Drover__VmRecord *vm, struct error *err)
+{
+    const Drover__Dependence *dependence = vm->dependence;
+    if (vm->owner_host_id == 0 || vm->migration != NULL || dependence->host_id == 0 ||
+        dependence->host_id == vm->owner_host_id || dependence->epoch != vm->epoch ||
+        dependence->source_epoch == 0 || dependence->source_epoch >= vm->epoch) {
+        return BROKEN("VM '%s' depends on a host where nothing of it can be",
+                      vm->spec->name);
+    }
+    return true;
+}
+
 static bool vm_right_valid(const Drover__ClusterState *record, const Drover__VmRecord *vm,
                            struct error *err)
 {
@@ -108,6 +120,9 @@ static bool vm_right_valid(const Drover__ClusterState *record, const Drover__VmR
     }
     if (vm->proof_index > record->applied_index) {
         return BROKEN("VM '%s' was taken by a proof that does not exist yet", name);
+    }
+    if (vm->dependence != NULL && !dependence_valid(vm, err)) {
+        return false;
     }
     if (vm->owner_host_id == 0) {
         return migration == NULL ? true

@@ -7,6 +7,7 @@ consensus_libconsensus_a_SOURCES = \
 	consensus/apply_request.c \
 	consensus/apply_migration.c \
 	consensus/apply_setting.c \
+	consensus/apply_postcopy.c \
 	consensus/apply_step.c consensus/apply_step.h \
 	consensus/apply_token.c \
 	consensus/apply_vm.c \

@@ -18,7 +18,9 @@ static uint64_t memory_left(const Drover__ClusterState *record,
         const Drover__VmRecord *vm = record->vms[i];
         bool arriving =
             vm->migration != NULL && vm->migration->target_host_id == host->host_id;
-        if (vm->owner_host_id == host->host_id || arriving) {
+        bool leaving =
+            vm->dependence != NULL && vm->dependence->host_id == host->host_id;
+        if (vm->owner_host_id == host->host_id || arriving || leaving) {
             used += vm->spec->memory_bytes;
         }
     }

@@ -138,6 +138,7 @@ static void make_host(struct scribe *scribe, unsigned kind)
         up->memory_bytes = (uint64_t)scribe_below(scribe, 8) << 31;
         up->watchdog_ms = rarely(scribe) ? 0 : 2000;
         command->what_case = DROVER__COMMAND__WHAT_HOST_UP;
+        up->postcopy = scribe_below(scribe, 40) != 0;
         command->host_up = up;
     } else if (kind == 6) {
         drover__host_remove__init(&scribe->order.host_remove);
@@ -263,6 +264,35 @@ static void make_abort(struct scribe *scribe, const Drover__VmRecord *vm)
     scribe->command.migration_abort = order;
 }
 
+static void make_postcopy_end(struct scribe *scribe, const Drover__VmRecord *vm)
+{
+    Drover__Command *command = &scribe->command;
+    uint64_t speaker = rarely(scribe)                 ? some_host(scribe)
+                       : scribe_below(scribe, 2) == 0 ? vm->owner_host_id
+                                                      : vm->dependence->host_id;
+    if (scribe_below(scribe, 3) == 0) {
+        Drover__MigrationSourceLost *lost = &scribe->order.migration_source_lost;
+        drover__migration_source_lost__init(lost);
+        lost->vm_id = vm->vm_id;
+        lost->epoch = near(scribe, vm->epoch);
+        lost->host_id = speaker;
+        lost->incarnation = run_of(scribe, speaker);
+        command->what_case = DROVER__COMMAND__WHAT_MIGRATION_SOURCE_LOST;
+        command->migration_source_lost = lost;
+        return;
+    }
+    Drover__MigrationComplete *complete = &scribe->order.migration_complete;
+    drover__migration_complete__init(complete);
+    complete->vm_id = vm->vm_id;
+    complete->epoch = near(scribe, vm->epoch);
+    complete->host_id = speaker;
+    complete->incarnation = run_of(scribe, speaker);
+    complete->lost = scribe_below(scribe, 2) == 0;
+    complete->reason = text(scribe, 1, "reason", 1);
+    command->what_case = DROVER__COMMAND__WHAT_MIGRATION_COMPLETE;
+    command->migration_complete = complete;
+}
+
 static void make_migration_step(struct scribe *scribe, const Drover__VmRecord *vm)
 {
     Drover__Command *command = &scribe->command;
@@ -310,6 +340,7 @@ static void make_migration_step(struct scribe *scribe, const Drover__VmRecord *v
         done->incarnation = run_of(scribe, target);
         done->figures = rarely(scribe) ? NULL : &scribe->figures;
         command->what_case = DROVER__COMMAND__WHAT_MIGRATION_DONE;
+        done->depends = scribe_below(scribe, 2) == 0;
         command->migration_done = done;
     } else {
         make_abort(scribe, vm);
@@ -323,6 +354,10 @@ static void make_migration(struct scribe *scribe)
         make_migration_step(scribe, vm);
         return;
     }
+    if (vm->dependence != NULL && scribe_below(scribe, 3) != 0) {
+        make_postcopy_end(scribe, vm);
+        return;
+    }
     Drover__MigrationBegin *begin = &scribe->order.migration_begin;
     drover__migration_begin__init(begin);
     begin->vm_id = vm->vm_id;
@@ -330,6 +365,7 @@ static void make_migration(struct scribe *scribe)
     begin->target_host_id = some_host(scribe);
     begin->transport = (Drover__MigrationTransport)scribe_below(scribe, 4);
     scribe->command.what_case = DROVER__COMMAND__WHAT_MIGRATION_BEGIN;
+    begin->postcopy = (Drover__MigrationPostcopy)scribe_below(scribe, 4);
     scribe->command.migration_begin = begin;
 }
 

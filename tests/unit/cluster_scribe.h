@@ -44,6 +44,8 @@ struct scribe {
         Drover__MigrationDone migration_done;
         Drover__MigrationAbort migration_abort;
         Drover__MigrationNotice migration_notice;
+        Drover__MigrationComplete migration_complete;
+        Drover__MigrationSourceLost migration_source_lost;
         Drover__EventAdd event_add;
     } order;
     const Drover__ClusterState *view;

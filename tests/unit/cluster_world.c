@@ -135,6 +135,7 @@ int world_host_up(struct world *world, uint64_t host_id, const char *boot,
     up.cpus = 4;
     up.watchdog_ms = 2000;
     up.version = text_of("0.1.0");
+    up.postcopy = true;
     COMMAND(host_up, HOST_UP, &up);
     return world_apply(world, &command);
 }

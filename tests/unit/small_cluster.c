@@ -38,6 +38,7 @@ void small_cluster_up(struct small_cluster *cluster, uint64_t host_id,
     up.memory_bytes = UINT64_C(8) << 30;
     up.cpus = 4;
     up.watchdog_ms = watchdog_ms;
+    up.postcopy = true;
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_HOST_UP;
     command.host_up = &up;
