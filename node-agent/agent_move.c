@@ -38,6 +38,7 @@ struct agent_move {
     uint64_t host_id;
     char address[LIMIT_ADDRESS_SIZE];
     Drover__ControlRequest *request;
+    bool resumes; /* the guest has left already: only for what is still missing there */
     unsigned stream_count;
     struct slot slots[STREAMS_MAX];
 };
@@ -85,8 +86,10 @@ static void move_fail(struct agent_move *move, const char *text)
     (void)snprintf(reason, sizeof(reason), "no connection to its target: %.250s", text);
     uint64_t vm_id = move->vm_id;
     uint64_t next_epoch = move->next_epoch;
+    bool resumes = move->resumes;
     move_free(move_unlink(agent, move));
-    if (agent->member->core != NULL) {
+    /* Rule: of a move whose order was given, nobody says that it never was. */
+    if (agent->member->core != NULL && !resumes) {
         host_core_move_unsent(agent->member->core, vm_id, next_epoch, reason,
                               clock_now_ms());
     }
@@ -197,6 +200,14 @@ static void fail_later(struct agent *agent, uint64_t vm_id, uint64_t next_epoch,
     agent_defer(agent, &failed->deferred);
 }
 
+static void fail_order(struct agent *agent, const struct agent_move_order *order,
+                       const char *text)
+{
+    if (!order->resumes) { /* else it is ordered again */
+        fail_later(agent, order->vm_id, order->next_epoch, text);
+    }
+}
+
 void agent_move_order(struct agent *agent, const struct agent_move_order *order)
 {
     struct agent_member *member = agent->member;
@@ -208,7 +219,7 @@ void agent_move_order(struct agent *agent, const struct agent_move_order *order)
     if (move == NULL || request == NULL) {
         free(move);
         drover__control_request__free_unpacked(request, NULL);
-        fail_later(agent, order->vm_id, order->next_epoch, "out of memory");
+        fail_order(agent, order, "out of memory");
         return;
     }
     *move = (struct agent_move){.agent = agent,
@@ -218,6 +229,7 @@ void agent_move_order(struct agent *agent, const struct agent_move_order *order)
                                 .next_epoch = order->next_epoch,
                                 .host_id = order->host_id,
                                 .request = request,
+                                .resumes = order->resumes,
                                 .stream_count = order->stream_count};
     (void)snprintf(move->address, sizeof(move->address), "%s", order->address);
     for (unsigned i = 0; i < move->stream_count; i++) {
@@ -226,7 +238,7 @@ void agent_move_order(struct agent *agent, const struct agent_move_order *order)
     member->waiting_moves = move;
     if (slot_dial(move, 0, &err) != 0) {
         move_free(move_unlink(agent, move));
-        fail_later(agent, order->vm_id, order->next_epoch, err.text);
+        fail_order(agent, order, err.text);
     }
 }
 
@@ -248,6 +260,44 @@ void agent_move_drop(struct agent *agent, uint64_t vm_id, uint64_t epoch)
     }
 }
 
+static bool is_waiting(const struct agent *agent, uint64_t vm_id, uint64_t epoch)
+{
+    const struct agent_move *move = agent->member->waiting_moves;
+    while (move != NULL && (move->vm_id != vm_id || move->epoch != epoch)) {
+        move = move->next;
+    }
+    return move != NULL;
+}
+
+/* A new connection for a post-copy from here that has lost its own; one at a time. */
+static bool take_links(struct agent *agent, uint64_t vm_id, uint64_t epoch,
+                       const Drover__ControlRequest *request)
+{
+    const Drover__VmRecord *record = NULL;
+    const Drover__Migration *migration = migration_of(agent, vm_id, &record);
+    const Drover__VmStatus *status =
+        vmm_supervisor_status(agent->member->supervisor, vm_id, epoch);
+    if (record == NULL || status == NULL || status->migration == NULL ||
+        strncmp(status->migration->uri, HANDED, strlen(HANDED)) != 0 ||
+        is_waiting(agent, vm_id, epoch)) {
+        return true; /* nobody to connect to (any more), or it is being done */
+    }
+    const struct agent_move_order order = {
+        .vm_id = vm_id,
+        .epoch = epoch,
+        .next_epoch = migration != NULL ? migration->next_epoch : record->epoch,
+        .host_id = migration != NULL ? migration->target_host_id : record->owner_host_id,
+        .address = status->migration->uri + strlen(HANDED),
+        .stream_count = 1,
+        .resumes = true,
+        .request = request,
+    };
+    if (order.host_id != 0 && order.host_id != agent->member->self.host_id) {
+        agent_move_order(agent, &order);
+    }
+    return true;
+}
+
 bool agent_move_take_order(struct agent *agent, uint64_t vm_id, uint64_t epoch,
                            const Drover__ControlRequest *request)
 {
@@ -257,6 +307,9 @@ bool agent_move_take_order(struct agent *agent, uint64_t vm_id, uint64_t epoch,
         /* Rule: no order to move comes after one that ends the move. */
         agent_move_drop(agent, vm_id, epoch);
         return false;
+    }
+    if (request->order_case == DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS) {
+        return take_links(agent, vm_id, epoch, request);
     }
     const Drover__Migration *migration = migration_of(agent, vm_id, &record);
     if (request->order_case != DROVER__CONTROL_REQUEST__ORDER_MIGRATE ||
@@ -316,6 +369,16 @@ static int on_judge(void *owner, uint64_t host_id, const struct move_wish *wish,
         return error_set(err, DROVER_EPEER,
                          "VM %" PRIu64 ", epoch %" PRIu64
                          " does not come from host %" PRIu64,
+                         wish->vm_id, wish->epoch, host_id);
+    }
+    /* Later, of whom it still depends. */
+    const Drover__Dependence *dependence = record != NULL ? record->dependence : NULL;
+    bool from_source = (migration != NULL && migration->source_host_id == host_id) ||
+                       (dependence != NULL && dependence->host_id == host_id);
+    if (!waits_handed(status) && !from_source) {
+        return error_set(err, DROVER_EPEER,
+                         "VM %" PRIu64 ", epoch %" PRIu64
+                         " needs no memory of host %" PRIu64,
                          wish->vm_id, wish->epoch, host_id);
     }
     return wish->stream < STREAMS_MAX

@@ -167,11 +167,12 @@ struct agent_move_order {
     uint64_t host_id;
     const char *address;     /* of that host's agent */
     unsigned stream_count;
+    bool resumes; /* a post-copy that lost its connection: nothing is said of a failure */
     const Drover__ControlRequest *request; /* MIGRATE or MIGRATE_LINKS */
 };
 int agent_move_start(struct agent *agent);
 void agent_move_stop(struct agent *agent, void (*closed)(void *owner), void *owner);
-/* If the connections can't be had the order is never given, and host_core_move_unsent() called. */
+/* If the connections can't be had the order is never given, and host_core_move_unsent() called, unless it `resumes`. */
 void agent_move_order(struct agent *agent, const struct agent_move_order *order);
 /* What waits for connections is not given any more. */
 void agent_move_drop(struct agent *agent, uint64_t vm_id, uint64_t epoch);

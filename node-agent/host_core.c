@@ -64,6 +64,16 @@ static Drover__VmStatus *status_copy(const Drover__VmStatus *status)
     return drover__vm_status__unpack(NULL, size, packed);
 }
 
+/* A state of the engine that a target has only after the go. */
+static bool move_shows_go(const Drover__VmStatus *status)
+{
+    return status->migration != NULL &&
+           (status->migration->state ==
+                DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE ||
+            status->migration->state ==
+                DROVER__VM_MIGRATION_STATE__VM_MIGRATION_POSTCOPY);
+}
+
 /* That a guest came in for good: said by the VMM in a state that it has only after the
  * go. */
 static bool shows_go(const Drover__VmStatus *status)
@@ -76,13 +86,9 @@ static bool shows_go(const Drover__VmStatus *status)
     case DROVER__VM_RUN_STATE__VM_RUN_FROZEN:
     case DROVER__VM_RUN_STATE__VM_RUN_FREEZING:
     case DROVER__VM_RUN_STATE__VM_RUN_STOPPED:
-        return status->guest_powered_off ||
-               (status->migration != NULL &&
-                status->migration->state ==
-                    DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+        return status->guest_powered_off || move_shows_go(status);
     case DROVER__VM_RUN_STATE__VM_RUN_FAILED: /* its first entry, maybe */
-        return status->migration != NULL &&
-               status->migration->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE;
+        return move_shows_go(status);
     default:
         return false;
     }
@@ -91,13 +97,15 @@ static bool shows_go(const Drover__VmStatus *status)
 /*
  * That no guest came in, or ever will. A guest that got the go may fail at its first
  * entry, before the engine tells that it is done: in a handover, failed is no answer.
+ * One that is lost in post-copy ends as STOPPED.
  */
 static bool shows_never(const Drover__VmStatus *status)
 {
     bool undecided =
-        status->migration != NULL &&
-        (status->migration->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER ||
-         status->migration->state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+        move_shows_go(status) ||
+        (status->migration != NULL &&
+         status->migration->state ==
+             DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER);
     return status->run_state == DROVER__VM_RUN_STATE__VM_RUN_FAILED && !undecided;
 }
 
@@ -170,6 +178,9 @@ void host_core_vmm_gone(struct host_core *core, uint64_t vm_id, uint64_t epoch,
             .epoch = epoch,
             .had_guest = vmm->got_go || off,
             .failed = vmm->failed,
+            .sent = vmm->status != NULL && vmm->status->migration != NULL &&
+                    vmm->status->migration->state ==
+                        DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE,
             .powered_off = off && !asked,
         };
         (void)snprintf(vm->gone.reason, sizeof(vm->gone.reason), "%s", reason);
@@ -285,6 +296,7 @@ static void report_up(struct host_core *core, uint64_t now_ms)
     up.cpus = identity->cpus;
     up.watchdog_ms = identity->watchdog_ms;
     up.machine_newest = MACHINE_NEWEST;
+    up.postcopy = true;
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_HOST_UP;
     command.host_up = &up;
@@ -356,7 +368,8 @@ static void take_in(struct host_core *core, const struct cluster_state *state)
         bool owned = record->owner_host_id == core->identity.host_id;
         bool received = record->migration != NULL &&
                         record->migration->target_host_id == core->identity.host_id;
-        if ((owned || received) && host_table_get(core, record->vm_id) == NULL) {
+        bool concerned = owned || received || host_memory_here(core, record);
+        if (concerned && host_table_get(core, record->vm_id) == NULL) {
             core->ops->note(core->owner, "short of memory: a VM has to wait");
         }
     }

@@ -29,6 +29,7 @@ enum host_order {
     HOST_ORDER_MIGRATE,
     HOST_ORDER_MIGRATE_CANCEL,
     HOST_ORDER_MIGRATE_LIMIT,
+    HOST_ORDER_MIGRATE_LINKS,
     HOST_ORDER_RECLAIM,
     HOST_ORDER_BALLOON,
     HOST_ORDER_COUNT,
@@ -54,6 +55,7 @@ struct host_vmm {
 struct host_gone {
     uint64_t epoch; /* 0: none */
     bool had_guest, failed;
+    bool sent;        /* a guest that left it has all its memory */
     bool powered_off; /* by the guest's own wish: nobody had pressed the button */
     char reason[ERROR_TEXT_SIZE];
 };
@@ -152,5 +154,30 @@ void host_source_reconcile(struct host_core *core, struct host_vm *vm,
 void host_target_reconcile(struct host_core *core, struct host_vm *vm,
                            struct host_vmm *vmm, const Drover__VmRecord *record,
                            uint64_t now_ms);
+
+/* host_postcopy.c */
+/* What the owner's guest still needs of the VMM that it came from. */
+enum host_need {
+    HOST_NEED_NONE,
+    HOST_NEED_WAITS,    /* it comes, or may yet come */
+    HOST_NEED_HOPELESS, /* it never comes */
+    HOST_NEED_COMPLETE, /* all has come */
+    HOST_NEED_DIED,     /* the VMM that needed it is gone */
+};
+/* `vmm`: of the record's epoch, or NULL. */
+enum host_need host_need_judge(const Drover__VmRecord *record, const struct host_vm *vm,
+                               const struct host_vmm *vmm);
+void host_need_reconcile(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                         const Drover__VmRecord *record, uint64_t now_ms);
+/* The record says that memory of the VM, which another host owns, is on this one. */
+bool host_memory_here(const struct host_core *core, const Drover__VmRecord *record);
+/* By this VMM, which is to be kept therefore. */
+bool host_memory_kept(const struct host_core *core, const Drover__VmRecord *record,
+                      const struct host_vmm *vmm);
+void host_memory_reconcile(struct host_core *core, struct host_vm *vm,
+                           const Drover__VmRecord *record, uint64_t now_ms);
+/* A source whose post-copy has lost its connection gets another. */
+void host_order_links(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                      uint64_t now_ms);
 
 #endif

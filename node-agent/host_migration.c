@@ -130,6 +130,18 @@ static void order_limit(struct host_core *core, struct host_vm *vm, struct host_
     }
 }
 
+static Drover__MigratePostcopy postcopy_of(const Drover__Migration *migration)
+{
+    switch (migration->postcopy) {
+    case DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_AUTO:
+        return DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_AUTO;
+    case DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NOW:
+        return DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_NOW;
+    default: /* Rule: what is not known is not done. */
+        return DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_NEVER;
+    }
+}
+
 /*
  * Rule: ordered at most once. Was it lost on its way, the target loses its patience and
  * ends the migration; were it sent again, the VMM might be at a second attempt while the
@@ -158,7 +170,7 @@ static void order_migrate(struct host_core *core, struct host_vm *vm,
     migrate.deadline_s = migration->deadline_s;
     migrate.predict_only = migration->predict_only;
     migrate.rdma_address = migration->rdma_address;
-    migrate.postcopy = DROVER__MIGRATE_POSTCOPY__MIGRATE_POSTCOPY_NEVER;
+    migrate.postcopy = postcopy_of(migration);
     migrate.bandwidth_bytes_per_second = vmm->bandwidth = share(core);
     Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
     request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE;
@@ -341,6 +353,8 @@ void host_source_reconcile(struct host_core *core, struct host_vm *vm,
     case DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER:
         if (migration->target_dead) {
             host_order_quit(core, vm, vmm, now_ms); /* older than the disks, maybe */
+        } else {
+            host_order_links(core, vm, vmm, now_ms);
         }
         break;
     case DROVER__VM_RUN_STATE__VM_RUN_FAILED:
@@ -388,6 +402,11 @@ static void state_done(struct host_core *core, struct host_vm *vm,
         (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     if (vmm != NULL && vmm->status->migration != NULL) {
         done.figures = vmm->status->migration->figures;
+        /* Also while that is not known yet: it is told when all has come. */
+        done.depends = migration->postcopy !=
+                           DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NEVER &&
+                       vmm->status->migration->state !=
+                           DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE;
     }
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_DONE;

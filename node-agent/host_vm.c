@@ -330,6 +330,7 @@ static void owner_reconcile(struct host_core *core, struct host_vm *vm,
                             uint64_t now_ms)
 {
     panic_told(core, vm, record, now_ms);
+    host_need_reconcile(core, vm, vmm, record, now_ms);
     if (state_panicked(core, vm, record, now_ms) && vmm == NULL) {
         return;
     }
@@ -373,9 +374,13 @@ void host_vm_reconcile(struct host_core *core, struct host_vm *vm,
     CHECK(!(owns && receives));
     uint64_t epoch = owns ? record->epoch : receives ? migration->next_epoch : 0;
     for (unsigned i = 0; i < vm->vmm_count; i++) {
-        if (vm->vmms[i].epoch != epoch) {
+        if (vm->vmms[i].epoch != epoch &&
+            !host_memory_kept(core, record, &vm->vmms[i])) {
             host_order_quit(core, vm, &vm->vmms[i], now_ms);
         }
+    }
+    if (host_memory_here(core, record)) {
+        host_memory_reconcile(core, vm, record, now_ms);
     }
     if (epoch == 0) {
         return;

@@ -52,6 +52,7 @@ node_agent_libagent_a_SOURCES += node-agent/controller_death.c
 node_agent_libagent_a_SOURCES += node-agent/controller_report.c
 node_agent_libagent_a_SOURCES += node-agent/host_core.c node-agent/host_core.h node-agent/host_core_private.h
 node_agent_libagent_a_SOURCES += node-agent/host_migration.c
+node_agent_libagent_a_SOURCES += node-agent/host_postcopy.c
 node_agent_libagent_a_SOURCES += node-agent/host_table.c
 node_agent_libagent_a_SOURCES += node-agent/host_vm.c
 node_agent_libagent_a_SOURCES += node-agent/agent.c node-agent/agent.h node-agent/agent_private.h

@@ -62,6 +62,11 @@ struct sim_migration {
     uint64_t attempt;
     bool go_sent;
     uint64_t precopy_until_ms;
+    bool target;
+    bool postcopy;      /* shall be; then `state` says whether it is */
+    bool interrupted;   /* in post-copy: no stream */
+    uint64_t link;      /* the number of its stream: a new one after each interruption */
+    uint64_t needed_ms; /* target: so long a stream is still needed */
 };
 
 enum sim_vmm_state {
@@ -97,6 +102,8 @@ struct sim_vm {
     Drover__VmWanted wanted; /* last acknowledged */
     uint64_t wanted_ms;      /* when that changed */
     bool deleted;
+    uint64_t excused_epoch; /* went to a target that had been called dead: its source may
+                               have forgotten it */
 };
 
 struct sim_host {
@@ -150,6 +157,7 @@ enum sim_mutation {
     SIM_MUTATION_SURE_TARGET,
     SIM_MUTATION_NO_FREEZE,
     SIM_MUTATION_NO_LEAD_TIME,
+    SIM_MUTATION_NO_DEPENDENCE,
     SIM_MUTATION_COUNT,
 };
 
@@ -180,7 +188,8 @@ struct sim {
     bool failed;
     char failure[512];
     /* What a run saw, for its last line. */
-    unsigned deaths, resets, freezes, thaws, moves, aborts, restarts, acknowledged;
+    unsigned deaths, resets, freezes, thaws, moves, aborts, restarts, acknowledged,
+        postcopies, resumed, lost;
 };
 
 /* sim_core.c: random, trace, events, clocks */
@@ -242,8 +251,12 @@ void sim_vmm_gone(struct sim *sim, struct sim_vmm *vmm, const char *reason);
 uint64_t sim_vmm_deadline_ns(const struct sim_vmm *vmm);
 
 /* sim_move.c: the two VMMs of a migration and their stream */
-void sim_move_start(struct sim *sim, struct sim_vmm *vmm, const char *uri,
-                    uint64_t next_epoch);
+void sim_move_start(struct sim *sim, struct sim_vmm *vmm,
+                    const Drover__ControlMigrate *order);
+/* A new stream for a source whose post-copy is interrupted. */
+bool sim_move_resume(struct sim *sim, struct sim_vmm *vmm);
+/* A target whose post-copy is interrupted is told that its source is gone. */
+bool sim_move_lost(struct sim *sim, struct sim_vmm *vmm);
 bool sim_move_cancel(struct sim *sim, struct sim_vmm *vmm);
 void sim_move_end(struct sim *sim, struct sim_vmm *vmm,
                   const char *why); /* its VMM ends */

@@ -252,6 +252,12 @@ static void core_propose(void *owner, uint64_t proposal_id,
     sim_trace(sim, "h%u states %d", self(owner)->index, (int)command->what_case);
     Drover__Command tampered = *command;
     Drover__MigrationAbort abort;
+    Drover__MigrationDone done;
+    if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_DONE) {
+        done = *command->migration_done;
+        done.depends = done.depends && sim->mutation != SIM_MUTATION_NO_DEPENDENCE;
+        tampered.migration_done = &done;
+    }
     if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_ABORT) {
         abort = *command->migration_abort;
         if (sim->mutation == SIM_MUTATION_SURE_TARGET &&

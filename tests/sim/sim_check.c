@@ -68,11 +68,36 @@ void sim_check(struct sim *sim)
 /* ---- orders and resets ---------------------------------------------------------------
  */
 
+/* Invariant 3: nobody ends a source's VMM whose memory a guest elsewhere still needs. */
+static void check_needed(struct sim *sim, const struct sim_vmm *vmm,
+                         const Drover__VmRecord *record)
+{
+    for (unsigned i = 0; i < SIM_VMMS_MAX; i++) {
+        const struct sim_vmm *other = &sim->vmms[i];
+        bool needs = other->life != 0 && other->vm_id == vmm->vm_id &&
+                     other->state == SIM_VMM_GUEST && other->move.target &&
+                     other->move.attempt == vmm->move.attempt && !other->quitting &&
+                     other->move.state ==
+                         DROVER__VM_MIGRATION_STATE__VM_MIGRATION_POSTCOPY;
+        if (needs && record->owner_host_id == other->host + 1u &&
+            record->epoch == other->epoch &&
+            sim_vm_find(sim, vmm->vm_id)->excused_epoch != other->epoch) {
+            sim_fail(sim,
+                     "invariant 3: h%u quits vm%" PRIu64 ".%" PRIu64
+                     ", whose memory h%u still needs",
+                     vmm->host, vmm->vm_id, vmm->epoch, other->host);
+        }
+    }
+}
+
 void sim_check_quit(struct sim *sim, const struct sim_vmm *vmm)
 {
     const struct sim_host *host = &sim->hosts[vmm->host];
     const Drover__VmRecord *record = cluster_state_vm(sim->truth, vmm->vm_id);
     const struct sim_vm *vm = sim_vm_find(sim, vmm->vm_id);
+    if (record != NULL && vmm->state == SIM_VMM_HANDED_OVER) {
+        check_needed(sim, vmm, record);
+    }
     if (!host->agent_alive || record == NULL || vmm->state != SIM_VMM_GUEST ||
         record->owner_host_id != vmm->host + 1u || record->epoch != vmm->epoch ||
         sim->now_ms - vm->wanted_ms < 100) {
@@ -110,7 +135,8 @@ void sim_check_reset(struct sim *sim, unsigned host)
 
 struct before {
     uint64_t owner, epoch, next_epoch, source, target;
-    bool migrating;
+    uint64_t memory_epoch; /* of the VMM that keeps memory which the owner needs */
+    bool migrating, target_dead;
 };
 
 static void check_dead(struct sim *sim, const Drover__HostDead *dead)
@@ -188,6 +214,22 @@ static void check_owner(struct sim *sim, const Drover__Command *command,
         own_word) {
         sim_fail(sim, "invariant 1: h%" PRIu64 " gave vm%" PRIu64 " up and still has it",
                  before->owner - 1, now->vm_id);
+    }
+}
+
+/* Invariant 3: memory is called lost by its host only when it is. */
+static void check_postcopy(struct sim *sim, const Drover__Command *command,
+                           const struct before *before, struct sim_vm *vm)
+{
+    if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_DONE &&
+        command->migration_done->vm_id == vm->vm_id && before->target_dead) {
+        vm->excused_epoch = command->migration_done->next_epoch;
+    }
+    if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_SOURCE_LOST &&
+        command->migration_source_lost->vm_id == vm->vm_id &&
+        lives(sim, vm->vm_id, before->memory_epoch, false)) {
+        sim_fail(sim, "invariant 3: the memory of vm%" PRIu64 ".%" PRIu64 " is not lost",
+                 vm->vm_id, before->memory_epoch);
     }
 }
 
@@ -283,6 +325,10 @@ void sim_check_command(struct sim *sim, const Drover__Command *command)
             if (vm->migration != NULL) {
                 before[i].migrating = true;
                 before[i].target = vm->migration->target_host_id;
+                before[i].target_dead = vm->migration->target_dead;
+            }
+            if (vm->dependence != NULL) {
+                before[i].memory_epoch = vm->dependence->source_epoch;
             }
         }
     }
@@ -314,6 +360,7 @@ void sim_check_command(struct sim *sim, const Drover__Command *command)
         if (sim->vms[i].vm_id != 0) {
             check_owner(sim, command, &before[i],
                         cluster_state_vm(sim->truth, sim->vms[i].vm_id));
+            check_postcopy(sim, command, &before[i], &sim->vms[i]);
         }
     }
     follow_wanted(sim, command, result.result_id);
@@ -357,6 +404,9 @@ static const char *vm_unsettled(struct sim *sim, const Drover__VmRecord *record)
     }
     if (record->migration != NULL) {
         return "its migration has not ended";
+    }
+    if (record->dependence != NULL) {
+        return "memory of it is still elsewhere";
     }
     if (record->wanted == DROVER__VM_WANTED__VM_WANTED_RUNNING ||
         record->wanted == DROVER__VM_WANTED__VM_WANTED_PAUSED) {

@@ -224,6 +224,7 @@ static const char *const mutation_names[SIM_MUTATION_COUNT] = {
     [SIM_MUTATION_SURE_TARGET] = "sure-target",
     [SIM_MUTATION_NO_FREEZE] = "no-freeze",
     [SIM_MUTATION_NO_LEAD_TIME] = "no-lead-time",
+    [SIM_MUTATION_NO_DEPENDENCE] = "no-dependence",
 };
 
 struct options {
@@ -308,10 +309,10 @@ static void report(const struct sim *sim, const struct options *options, bool fa
         printf(
             "seed %" PRIu64 " ok: trace %016" PRIx64 " (%" PRIu64 " lines), hosts %u, "
             "log %zu, deaths %u, resets %u, freezes %u, thaws %u, moves %u, aborts %u, "
-            "boots %u, acknowledged %u\n",
+            "boots %u, acknowledged %u, post-copies %u (%u resumed, %u lost)\n",
             sim->seed, sim->trace_hash, sim->trace_lines, sim->host_count, sim->log_count,
             sim->deaths, sim->resets, sim->freezes, sim->thaws, sim->moves, sim->aborts,
-            sim->restarts, sim->acknowledged);
+            sim->restarts, sim->acknowledged, sim->postcopies, sim->resumed, sim->lost);
     }
 }
 
@@ -327,6 +328,7 @@ int main(int argc, char **argv)
     time_t began = time(NULL);
     unsigned runs = 0, failures = 0;
     unsigned deaths = 0, resets = 0, thaws = 0, moves = 0, aborts = 0;
+    unsigned postcopies = 0, resumed = 0, lost = 0;
     for (uint64_t seed = options.first; seed <= options.last; seed++) {
         if (options.seconds > 0 && time(NULL) - began >= (time_t)options.seconds) {
             break;
@@ -341,14 +343,19 @@ int main(int argc, char **argv)
         thaws += sim.thaws;
         moves += sim.moves;
         aborts += sim.aborts;
+        postcopies += sim.postcopies;
+        resumed += sim.resumed;
+        lost += sim.lost;
         if (failed && options.mutation != SIM_MUTATION_NONE) {
             break; /* caught */
         }
     }
     if (options.first != options.last || options.mutation != SIM_MUTATION_NONE) {
         printf(
-            "%u runs, %u failed; deaths %u, resets %u, thaws %u, moves %u, aborts %u\n",
-            runs, failures, deaths, resets, thaws, moves, aborts);
+            "%u runs, %u failed; deaths %u, resets %u, thaws %u, moves %u, aborts %u, "
+            "post-copies %u (%u resumed, %u lost)\n",
+            runs, failures, deaths, resets, thaws, moves, aborts, postcopies, resumed,
+            lost);
     }
     bool caught = options.mutation != SIM_MUTATION_NONE;
     return (failures > 0) == caught ? 0 : 1;

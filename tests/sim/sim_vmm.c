@@ -133,6 +133,7 @@ void sim_vmm_send_status(struct sim *sim, struct sim_vmm *vmm)
         move.state = vmm->move.state;
         move.uri = vmm->move.uri;
         move.next_epoch = vmm->move.next_epoch;
+        move.interrupted = vmm->move.interrupted;
         status.migration = &move;
     }
     sim_trace(sim, "h%u vm%" PRIu64 ".%" PRIu64 " says %d, move %d", vmm->host,
@@ -403,10 +404,17 @@ void sim_vmm_order(struct sim *sim, unsigned host, uint64_t vm_id, uint64_t epoc
         quit(sim, vmm);
         return;
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE:
-        sim_move_start(sim, vmm, request->migrate->uri, request->migrate->next_epoch);
+        sim_move_start(sim, vmm, request->migrate);
+        break;
+    case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS:
+        if (!sim_move_resume(sim, vmm)) {
+            refuse(sim, host, vm_id, epoch, DROVER_EWRONGSTATE);
+        }
         break;
     case DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL:
-        if (!sim_move_cancel(sim, vmm)) {
+        if (sim_move_lost(sim, vmm)) {
+            quit(sim, vmm);
+        } else if (!sim_move_cancel(sim, vmm)) {
             refuse(sim, host, vm_id, epoch, DROVER_EHANDEDOVER);
         }
         break;

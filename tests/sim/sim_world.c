@@ -164,6 +164,12 @@ static void links_heal(struct sim *sim)
     sim_raft_links(sim);
 }
 
+static void on_mended(struct sim *sim, struct sim_event *event)
+{
+    sim->cut[event->a][event->b] = sim->cut[event->b][event->a] = false;
+    sim_raft_links(sim);
+}
+
 static void on_near(struct sim *sim, struct sim_event *event)
 {
     struct sim_vmm *vmm = &sim->vmms[event->a];
@@ -183,6 +189,17 @@ static void on_near(struct sim *sim, struct sim_event *event)
     case 2:
         sim_power_off(sim, event->host, "cut");
         break;
+    case 3:
+        if (vmm->life == event->b) {
+            unsigned peer = sim->vmms[vmm->move.peer].host;
+            sim->cut[vmm->host][peer] = sim->cut[peer][vmm->host] = true;
+            sim_raft_links(sim);
+            struct sim_event *mended =
+                sim_at(sim, sim->now_ms + sim_random(sim, 8000), on_mended);
+            mended->a = vmm->host;
+            mended->b = peer;
+        }
+        break;
     default:
         isolate(sim, event->host, true, true);
         break;
@@ -199,7 +216,11 @@ void sim_fault_near(struct sim *sim, const struct sim_vmm *vmm)
         sim_at_host(sim, sim->now_ms + delay_ms, on_near, vmm->host);
     event->a = (uint64_t)(vmm - sim->vmms);
     event->b = vmm->life;
-    event->c = sim_chance(sim, 40) ? 0 : sim_random(sim, 4);
+    event->c = sim_chance(sim, 40) ? 0 : sim_random(sim, 5);
+    if (vmm->move.state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_POSTCOPY &&
+        sim_chance(sim, 50)) {
+        event->c = 3; /* what it is made to survive */
+    }
 }
 
 /* The worst for leases: the leader sleeps while another is elected, and wakes up alone.
@@ -340,6 +361,7 @@ static void migrate(struct sim *sim, unsigned host, const Drover__VmRecord *vm)
     begin.vm_id = vm->vm_id;
     begin.expected_epoch = vm->epoch;
     begin.target_host_id = any_host(sim) + 1;
+    begin.postcopy = (Drover__MigrationPostcopy)sim_random(sim, 3);
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_BEGIN;
     command.migration_begin = &begin;

@@ -265,6 +265,10 @@ check_PROGRAMS += tests/unit/test_host_core
 tests_unit_test_host_core_SOURCES = tests/unit/test_host_core.c \
 	tests/unit/small_cluster.c tests/unit/small_cluster.h tests/unit/unit.h
 tests_unit_test_host_core_LDADD = $(DECIDE_LIBS)
+check_PROGRAMS += tests/unit/test_host_postcopy
+tests_unit_test_host_postcopy_SOURCES = tests/unit/test_host_postcopy.c \
+	tests/unit/small_cluster.c tests/unit/small_cluster.h tests/unit/unit.h
+tests_unit_test_host_postcopy_LDADD = $(DECIDE_LIBS)
 check_PROGRAMS += tests/unit/test_controller
 tests_unit_test_controller_SOURCES = tests/unit/test_controller.c \
 	tests/unit/small_cluster.c tests/unit/small_cluster.h tests/unit/unit.h

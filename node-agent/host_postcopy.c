@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Post-copy, from the side of the host that has the guest and of the one where memory of
+ * it still is. From MigrationDone on the record says of whom the guest depends
+ * (consensus/apply_postcopy.c). What each side does:
+ *
+ *   source   keeps its VMM, which runs no guest, until that says that all has gone, or the
+ *            record says that nobody needs it; makes a new connection whenever the last one
+ *            is lost; states when no such VMM is left   -> MigrationSourceLost
+ *   owner    states when nothing is missing any more, or the VMM that missed it is gone
+ *                                                       -> MigrationComplete
+ *            gives the guest up once its memory is lost for good: the VM then starts as
+ *            one that crashed
+ */
+#include <string.h>
+
+#include "base/check.h"
+#include "node-agent/host_core_private.h"
+
+static Drover__VmMigrationState move_state(const struct host_vmm *vmm)
+{
+    return vmm->status != NULL && vmm->status->migration != NULL
+               ? vmm->status->migration->state
+               : DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE;
+}
+
+/* ---- source --------------------------------------------------------------------------
+ */
+
+bool host_memory_here(const struct host_core *core, const Drover__VmRecord *record)
+{
+    return record != NULL && record->dependence != NULL &&
+           record->dependence->host_id == core->identity.host_id;
+}
+
+bool host_memory_kept(const struct host_core *core, const Drover__VmRecord *record,
+                      const struct host_vmm *vmm)
+{
+    if (!host_memory_here(core, record) ||
+        record->dependence->source_epoch != vmm->epoch ||
+        record->dependence->epoch != record->epoch) {
+        return false;
+    }
+    if (vmm->status == NULL) {
+        return true; /* not known yet */
+    }
+    /* Rule: only what has handed the guest over is kept. */
+    return host_vmm_state(vmm) == DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER &&
+           move_state(vmm) != DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE;
+}
+
+void host_order_links(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                      uint64_t now_ms)
+{
+    Drover__VmMigrationState state = move_state(vmm);
+    bool waits = state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_POSTCOPY ||
+                 state == DROVER__VM_MIGRATION_STATE__VM_MIGRATION_UNKNOWN;
+    if (!waits || !vmm->status->migration->interrupted ||
+        host_vmm_state(vmm) != DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER) {
+        return;
+    }
+    Drover__ControlMigrateLinks links = DROVER__CONTROL_MIGRATE_LINKS__INIT;
+    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
+    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS;
+    request.migrate_links = &links;
+    host_order(core, vm, vmm, HOST_ORDER_MIGRATE_LINKS, &request, now_ms);
+    host_wake_at(core, now_ms + core->timing.retry_ms);
+}
+
+void host_memory_reconcile(struct host_core *core, struct host_vm *vm,
+                           const Drover__VmRecord *record, uint64_t now_ms)
+{
+    const Drover__Dependence *dependence = record->dependence;
+    CHECK(host_memory_here(core, record));
+    CHECK(record->owner_host_id != core->identity.host_id);
+    struct host_vmm *vmm = host_vmm_find(vm, dependence->source_epoch);
+    if (vmm != NULL) {
+        if (host_memory_kept(core, record, vmm)) {
+            host_order_links(core, vm, vmm, now_ms);
+        }
+        return;
+    }
+    /* One that had sent all takes nothing with it: the owner says so by itself. */
+    bool sent = vm->gone.epoch == dependence->source_epoch && vm->gone.sent;
+    if (dependence->lost || sent) {
+        return;
+    }
+    Drover__MigrationSourceLost lost = DROVER__MIGRATION_SOURCE_LOST__INIT;
+    lost.vm_id = vm->vm_id;
+    lost.epoch = dependence->epoch;
+    lost.host_id = core->identity.host_id;
+    lost.incarnation =
+        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_SOURCE_LOST;
+    command.migration_source_lost = &lost;
+    host_state(core, vm, &command, now_ms);
+}
+
+/* ---- owner ---------------------------------------------------------------------------
+ */
+
+enum host_need host_need_judge(const Drover__VmRecord *record, const struct host_vm *vm,
+                               const struct host_vmm *vmm)
+{
+    if (record->dependence == NULL) {
+        return HOST_NEED_NONE;
+    }
+    if (vmm == NULL) {
+        /* What is on its way out may still be the one. */
+        return vm->vmm_count == 0 ? HOST_NEED_DIED : HOST_NEED_WAITS;
+    }
+    if (vmm->status == NULL) {
+        return HOST_NEED_WAITS;
+    }
+    const Drover__VmMigrationStatus *move = vmm->status->migration;
+    switch (move_state(vmm)) {
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_NONE:
+        return HOST_NEED_DIED; /* this one was started since */
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE:
+        return HOST_NEED_COMPLETE;
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_POSTCOPY:
+        return record->dependence->lost && move->interrupted ? HOST_NEED_HOPELESS
+                                                             : HOST_NEED_WAITS;
+    default:
+        return HOST_NEED_WAITS; /* it has just entered, or is at its end */
+    }
+}
+
+static void state_complete(struct host_core *core, struct host_vm *vm,
+                           const struct host_vmm *vmm, const Drover__VmRecord *record,
+                           uint64_t now_ms)
+{
+    bool died = host_need_judge(record, vm, vmm) == HOST_NEED_DIED;
+    Drover__MigrationComplete complete = DROVER__MIGRATION_COMPLETE__INIT;
+    complete.vm_id = vm->vm_id;
+    complete.epoch = record->epoch;
+    complete.host_id = core->identity.host_id;
+    complete.incarnation =
+        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
+    complete.lost = died;
+    if (died && vm->gone.epoch == record->epoch) {
+        complete.reason = vm->gone.reason;
+    }
+    if (!died) {
+        complete.figures = vmm->status->migration->figures;
+    }
+    Drover__Command command = DROVER__COMMAND__INIT;
+    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_COMPLETE;
+    command.migration_complete = &complete;
+    host_state(core, vm, &command, now_ms);
+}
+
+static void order_give_up(struct host_core *core, struct host_vm *vm,
+                          struct host_vmm *vmm, const Drover__VmRecord *record,
+                          uint64_t now_ms)
+{
+    /* Rule: a guest is given up only when the record says that its memory is lost. */
+    CHECK(record->dependence->lost && record->dependence->epoch == vmm->epoch);
+    Drover__ControlMigrateCancel cancel = DROVER__CONTROL_MIGRATE_CANCEL__INIT;
+    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
+    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL;
+    request.migrate_cancel = &cancel;
+    host_order(core, vm, vmm, HOST_ORDER_MIGRATE_CANCEL, &request, now_ms);
+    host_wake_at(core, now_ms + core->timing.retry_ms);
+}
+
+void host_need_reconcile(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                         const Drover__VmRecord *record, uint64_t now_ms)
+{
+    switch (host_need_judge(record, vm, vmm)) {
+    case HOST_NEED_NONE:
+    case HOST_NEED_WAITS:
+        break;
+    case HOST_NEED_HOPELESS:
+        order_give_up(core, vm, vmm, record, now_ms);
+        break;
+    case HOST_NEED_COMPLETE:
+    case HOST_NEED_DIED:
+        state_complete(core, vm, vmm, record, now_ms);
+        break;
+    }
+}
