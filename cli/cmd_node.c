@@ -130,12 +130,19 @@ static int run_show(struct cli *cli, int argc, char **argv)
     return status != CLI_OK ? status : show_and_free(cli, node);
 }
 
+/* VMs that are on it, or have left it and still need memory that is there. */
+static size_t vms_left(const json_t *node)
+{
+    return json_array_size(json_object_get(node, "vms")) +
+           json_array_size(json_object_get(node, "memory_of"));
+}
+
 /* Waits until the host has no VMs left. An interrupt takes the drain back. */
 static int wait_drained(struct cli *cli, const char *name, json_t *node)
 {
     size_t last = SIZE_MAX;
-    while (json_array_size(json_object_get(node, "vms")) > 0) {
-        size_t left = json_array_size(json_object_get(node, "vms"));
+    while (vms_left(node) > 0) {
+        size_t left = vms_left(node);
         if (left != last && cli_shows_progress(cli)) {
             (void)fprintf(stderr, "%s: %zu VMs left\n", name, left);
         }

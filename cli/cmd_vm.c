@@ -21,6 +21,7 @@ enum {
     OPTION_DEADLINE,
     OPTION_PREDICT,
     OPTION_TRANSPORT,
+    OPTION_POST_COPY,
     OPTION_NO_WAIT,
     OPTION_TIMEOUT
 };
@@ -231,6 +232,17 @@ int cli_vm_show_answer(struct cli *cli, const json_t *vm)
                      cli_text(migration, "phase"),
                      cli_number(migration, "progress_percent"));
     }
+    const json_t *postcopy = json_object_get(vm, "postcopy");
+    if (json_is_object(postcopy)) {
+        char left[CLI_SIZE_SIZE];
+        (void)printf("post-copy memory is still on %s%s: %s\n",
+                     cli_text(postcopy, "source"),
+                     json_is_true(json_object_get(postcopy, "lost")) ? ", which is lost"
+                     : json_is_true(json_object_get(postcopy, "interrupted"))
+                         ? ", the connection is lost"
+                         : "",
+                     cli_size(cli_number(postcopy, "bytes_remaining"), left));
+    }
     const json_t *figures = json_object_get(vm, "last_migration");
     if (json_is_object(figures)) {
         print_figures(figures, "last move");
@@ -342,6 +354,17 @@ static int parse_transport(json_t *body, const char *text)
                : cli_fail("out of memory");
 }
 
+static int parse_postcopy(const char *verb, const char *when, json_t *body)
+{
+    if (strcmp(when, "auto") != 0 && strcmp(when, "never") != 0 &&
+        strcmp(when, "now") != 0) {
+        return cli_usage(verb, "--post-copy takes auto, never or now");
+    }
+    return json_object_set_new(body, "postcopy", json_string(when)) == 0
+               ? CLI_OK
+               : cli_fail("out of memory");
+}
+
 static int parse_migrate(int argc, char **argv, struct migrate_options *options)
 {
     static const char verb[] = "vm migrate";
@@ -352,6 +375,7 @@ static int parse_migrate(int argc, char **argv, struct migrate_options *options)
         {"deadline", required_argument, NULL, OPTION_DEADLINE},
         {"predict", no_argument, NULL, OPTION_PREDICT},
         {"transport", required_argument, NULL, OPTION_TRANSPORT},
+        {"post-copy", required_argument, NULL, OPTION_POST_COPY},
         {"no-wait", no_argument, NULL, OPTION_NO_WAIT},
         {"timeout", required_argument, NULL, OPTION_TIMEOUT},
         {NULL, 0, NULL, 0},
@@ -382,6 +406,9 @@ static int parse_migrate(int argc, char **argv, struct migrate_options *options)
                                     json_integer((json_int_t)number)) != 0) {
                 status = cli_fail("out of memory");
             }
+            break;
+        case OPTION_POST_COPY:
+            status = parse_postcopy(verb, optarg, options->body);
             break;
         case OPTION_PREDICT:
             options->predict = true;
@@ -508,7 +535,8 @@ static const struct cli_command commands[] = {
     {"migrate", run_migrate, "moves a running VM to another host",
      "usage: drover vm migrate VM [--to HOST] [--max-downtime MS] [--deadline SECONDS] "
      "[--predict]\n"
-     "                        [--transport tcp|rdma|auto] [--no-wait] [--timeout SECONDS]\n"
+     "                        [--transport tcp|rdma|auto]\n"
+     "                        [--post-copy auto|never|now] [--no-wait] [--timeout SECONDS]\n"
      "\n"
      "  --to HOST          where to; else the cluster chooses\n"
      "  --max-downtime MS  the longest pause that the guest may see\n"
@@ -520,10 +548,16 @@ static const struct cli_command commands[] = {
      "allow-unencrypted-rdma on` allows\n"
      "                     it; where a host can't, over TCP, encrypted, with a notice\n"
      "  --transport auto   rdma where the cluster allows it, else tcp\n"
+     "  --post-copy WHEN   let the guest run on the target before all its memory is there: "
+     "never (default),\n"
+     "                     auto (if the goals can't be met otherwise), or now. Until all "
+     "has come it needs both\n"
+     "                     hosts: a lost link is waited for, a lost source starts the VM "
+     "anew\n"
      "  --no-wait          do not wait for the end\n"
      "\n"
      "Shows progress on a terminal. Ctrl-C cancels the move: the VM runs on where it "
-     "was.\n"},
+     "was (in post-copy it is too late for that).\n"},
     {"balloon", run_balloon, "takes memory from a running guest, or gives it back",
      "usage: drover vm balloon VM SIZE|all\n"
      "\n"

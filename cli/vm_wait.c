@@ -136,6 +136,56 @@ static bool last_was_done(struct cli *cli, const char *name)
     return done;
 }
 
+/* The rest of the memory follows, and nobody can take that back. */
+static int wait_postcopy(struct cli *cli, const char *name, uint64_t deadline_ms,
+                         json_t **ret_vm)
+{
+    bool progress = cli_shows_progress(cli);
+    int status = CLI_OK;
+    while (status == CLI_OK && json_is_object(json_object_get(*ret_vm, "postcopy"))) {
+        const json_t *postcopy = json_object_get(*ret_vm, "postcopy");
+        char left[CLI_SIZE_SIZE];
+        if (progress) {
+            (void)fprintf(stderr, "\rruns on %s, its memory follows from %s: %s left%s   ",
+                          cli_text(*ret_vm, "host"), cli_text(postcopy, "source"),
+                          cli_size(cli_number(postcopy, "bytes_remaining"), left),
+                          json_is_true(json_object_get(postcopy, "interrupted"))
+                              ? ", the connection is lost"
+                              : "");
+        }
+        if (clock_now_ms() > deadline_ms || cli_sleep_ms(POLL_MS)) {
+            return cli_fail("%s runs on %s, and its memory still follows from %s, which it "
+                            "needs until then: look with `drover vm show %s`",
+                            name, cli_text(*ret_vm, "host"), cli_text(postcopy, "source"),
+                            name);
+        }
+        status = poll_vm(cli, name, ret_vm);
+    }
+    return status;
+}
+
+/* Whether a guest that needed memory of another host got it, by the events. */
+static int tell_postcopy(struct cli *cli, const char *name, uint64_t epoch)
+{
+    json_t *answer = NULL;
+    if (cli_call(cli, "GET", NULL, &answer, "/events?vm=%s&limit=50", name) != CLI_OK) {
+        return CLI_FAIL;
+    }
+    const char *lost = NULL;
+    size_t index;
+    json_t *event;
+    json_array_foreach(json_object_get(answer, "events"), index, event)
+    {
+        const char *kind = cli_text(event, "kind");
+        if (strcmp(kind, "migration.lost") == 0 && cli_number(event, "epoch") == epoch) {
+            lost = cli_text(event, "text");
+        }
+    }
+    int status = lost == NULL ? CLI_OK : cli_fail("%s", lost);
+    json_decref(answer);
+    return status;
+}
+
 static int cancel(struct cli *cli, const char *name)
 {
     json_t *answer = NULL;
@@ -182,5 +232,13 @@ int vm_wait_migration(struct cli *cli, const char *name, const json_t *before,
         json_is_true(json_object_get(json_object_get(before, "migration"), "predict_only"));
     moved = moved || (!json_is_object(json_object_get(before, "migration")) &&
                       last_was_done(cli, name));
+    if (moved && json_is_object(json_object_get(*ret_vm, "postcopy"))) {
+        uint64_t epoch = cli_number(*ret_vm, "epoch");
+        int status = wait_postcopy(cli, name, start_ms + timeout_s * MS_PER_S, ret_vm);
+        if (progress) {
+            (void)fputs("\n", stderr);
+        }
+        return status == CLI_OK ? tell_postcopy(cli, name, epoch) : status;
+    }
     return moved ? CLI_OK : tell_abort(cli, name, *ret_vm, predicts);
 }

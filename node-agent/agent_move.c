@@ -285,7 +285,7 @@ static bool take_links(struct agent *agent, uint64_t vm_id, uint64_t epoch,
     const struct agent_move_order order = {
         .vm_id = vm_id,
         .epoch = epoch,
-        .next_epoch = migration != NULL ? migration->next_epoch : record->epoch,
+        .next_epoch = status->migration->next_epoch,
         .host_id = migration != NULL ? migration->target_host_id : record->owner_host_id,
         .address = status->migration->uri + strlen(HANDED),
         .stream_count = 1,

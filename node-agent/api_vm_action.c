@@ -164,6 +164,35 @@ static int transport_of(const char *text, Drover__MigrationTransport *ret_transp
     return error_set(err, DROVER_EBADINPUT, "transport: give tcp, rdma or auto");
 }
 
+/* What the guest may do before all of its memory is there. */
+static int read_postcopy(const struct api_call *call, const char *text,
+                         Drover__MigrationPostcopy *ret_postcopy, struct error *err)
+{
+    static const char *const names[] = {
+        [DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NEVER] = "never",
+        [DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_AUTO] = "auto",
+        [DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NOW] = "now",
+    };
+    unsigned count = sizeof(names) / sizeof(names[0]);
+    unsigned found = 0;
+    while (found < count && strcmp(text, names[found]) != 0) {
+        found++;
+    }
+    if (found == count) {
+        return error_set(err, DROVER_EBADINPUT,
+                         "postcopy: '%.63s': give never, auto or now", text);
+    }
+    const Drover__HostRecord *unaware = cluster_state_postcopy_unaware(api_state(call));
+    if (found != 0 && unaware != NULL) {
+        return error_set(err, DROVER_EWRONGSTATE,
+                         "host '%s' does not know post-copy (its release is older, or it "
+                         "was not up yet): update it, or move without post-copy",
+                         unaware->name);
+    }
+    *ret_postcopy = (Drover__MigrationPostcopy)found;
+    return 0;
+}
+
 void api_vm_migrate(struct api_call *call)
 {
     struct error err = {0};
@@ -178,9 +207,17 @@ void api_vm_migrate(struct api_call *call)
         (uint32_t)json_reader_number(&reader, "deadline_s", 1, DEADLINE_S_MAX, 0);
     begin.predict_only = json_reader_bool(&reader, "predict_only", false);
     const char *transport = json_reader_text(&reader, "transport", "tcp");
+    const char *postcopy = json_reader_text(&reader, "postcopy", "never");
     if (json_reader_end(&reader) != 0 ||
-        transport_of(transport, &begin.transport, &err) != 0) {
+        transport_of(transport, &begin.transport, &err) != 0 ||
+        read_postcopy(call, postcopy, &begin.postcopy, &err) != 0) {
         api_fail_err(call, &err);
+        return;
+    }
+    if (begin.transport == DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA &&
+        begin.postcopy == DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NOW) {
+        api_fail(call, DROVER_EBADINPUT,
+                 "postcopy: not over RDMA, whose memory is pinned: leave out one of both");
         return;
     }
     const Drover__VmRecord *vm = named(call);
@@ -195,6 +232,12 @@ void api_vm_migrate(struct api_call *call)
     if (vm->migration != NULL) {
         api_fail(call, DROVER_EWRONGSTATE,
                  "the VM is being moved already: wait, or cancel that");
+        return;
+    }
+    if (vm->dependence != NULL) {
+        api_fail(call, DROVER_EWRONGSTATE,
+                 "memory of the VM is still on its way from its last move: wait until it "
+                 "is there");
         return;
     }
     int rv = choose_target(call, vm, target, &begin.target_host_id, &err);

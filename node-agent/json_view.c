@@ -95,6 +95,21 @@ static json_t *owned_vms(const Drover__HostRecord *host,
     return names;
 }
 
+/* The names of the VMs that have left it, and still have memory there. */
+static json_t *dependent_vms(const Drover__HostRecord *host,
+                             const struct cluster_state *state)
+{
+    const Drover__ClusterState *view = cluster_state_view(state);
+    json_t *names = json_array();
+    for (size_t i = 0; i < view->n_vms; i++) {
+        const Drover__Dependence *dependence = view->vms[i]->dependence;
+        if (dependence != NULL && dependence->host_id == host->host_id) {
+            (void)json_array_append_new(names, json_string(view->vms[i]->spec->name));
+        }
+    }
+    return names;
+}
+
 json_t *json_host(const Drover__HostRecord *host, const struct cluster_state *state,
                   const struct json_host_seen *seen)
 {
@@ -112,7 +127,8 @@ json_t *json_host(const Drover__HostRecord *host, const struct cluster_state *st
         "draining", host->draining, "address", host->address, "api_address",
         host->api_address, "cpus", (int)host->cpus, "memory", memory, "memory_bytes",
         (json_int_t)host->memory_bytes, "memory_used_bytes", (json_int_t)used_bytes);
-    json_t *rest = json_pack("{s:o, s:I, s:o, s:o, s:o, s:b}", "vms", vms, "watchdog_ms",
+    json_t *rest = json_pack("{s:o, s:o, s:I, s:o, s:o, s:o, s:b}", "vms", vms,
+                             "memory_of", dependent_vms(host, state), "watchdog_ms",
                              (json_int_t)host->watchdog_ms, "silent_ms", silent, "proof",
                              json_proof(host->proof, state), "version",
                              json_text(host->version), "stale", !seen->leads);

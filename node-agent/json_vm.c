@@ -140,6 +140,8 @@ static const char *phase_text(const Drover__Migration *migration,
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_HANDOVER:
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_UNKNOWN:
         return "handover";
+    case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_POSTCOPY:
+        return "postcopy";
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE:
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_FAILED:
     case DROVER__VM_MIGRATION_STATE__VM_MIGRATION_CANCELLED:
@@ -202,18 +204,35 @@ static json_t *json_migration(const Drover__VmRecord *vm,
     return object;
 }
 
+/* What its owner still needs of the host that it has left; null: nothing. */
+static json_t *json_postcopy(const Drover__VmRecord *vm,
+                             const struct cluster_state *state,
+                             const Drover__VmStatus *status)
+{
+    const Drover__Dependence *dependence = vm->dependence;
+    const Drover__VmMigrationStatus *move = status != NULL ? status->migration : NULL;
+    if (dependence == NULL) {
+        return json_null();
+    }
+    return json_pack("{s:s?, s:b, s:b, s:I}", "source",
+                     json_host_name(state, dependence->host_id), "lost", dependence->lost,
+                     "interrupted", move != NULL && move->interrupted, "bytes_remaining",
+                     (json_int_t)(move != NULL ? move->bytes_remaining : 0));
+}
+
 static json_t *json_figures(const Drover__MigrationFigures *figures)
 {
     if (figures == NULL) {
         return json_null();
     }
     return json_pack(
-        "{s:I, s:f, s:f, s:I, s:I, s:I, s:i, s:s, s:s}", "total_ms",
+        "{s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:i, s:s, s:s}", "total_ms",
         (json_int_t)figures->total_ms,
         "downtime_ms", (double)figures->downtime_us / 1000.0, "predicted_downtime_ms",
         (double)figures->predicted_downtime_us / 1000.0, "bytes_sent",
         (json_int_t)figures->bytes_sent, "pages_sent", (json_int_t)figures->pages_sent,
-        "pages_zero", (json_int_t)figures->pages_zero, "rounds", (int)figures->rounds,
+        "pages_zero", (json_int_t)figures->pages_zero, "postcopy_pages",
+        (json_int_t)figures->postcopy_pages, "rounds", (int)figures->rounds,
         "transport", figures->over_rdma ? "rdma" : "tcp", "notice", figures->notice);
 }
 
@@ -253,14 +272,15 @@ json_t *json_vm(const Drover__VmRecord *vm, const struct cluster_state *state,
     json_size_text(vm->balloon_bytes != 0 ? vm->balloon_bytes : vm->spec->memory_bytes,
                    balloon);
     return json_pack(
-        "{s:s, s:I, s:s, s:o, s:s, s:s?, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:I, s:b, s:I, "
-        "s:b}",
+        "{s:s, s:I, s:s, s:o, s:s, s:s?, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:I, s:b, "
+        "s:I, s:b}",
         "name", vm->spec->name, "id", (json_int_t)vm->vm_id, "state", text, "reason",
         json_text(reason), "wanted", wanted_text(vm->wanted), "host",
         json_host_name(state, vm->owner_host_id), "epoch", (json_int_t)vm->epoch,
         "since_ms", since, "spec", json_vm_spec(vm->spec), "memory_wanted", balloon,
         "guest_memory", json_guest_memory(current ? seen->status : NULL), "migration",
-        json_migration(vm, state, seen), "last_migration",
+        json_migration(vm, state, seen), "postcopy",
+        json_postcopy(vm, state, current ? seen->status : NULL), "last_migration",
         json_figures(vm->last_migration), "proof_index", (json_int_t)vm->proof_index,
         "guest_panicked", current && seen->status->guest_panicked, "panics",
         (json_int_t)vm->panics, "stale", !seen->leads);
