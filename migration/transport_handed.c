@@ -45,15 +45,18 @@ static int handed_connect(const char *address, int cancel_fd, uint32_t wait_ms,
                      address);
 }
 
-static int take_at(struct handed_listener *listener, unsigned index)
+/* This one, or (-1) the oldest; -1: it is not there any more. */
+static int take_one(struct handed_listener *listener, int wanted)
 {
     int fd = -1;
     (void)pthread_mutex_lock(&listener->lock); /* neither fails: a plain mutex of ours */
-    if (listener->count > index) {
-        fd = listener->fds[index];
-        listener->count--;
-        memmove(listener->fds + index, listener->fds + index + 1,
-                (listener->count - index) * sizeof(int));
+    for (unsigned i = 0; i < listener->count && fd < 0; i++) {
+        if (wanted < 0 || listener->fds[i] == wanted) {
+            fd = listener->fds[i];
+            listener->count--;
+            memmove(listener->fds + i, listener->fds + i + 1,
+                    (listener->count - i) * sizeof(int));
+        }
     }
     (void)pthread_mutex_unlock(&listener->lock);
     return fd;
@@ -61,7 +64,7 @@ static int take_at(struct handed_listener *listener, unsigned index)
 
 static int take(struct handed_listener *listener)
 {
-    return take_at(listener, 0);
+    return take_one(listener, -1);
 }
 
 static int listener_accept(struct transport_listener *base, int cancel_fd,
@@ -103,7 +106,6 @@ static int listener_accept(struct transport_listener *base, int cancel_fd,
 static int take_speaking(struct handed_listener *listener, const struct pollfd *fds,
                          unsigned count)
 {
-    unsigned dropped = 0;
     for (unsigned i = 0; i < count; i++) {
         char byte;
         if (fds[i].revents == 0) {
@@ -113,15 +115,13 @@ static int take_speaking(struct handed_listener *listener, const struct pollfd *
         if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
             continue;
         }
-        /* Others are added behind these only: what was at `i` is as much further in front as
-         * were dropped. */
-        int fd = take_at(listener, i - dropped);
-        CHECK(fd == fds[i].fd);
-        if (size > 0) {
+        int fd = take_one(listener, fds[i].fd);
+        if (fd >= 0 && size > 0) {
             return fd;
         }
-        (void)close(fd); /* nobody is left to tell */
-        dropped++;
+        if (fd >= 0) {
+            (void)close(fd); /* nobody is left to tell */
+        }
     }
     return -1;
 }

@@ -32,6 +32,7 @@ struct rdma_listener {
     struct rdma_cm_id *id; /* has a channel of its own once it is settled */
     bool listens;          /* else TCP only, as yet or for good */
     struct addrinfo *where;
+    char address[TRANSPORT_URI_SIZE]; /* once it listens: by number, with the real port */
 };
 
 /* "HOST:PORT", with [HOST] for IPv6. */
@@ -482,6 +483,7 @@ int rdma_listener_begin(struct transport_rdma *rdma, struct error *err)
                          text, err_text(rv));
     }
     *port_of(where) = rdma->library.manager.get_src_port(self->id);
+    where_text(self, self->address); /* now: in a jail nothing is looked up any more */
     self->listens = true;
     return 0;
 }
@@ -490,8 +492,5 @@ void transport_rdma_listener_address(const struct transport_listener *listener,
                                      char ret_address[TRANSPORT_URI_SIZE])
 {
     const struct rdma_listener *self = (const struct rdma_listener *)listener;
-    ret_address[0] = '\0';
-    if (self->listens) {
-        where_text(self, ret_address);
-    }
+    memcpy(ret_address, self->address, TRANSPORT_URI_SIZE);
 }
