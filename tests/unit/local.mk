@@ -59,6 +59,9 @@ if HAVE_RDMA
 check_PROGRAMS += tests/unit/test_transport_rdma
 tests_unit_test_transport_rdma_SOURCES = tests/unit/test_transport_rdma.c tests/unit/unit.h
 tests_unit_test_transport_rdma_LDADD = $(MIGRATION_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_transport_rdma_listen
+tests_unit_test_transport_rdma_listen_SOURCES = tests/unit/test_transport_rdma_listen.c tests/unit/unit.h
+tests_unit_test_transport_rdma_listen_LDADD = $(MIGRATION_TEST_LIBS)
 endif
 check_PROGRAMS += tests/unit/test_migration_wire
 tests_unit_test_migration_wire_SOURCES = tests/unit/test_migration_wire.c tests/unit/unit.h
