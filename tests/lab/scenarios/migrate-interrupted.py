@@ -86,7 +86,7 @@ def target_without_memory(move):
 
 def target_runtime_full(move):
     """No room for what the agent and the VMM write in /run."""
-    move.target.run("mount -o remount,size=$(df -k --output=used /run | tail -n 1)k /run")
+    move.target.run("mount -o remount,size=$(df -k --output=used /run | tail -n 1 | tr -d ' ')k /run")
     try:
         move.begin()
         return True, move.wait_over()
