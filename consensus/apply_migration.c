@@ -11,6 +11,7 @@
 #include "consensus/apply_step.h"
 
 #define URI_SIZE (LIMIT_ADDRESS_SIZE + 8)
+#define RDMA_KEY_SIZE 40 /* "#", the key, NUL */
 
 static bool is_begun(const Drover__Migration *migration)
 {
@@ -183,6 +184,24 @@ static void notice_take(struct apply_step *step, Drover__VmRecord *vm, uint64_t 
                vm->spec->name, text);
 }
 
+/* "HOST:PORT#KEY" */
+static bool rdma_address_valid(const char *address)
+{
+    char plain[LIMIT_ADDRESS_SIZE];
+    size_t size = strcspn(address, "#");
+    if (size >= sizeof(plain) || strnlen(address + size, RDMA_KEY_SIZE) >= RDMA_KEY_SIZE) {
+        return false;
+    }
+    memcpy(plain, address, size);
+    plain[size] = '\0';
+    for (const char *c = address + size; *c != '\0'; c++) {
+        if (*c <= ' ' || *c >= 0x7f) {
+            return false;
+        }
+    }
+    return text_address_valid(plain);
+}
+
 static bool uri_valid(const char *uri)
 {
     if (strnlen(uri, URI_SIZE) >= URI_SIZE) {
@@ -214,9 +233,9 @@ static int check_ready(struct apply_step *step, const Drover__Migration *migrati
             "rdma:HOST:PORT",
             order->uri);
     }
-    if (order->rdma_address[0] != '\0' && !text_address_valid(order->rdma_address)) {
+    if (order->rdma_address[0] != '\0' && !rdma_address_valid(order->rdma_address)) {
         return step_refuse(step, DROVER_EBADINPUT,
-                           "RDMA address '%.140s': give HOST:PORT", order->rdma_address);
+                           "the address for RDMA makes no sense: give HOST:PORT#KEY");
     }
     if (!is_begun(migration) && strcmp(migration->uri, order->uri) != 0) {
         return step_refuse(

@@ -28,7 +28,8 @@ int transport_rdma_open(struct transport_rdma **ret_rdma, struct error *err);
 int transport_rdma_listen(struct transport_rdma *rdma, const char *address,
                           const char *handed, struct transport_listener **ret_listener,
                           struct error *err);
-/* Of such a listener, by number and with the real port; "": by RDMA nothing can come. */
+/* Of such a listener beside `handed`, by number and with the real port and the key that only
+ * those know who are told: "IP:PORT#KEY"; "": by RDMA nothing can come. */
 void transport_rdma_listener_address(const struct transport_listener *listener,
                                      char ret_address[TRANSPORT_URI_SIZE]);
 /*
@@ -37,7 +38,8 @@ void transport_rdma_listener_address(const struct transport_listener *listener,
  * After an error there is no RDMA, but the listener takes TCP.
  */
 int transport_rdma_settle(struct transport_rdma *rdma, struct error *err);
-/* Any thread. `address` by number, once the process is in a jail. As transport_ops. */
+/* Any thread. `address` ("HOST:PORT" or "HOST:PORT#KEY") by number, once the process is in a
+ * jail. As transport_ops. */
 int transport_rdma_connect(struct transport_rdma *rdma, const char *address,
                            int cancel_fd, uint32_t wait_ms, uint32_t idle_ms,
                            struct transport_link **ret_link, struct error *err);

@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/id.h"
 #include "migration/transport.h"
 #include "migration/transport_rdma_internal.h"
 #include "migration/transport_rdma_memory.h"
@@ -32,6 +33,7 @@ struct rdma_listener {
     struct rdma_cm_id *id; /* has a channel of its own once it is settled */
     bool listens;          /* else TCP only, as yet or for good */
     struct addrinfo *where;
+    char key[ID_TEXT_SIZE]; /* who connects must know it; "": nobody must */
     char address[TRANSPORT_URI_SIZE]; /* once it listens: by number, with the real port */
 };
 
@@ -156,9 +158,9 @@ static void patience_set(struct rdma_link *link, uint32_t idle_ms)
                                             sizeof(exponent));
 }
 
-static struct rdma_conn_param parameters(uint8_t hello[RDMA_HELLO_SIZE])
+static struct rdma_conn_param parameters(uint8_t hello[RDMA_HELLO_SIZE], const char *key)
 {
-    rdma_hello_encode(hello);
+    rdma_hello_encode(hello, key);
     return (struct rdma_conn_param){.private_data = hello,
                                     .private_data_len = RDMA_HELLO_SIZE,
                                     .retry_count = RETRIES,
@@ -167,8 +169,8 @@ static struct rdma_conn_param parameters(uint8_t hello[RDMA_HELLO_SIZE])
 
 /* ---- connecting -------------------------------------------------------------------- */
 
-static int link_connect(struct rdma_link *link, struct sockaddr *to, uint32_t wait_ms,
-                        uint32_t idle_ms)
+static int link_connect(struct rdma_link *link, struct sockaddr *to, const char *key,
+                        uint32_t wait_ms, uint32_t idle_ms)
 {
     uint8_t hello[RDMA_HELLO_SIZE];
     struct rdma_hello theirs;
@@ -190,7 +192,7 @@ static int link_connect(struct rdma_link *link, struct sockaddr *to, uint32_t wa
     if (rv != 0) {
         return rv;
     }
-    struct rdma_conn_param param = parameters(hello);
+    struct rdma_conn_param param = parameters(hello, key);
     if (library->manager.connect(link->id, &param) != 0) {
         return -errno;
     }
@@ -201,26 +203,44 @@ static int link_connect(struct rdma_link *link, struct sockaddr *to, uint32_t wa
     return rv;
 }
 
+/* "HOST:PORT#KEY" in two; the key stays out of all texts. */
+static int key_cut(const char *address, char ret_plain[TRANSPORT_URI_SIZE],
+                   char ret_key[RDMA_KEY_TEXT + 1], struct error *err)
+{
+    size_t size = strcspn(address, "#");
+    const char *key = address[size] == '#' ? address + size + 1 : "";
+    if (size >= TRANSPORT_URI_SIZE || strlen(key) > RDMA_KEY_TEXT) {
+        return error_set(err, DROVER_EBADINPUT, "the address for RDMA is too long");
+    }
+    memcpy(ret_plain, address, size);
+    ret_plain[size] = '\0';
+    memcpy(ret_key, key, strlen(key) + 1);
+    return 0;
+}
+
 int transport_rdma_connect(struct transport_rdma *rdma, const char *address,
                            int cancel_fd, uint32_t wait_ms, uint32_t idle_ms,
                            struct transport_link **ret_link, struct error *err)
 {
     struct addrinfo *infos = NULL;
     struct rdma_link *link = NULL;
-    int rv = resolve(address, false, &infos, err);
+    char plain[TRANSPORT_URI_SIZE];
+    char key[RDMA_KEY_TEXT + 1];
+    int rv = key_cut(address, plain, key, err);
+    rv = rv != 0 ? rv : resolve(plain, false, &infos, err);
     if (rv != 0) {
         return rv;
     }
     struct rdma_cm_id *id = rdma_id_take(rdma);
     rv = id == NULL ? DROVER_ELIMIT : link_create(rdma, id, false, cancel_fd, &link);
-    rv = rv != 0 ? rv : link_connect(link, infos->ai_addr, wait_ms, idle_ms);
+    rv = rv != 0 ? rv : link_connect(link, infos->ai_addr, key, wait_ms, idle_ms);
     freeaddrinfo(infos);
     if (rv == 0) {
         *ret_link = &link->link;
         return 0;
     }
     rdma_link_free(link);
-    return error_set(err, rv, "can't connect to rdma:%s: %s", address,
+    return error_set(err, rv, "can't connect to rdma:%s: %s", plain,
                      rv == DROVER_ELIMIT
                          ? "this VM has used up the connections that it could prepare"
                          : err_text(rv));
@@ -236,7 +256,7 @@ static int link_accept(struct rdma_link *link, uint32_t idle_ms)
     if (rv != 0) {
         return rv;
     }
-    struct rdma_conn_param param = parameters(hello);
+    struct rdma_conn_param param = parameters(hello, "");
     if (link->library->manager.accept(link->id, &param) != 0) {
         return -errno;
     }
@@ -259,7 +279,7 @@ static int request_take(struct rdma_listener *self, int cancel_fd, uint32_t idle
         is_request && rdma_hello_decode(event->param.conn.private_data,
                                         event->param.conn.private_data_len, &hello) == 0;
     (void)library->manager.ack_cm_event(event); /* it can't fail with an event */
-    if (!is_ours) {
+    if (!is_ours || strcmp(hello.key, self->key) != 0) {
         if (is_request) {
             (void)library->manager.reject(id, NULL, 0); /* it will notice anyway */
             (void)library->manager.destroy_id(id);
@@ -401,6 +421,10 @@ static int listen_beside(struct rdma_listener *self, const char *handed,
 {
     if (handed != NULL) {
         self->listener.ops = &handed_ops;
+        int rv = id_random_text(self->key);
+        if (rv != 0) {
+            return error_set(err, rv, "no random numbers: %s", err_text(rv));
+        }
         return transport_handed()->listen(handed, &self->handed, err);
     }
     int rv = transport_tcp()->listen(address, &self->tcp, err);
@@ -461,7 +485,7 @@ static void where_text(const struct rdma_listener *self, char ret_text[TRANSPORT
     (void)getnameinfo(where, self->where->ai_addrlen, host, sizeof(host), port, sizeof(port),
                       NI_NUMERICHOST | NI_NUMERICSERV); /* of numbers: both fit */
     (void)snprintf(ret_text, TRANSPORT_URI_SIZE,
-                   where->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+                   where->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port); /* fits */
 }
 
 /* At the same address and port as its TCP, if it has that. */
@@ -483,7 +507,10 @@ int rdma_listener_begin(struct transport_rdma *rdma, struct error *err)
                          text, err_text(rv));
     }
     *port_of(where) = rdma->library.manager.get_src_port(self->id);
-    where_text(self, self->address); /* now: in a jail nothing is looked up any more */
+    where_text(self, text); /* now: in a jail nothing is looked up any more */
+    int size = snprintf(self->address, sizeof(self->address), "%s%s%s", text,
+                        self->key[0] != '\0' ? "#" : "", self->key);
+    CHECK(size > 0 && (size_t)size < sizeof(self->address)); /* numbers are short */
     self->listens = true;
     return 0;
 }

@@ -106,13 +106,16 @@ int rdma_key_decode(const uint8_t *payload, size_t size, struct rdma_key *ret_ke
 }
 
 /*
- *      0       4         6         8              12         16
- *      +-------+---------+---------+--------------+----------+
- *      | magic | version | buffers | buffer bytes | 0        |
- *      +-------+---------+---------+--------------+----------+
+ *      0       4         6         8              12         16         48
+ *      +-------+---------+---------+--------------+----------+----------+
+ *      | magic | version | buffers | buffer bytes | 0        | key or 0 |
+ *      +-------+---------+---------+--------------+----------+----------+
  */
-void rdma_hello_encode(uint8_t out[RDMA_HELLO_SIZE])
+void rdma_hello_encode(uint8_t out[RDMA_HELLO_SIZE], const char *key)
 {
+    CHECK(strlen(key) <= RDMA_KEY_TEXT);
+    memset(out, 0, RDMA_HELLO_SIZE);
+    memcpy(out + RDMA_HELLO_LEAST, key, strlen(key));
     put(out, MAGIC, 4);
     put(out + 4, VERSION, 2);
     put(out + 6, RDMA_BUFFERS, 2);
@@ -122,7 +125,7 @@ void rdma_hello_encode(uint8_t out[RDMA_HELLO_SIZE])
 
 int rdma_hello_decode(const uint8_t *data, size_t size, struct rdma_hello *ret_hello)
 {
-    if (size < RDMA_HELLO_SIZE || get(data, 4) != MAGIC) {
+    if (size < RDMA_HELLO_LEAST || get(data, 4) != MAGIC) {
         return DROVER_EMALFORMED;
     }
     struct rdma_hello hello = {
@@ -134,6 +137,9 @@ int rdma_hello_decode(const uint8_t *data, size_t size, struct rdma_hello *ret_h
     if (hello.version != VERSION || hello.buffers != RDMA_BUFFERS ||
         hello.buffer_bytes != RDMA_BUFFER_BYTES) {
         return DROVER_EVERSION;
+    }
+    if (size >= RDMA_HELLO_SIZE) {
+        memcpy(hello.key, data + RDMA_HELLO_LEAST, RDMA_KEY_TEXT); /* a NUL is behind it */
     }
     *ret_hello = hello;
     return 0;

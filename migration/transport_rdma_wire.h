@@ -14,7 +14,9 @@
 #define RDMA_BUFFERS      32u    /* that an end receives into */
 #define RDMA_HEADER_SIZE  8u
 #define RDMA_PAYLOAD_MAX  (RDMA_BUFFER_BYTES - RDMA_HEADER_SIZE)
-#define RDMA_HELLO_SIZE   16u
+#define RDMA_HELLO_SIZE   48u
+#define RDMA_HELLO_LEAST  16u /* by a build that knows no keys */
+#define RDMA_KEY_TEXT     32u /* characters */
 #define RDMA_KEY_SIZE     26u
 /* Guest memory is registered, and its keys are asked for, in pieces of this size. */
 #define RDMA_CHUNK_BYTES  (2u * 1024 * 1024)
@@ -46,6 +48,7 @@ struct rdma_hello {
     uint16_t version;
     uint16_t buffers;
     uint32_t buffer_bytes;
+    char key[RDMA_KEY_TEXT + 1]; /* "": none */
 };
 
 void rdma_header_encode(uint8_t out[RDMA_HEADER_SIZE], const struct rdma_header *header);
@@ -54,7 +57,8 @@ int rdma_header_decode(const uint8_t *message, size_t size,
                        struct rdma_header *ret_header);
 void rdma_key_encode(uint8_t out[RDMA_KEY_SIZE], const struct rdma_key *key);
 int rdma_key_decode(const uint8_t *payload, size_t size, struct rdma_key *ret_key);
-void rdma_hello_encode(uint8_t out[RDMA_HELLO_SIZE]);
+/* `key` (at most RDMA_KEY_TEXT; "": none): that this end was told by whom it connects to. */
+void rdma_hello_encode(uint8_t out[RDMA_HELLO_SIZE], const char *key);
 /* Of a peer that this end can talk to; else DROVER_EMALFORMED or DROVER_EVERSION. What
  * connection managers add at the end is ignored. */
 int rdma_hello_decode(const uint8_t *data, size_t size, struct rdma_hello *ret_hello);

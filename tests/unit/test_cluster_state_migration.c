@@ -164,8 +164,11 @@ static void test_ready_tells_where_rdma_is_taken(void **state)
     assert_done(world_allow_rdma(world, 1));
     assert_done(world_begin_over(world, 1, 2, RDMA));
     assert_refused(world_ready_rdma(world, 1, "nowhere", ""), DROVER_EBADINPUT);
-    assert_done(world_ready_rdma(world, 1, "10.1.0.2:18515", ""));
-    assert_string_equal(world_vm(world, 1)->migration->rdma_address, "10.1.0.2:18515");
+    assert_refused(world_ready_rdma(world, 1, "10.1.0.2:1#a b", ""), DROVER_EBADINPUT);
+    assert_refused(world_ready_rdma(world, 1, "10.1.0.2:1#0123456789012345678901234567890123456789", ""),
+                   DROVER_EBADINPUT);
+    assert_done(world_ready_rdma(world, 1, "10.1.0.2:18515#0123456789abcdef0123456789abcdef", ""));
+    assert_string_equal(world_vm(world, 1)->migration->rdma_address, "10.1.0.2:18515#0123456789abcdef0123456789abcdef");
     assert_int_equal(world_event_count(world, "migration.notice"), 0);
 }
 
@@ -188,7 +191,7 @@ static void test_source_tells_of_a_fallback(void **state)
     struct world *world = *state;
     assert_done(world_allow_rdma(world, 1));
     assert_done(world_begin_over(world, 1, 2, RDMA));
-    assert_done(world_ready_rdma(world, 1, "10.1.0.2:18515", ""));
+    assert_done(world_ready_rdma(world, 1, "10.1.0.2:18515#0123456789abcdef0123456789abcdef", ""));
     assert_done(notice_say(world, 1, "over TCP: can't connect"));
     assert_done(notice_say(world, 1, "over TCP: can't connect"));
     assert_int_equal(world_event_count(world, "migration.notice"), 1);

@@ -37,9 +37,16 @@ static void test_messages_come_back_as_they_went(void **state)
 
     uint8_t hello[RDMA_HELLO_SIZE + 40] = {0}; /* connection managers add zeros */
     struct rdma_hello hello_back;
-    rdma_hello_encode(hello);
+    rdma_hello_encode(hello, "0123456789abcdef0123456789abcdef");
     assert_int_equal(rdma_hello_decode(hello, sizeof(hello), &hello_back), 0);
     assert_int_equal(hello_back.buffer_bytes, RDMA_BUFFER_BYTES);
+    assert_string_equal(hello_back.key, "0123456789abcdef0123456789abcdef");
+    /* by a build that knows no keys */
+    assert_int_equal(rdma_hello_decode(hello, RDMA_HELLO_LEAST, &hello_back), 0);
+    assert_string_equal(hello_back.key, "");
+    rdma_hello_encode(hello, "");
+    assert_int_equal(rdma_hello_decode(hello, sizeof(hello), &hello_back), 0);
+    assert_string_equal(hello_back.key, "");
 }
 
 static void test_senseless_messages_are_refused(void **state)
@@ -69,7 +76,7 @@ static void test_senseless_messages_are_refused(void **state)
                      DROVER_EMALFORMED);
     uint8_t hello[RDMA_HELLO_SIZE];
     struct rdma_hello theirs;
-    rdma_hello_encode(hello);
+    rdma_hello_encode(hello, "");
     hello[5]++;
     assert_int_equal(rdma_hello_decode(hello, sizeof(hello), &theirs), DROVER_EVERSION);
     hello[0]++;

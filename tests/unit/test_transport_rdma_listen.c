@@ -181,7 +181,8 @@ static void test_it_says_where_it_listens_by_number_and_what_is_handed_comes_in(
     assert_string_equal(text, "");
     begin(f);
     transport_rdma_listener_address(f->listener, text);
-    assert_string_equal(text, "127.0.0.1:4711");
+    assert_memory_equal(text, "127.0.0.1:4711#", 15);
+    assert_int_equal(strlen(text), 15 + RDMA_KEY_TEXT);
     assert_takes_what_is_handed(f);
 }
 
@@ -203,15 +204,20 @@ static void test_a_stranger_by_rdma_is_rejected_and_waited_on(void **state)
     struct fixture *f = *state;
     struct transport_link *link = NULL;
     begin(f);
+    rdma_hello_encode(fake.said, "0123456789abcdef0123456789abcdef"); /* a key that he guessed */
     fake.event = (struct rdma_cm_event){.event = RDMA_CM_EVENT_CONNECT_REQUEST,
                                         .id = &fake.request};
-    fake.event.param.conn.private_data = fake.said; /* no hello of ours */
+    fake.event.param.conn.private_data = fake.said;
     fake.event.param.conn.private_data_len = sizeof(fake.said);
     assert_int_equal(eventfd_write(f->own->fd, 1), 0);
     assert_int_equal(accept_for(f, 20, &link), DROVER_ETIMEDOUT2);
     assert_int_equal(fake.rejected, 1);
     assert_int_equal(fake.acknowledged, 1);
     assert_int_equal(fake.destroyed, 1);
+    memset(fake.said, 0, sizeof(fake.said)); /* and one who has no hello of ours */
+    assert_int_equal(eventfd_write(f->own->fd, 1), 0);
+    assert_int_equal(accept_for(f, 20, &link), DROVER_ETIMEDOUT2);
+    assert_int_equal(fake.rejected, 2);
     assert_takes_what_is_handed(f);
 }
 
