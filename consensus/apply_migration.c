@@ -174,14 +174,18 @@ static const Drover__Migration *find_migration(struct apply_step *step, uint64_t
     return vm->migration;
 }
 
-/* Kept for the end, too. */
+/* Kept for the end, too. `text` is the host's, and says "this host". */
 static void notice_take(struct apply_step *step, Drover__VmRecord *vm, uint64_t host_id,
                         const char *text)
 {
-    step_set_text(step, &vm->migration->notice, text);
+    char name[STEP_NAME_SIZE];
+    char whole[ERROR_TEXT_SIZE];
+    (void)snprintf(whole, sizeof(whole), "%.200s (host %s)", text,
+                   step_host_name(step, host_id, name)); /* fits */
+    step_set_text(step, &vm->migration->notice, whole);
     step_event(step, "migration.notice",
                subject_of(vm, host_id, vm->migration->next_epoch), "VM '%s' is moved %s",
-               vm->spec->name, text);
+               vm->spec->name, whole);
 }
 
 /* "HOST:PORT#KEY" */

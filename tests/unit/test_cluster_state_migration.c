@@ -178,12 +178,14 @@ static void test_fallback_is_told_once_and_kept_with_the_figures(void **state)
     assert_done(world_allow_rdma(world, 1));
     assert_done(world_begin_over(world, 1, 2, RDMA));
     assert_done(world_ready_rdma(world, 1, "", "over TCP: no device"));
-    assert_string_equal(world_vm(world, 1)->migration->notice, "over TCP: no device");
+    assert_string_equal(world_vm(world, 1)->migration->notice,
+                        "over TCP: no device (host 'host2')");
     assert_refused(notice_say(world, 2, "x"), DROVER_EBADINPUT); /* not the source */
     assert_done(notice_say(world, 1, "over TCP: other"));
     assert_int_equal(world_event_count(world, "migration.notice"), 1);
     assert_done(world_migrated(world, 1));
-    assert_string_equal(world_vm(world, 1)->last_migration->notice, "over TCP: no device");
+    assert_string_equal(world_vm(world, 1)->last_migration->notice,
+                        "over TCP: no device (host 'host2')");
 }
 
 static void test_source_tells_of_a_fallback(void **state)
@@ -197,7 +199,7 @@ static void test_source_tells_of_a_fallback(void **state)
     assert_int_equal(world_event_count(world, "migration.notice"), 1);
     assert_done(world_migrated(world, 1));
     assert_string_equal(world_vm(world, 1)->last_migration->notice,
-                        "over TCP: can't connect");
+                        "over TCP: can't connect (host 'host1')");
 }
 
 static void test_begin_for_an_old_epoch_is_refused(void **state)
