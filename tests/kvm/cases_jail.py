@@ -77,6 +77,14 @@ def test_a_running_vmm_is_in_its_jail(folder):
         assert os.stat(f"/proc/{pid}/mem").st_uid == 0, "it may be dumped and traced"
 
 
+def test_a_vm_that_may_use_rdma_enters_its_jail_with_and_without_a_device(folder):
+    with Vmm(folder, guest("timer"), "--rdma") as vm:
+        assert vm.command("status")["state"] == "running", vm.command("status")
+    with Vmm(folder, guest("timer"), "--incoming", "handed:192.0.2.1:7400", "--incoming-rdma", "127.0.0.1:0") as vm:
+        status = vm.command("status")
+        assert (status["state"], status["incoming_uri"]) == ("incoming", "handed:192.0.2.1:7400"), status
+
+
 def test_each_vm_has_a_user_of_its_own(folder):
     if os.geteuid() != 0:
         return
