@@ -48,24 +48,29 @@ static bool has_goals(const struct migration_source *source)
     return source->config.max_downtime_ms != 0 || source->config.deadline_ms != 0;
 }
 
+/* Where data is placed in the target's memory, other bytes tell nothing; older targets
+ * know no probes. */
+static bool may_probe(const struct migration_source *source)
+{
+    return source->version >= WIRE_VERSION_STREAMS && !source->out.places;
+}
+
 int goals_watch(struct migration_source *source)
 {
     struct migration_guest *guest = source->config.guest;
     struct goals *goals = &source->goals;
     throttle_init(&goals->throttle, guest);
     source->plan.goals.never_throttle = goals->throttle.vcpu_count == 0;
-    /* Where data is placed in the target's memory, other bytes tell nothing; older targets
-     * know no probes. */
-    bool probes = source->version >= WIRE_VERSION_STREAMS && !source->out.places;
+    bool probes = may_probe(source);
     bool judged = has_goals(source) || source->config.predict_only;
     goals->probe.thorough = judged;
     int rv = dirty_rate_measure(guest, judged ? WATCH_GOALS_US : WATCH_US,
                                 probes ? probe_step : NULL, source, &goals->rate);
     if (rv != 0) {
-        return source->err.code != 0 ? rv
-                                     : error_set(&source->err, rv,
-                                                 "reading the dirty log: %s",
-                                                 err_text(rv));
+        return source->err.code != 0
+                   ? rv
+                   : error_set(&source->err, rv, "reading the dirty log: %s",
+                               err_text(rv));
     }
     rehearse(source);
     rv = probes && judged ? probe_finish(source) : 0;
@@ -155,12 +160,39 @@ static int foretell(struct migration_source *source, const struct plan_measure *
                      measure->dirty_bytes_per_second / MEGABYTE);
 }
 
+/* Without goals the link was probed for a moment only, in which somebody else may have
+ * had the processor: no move is refused for that. */
+static int foresee_again(struct migration_source *source,
+                         struct plan_measure *ret_measure,
+                         struct plan_decision *ret_decision)
+{
+    struct probe *probe = &source->goals.probe;
+    int rv = probe_again(source);
+    if (rv != 0) {
+        return rv;
+    }
+    source->bytes_per_second = probe->bytes_per_second;
+    if (probe->round_trip_us != 0) {
+        source->round_trip_us = probe->round_trip_us;
+    }
+    fill(source, ret_measure);
+    plan_foresee(&source->plan, ret_measure, ret_decision);
+    return 0;
+}
+
 int goals_foresee(struct migration_source *source)
 {
     struct plan_measure measure;
     struct plan_decision decision;
     fill(source, &measure);
     plan_foresee(&source->plan, &measure, &decision);
+    if (decision.action == PLAN_GIVE_UP && !source->goals.probe.thorough &&
+        may_probe(source)) {
+        int rv = foresee_again(source, &measure, &decision);
+        if (rv != 0) {
+            return rv;
+        }
+    }
     show(source, &decision, &measure);
     if (decision.action == PLAN_GIVE_UP) {
         return error_set(&source->err, DROVER_ETIMEDOUT2, "%s", decision.reason);
@@ -207,9 +239,9 @@ int goals_apply(struct migration_source *source, const struct plan_decision *dec
     }
     rv = rv != 0 ? rv : throttle_set(throttle, decision->throttle_percent);
     show(source, decision, NULL);
-    return rv != 0 ? error_set(&source->err, rv, "slowing the guest down: %s",
-                               err_text(rv))
-                   : 0;
+    return rv != 0
+               ? error_set(&source->err, rv, "slowing the guest down: %s", err_text(rv))
+               : 0;
 }
 
 void goals_end(struct migration_source *source)

@@ -107,8 +107,8 @@ int probe_step(void *owner, uint64_t left_us)
     /* Short ones fit into buffers and limiters' allowances, or wait for a delayed ACK. Of
      * long ones the fastest counts: whoever else wants link or processor makes a burst
      * slower, never faster. */
-    bool is_long = probe->thorough ? probe->next_count >= BURST_LONG_COUNT
-                                   : net_us >= BURST_LONG_US;
+    bool is_long =
+        probe->thorough ? probe->next_count >= BURST_LONG_COUNT : net_us >= BURST_LONG_US;
     bool is_slow = is_long && net_us >= BURST_SLOW_US;
     if (probe->long_count == 0 || speed > probe->bytes_per_second) {
         probe->bytes_per_second = speed;
@@ -117,10 +117,9 @@ int probe_step(void *owner, uint64_t left_us)
     probe->slow_count += is_slow;
     probe->spent_us += us;
     probe->next_count *= is_slow ? 1 : probe->thorough ? 2 : 4;
-    probe->over =
-        probe->slow_count == SLOW_BURSTS ||
-        probe->next_count > (probe->thorough ? BURST_MAX_GOALS : BURST_MAX) ||
-        probe->spent_us >= (probe->thorough ? SPENT_GOALS_US : SPENT_US);
+    probe->over = probe->slow_count == SLOW_BURSTS ||
+                  probe->next_count > (probe->thorough ? BURST_MAX_GOALS : BURST_MAX) ||
+                  probe->spent_us >= (probe->thorough ? SPENT_GOALS_US : SPENT_US);
     return 1;
 }
 
@@ -131,6 +130,17 @@ int probe_finish(struct migration_source *source)
         rv = probe_step(source, UINT64_MAX);
     }
     return rv < 0 ? rv : 0;
+}
+
+int probe_again(struct migration_source *source)
+{
+    struct probe *probe = &source->goals.probe;
+    probe->thorough = true;
+    probe->over = false;
+    probe->next_count = probe->next_count == 0 ? 0 : BURST_LONG_COUNT; /* 0: not begun */
+    probe->spent_us = 0;
+    probe->slow_count = 0;
+    return probe_finish(source);
 }
 
 int probe_answer(struct probe_answer *answer, struct migration_guest *guest,

@@ -35,6 +35,8 @@ void probe_done(struct probe *probe);
 int probe_step(void *source, uint64_t us);
 /* The rest of it, whatever it takes. */
 int probe_finish(struct migration_source *source);
+/* Once more, and thoroughly this time. */
+int probe_again(struct migration_source *source);
 
 /* The target's part: a PROBE came. */
 struct probe_answer {
