@@ -31,6 +31,27 @@ static struct step_subject subject_of(const Drover__VmRecord *vm, uint64_t host_
 
 /* ---- begun, ready, cancelled ------------------------------------------------------- */
 
+/* While a member does not know transports all judge as that one does: it is TCP. */
+static int check_transport(struct apply_step *step, const Drover__MigrationBegin *order)
+{
+    if (!apply_postcopy_known(step)) {
+        return 0;
+    }
+    if (order->transport == DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA &&
+        !step->record->allow_unencrypted_rdma) {
+        return step_refuse(
+            step, DROVER_EWRONGSTATE,
+            "moves over RDMA are not encrypted, and not allowed here: 'drover cluster set "
+            "allow-unencrypted-rdma on' allows them");
+    }
+    if (order->transport > DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_AUTO) {
+        return step_refuse(step, DROVER_EBADINPUT,
+                           "transport %u is unknown here: give tcp, rdma or auto",
+                           (unsigned)order->transport);
+    }
+    return 0;
+}
+
 static int check_begin(struct apply_step *step, const Drover__MigrationBegin *order)
 {
     const Drover__VmRecord *vm = step_vm(step, order->vm_id);
@@ -78,19 +99,8 @@ static int check_begin(struct apply_step *step, const Drover__MigrationBegin *or
                            "VM '%s' is on host '%s' already: choose another host", name,
                            source->name);
     }
-    if (order->transport == DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA &&
-        !step->record->allow_unencrypted_rdma) {
-        return step_refuse(
-            step, DROVER_EWRONGSTATE,
-            "moves over RDMA are not encrypted, and not allowed here: 'drover cluster set "
-            "allow-unencrypted-rdma on' allows them");
-    }
-    if (order->transport > DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_AUTO) {
-        return step_refuse(step, DROVER_EBADINPUT,
-                           "transport %u is unknown here: give tcp, rdma or auto",
-                           (unsigned)order->transport);
-    }
-    return apply_check_room(step, order->target_host_id, vm);
+    int rv = check_transport(step, order);
+    return rv != 0 ? rv : apply_check_room(step, order->target_host_id, vm);
 }
 
 /* What the order comes to here and now. */
@@ -98,7 +108,7 @@ static Drover__MigrationTransport transport_of(const struct apply_step *step,
                                                const Drover__MigrationBegin *order)
 {
     bool rdma = order->transport != DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_TCP &&
-                step->record->allow_unencrypted_rdma;
+                step->record->allow_unencrypted_rdma && apply_postcopy_known(step);
     return rdma ? DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA
                 : DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_TCP;
 }
@@ -293,7 +303,8 @@ int apply_migration_notice(struct apply_step *step, const Drover__MigrationNotic
     if (rv != 0) {
         return rv;
     }
-    if (before->source_host_id != order->host_id || order->text[0] == '\0') {
+    if (before->source_host_id != order->host_id || order->text[0] == '\0' ||
+        !wants_rdma(before)) {
         return step_refuse(step, DROVER_EBADINPUT,
                            "what a migration is not as it was asked for is told by its source");
     }

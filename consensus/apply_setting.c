@@ -16,6 +16,12 @@ int apply_cluster_set(struct apply_step *step, const Drover__ClusterSet *order)
         return step_refuse(step, DROVER_EBADINPUT,
                            "allow-unencrypted-rdma is on (1) or off (0)");
     }
+    /* That one refuses what it does not know: then so must all. */
+    if (!apply_postcopy_known(step)) {
+        return step_refuse(step, DROVER_EWRONGSTATE,
+                           "a host does not know this setting (its release is older, or it was "
+                           "not up yet): update all hosts first");
+    }
     bool allow = order->value != 0;
     if (!!step->record->allow_unencrypted_rdma == allow) {
         return 0;

@@ -151,10 +151,18 @@ static int choose_target(struct api_call *call, const Drover__VmRecord *vm,
     return placement_check(state, &view, vm, host->host_id, err);
 }
 
-static int transport_of(const char *text, Drover__MigrationTransport *ret_transport,
-                        struct error *err)
+static int transport_of(const struct api_call *call, const char *text,
+                        Drover__MigrationTransport *ret_transport, struct error *err)
 {
     static const char *const names[] = {"tcp", "rdma", "auto"}; /* by number */
+    /* Its release came with the same one's (cluster.proto). */
+    const Drover__HostRecord *unaware = cluster_state_postcopy_unaware(api_state(call));
+    if (strcmp(text, "rdma") == 0 && unaware != NULL) {
+        return error_set(err, DROVER_EWRONGSTATE,
+                         "host '%s' does not know RDMA (its release is older, or it was not up "
+                         "yet): update it, or move over TCP",
+                         unaware->name);
+    }
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(text, names[i]) == 0) {
             *ret_transport = (Drover__MigrationTransport)i;
@@ -209,7 +217,7 @@ void api_vm_migrate(struct api_call *call)
     const char *transport = json_reader_text(&reader, "transport", "tcp");
     const char *postcopy = json_reader_text(&reader, "postcopy", "never");
     if (json_reader_end(&reader) != 0 ||
-        transport_of(transport, &begin.transport, &err) != 0 ||
+        transport_of(call, transport, &begin.transport, &err) != 0 ||
         read_postcopy(call, postcopy, &begin.postcopy, &err) != 0) {
         api_fail_err(call, &err);
         return;

@@ -296,6 +296,7 @@ void fake_backend_form(struct fake_backend *backend, unsigned host_count)
         Drover__HostUp up = DROVER__HOST_UP__INIT;
         up.host_id = number;
         up.boot_id = boot_id;
+        up.postcopy = true;
         up.incarnation = incarnation;
         up.memory_bytes = UINT64_C(8) << 30;
         up.cpus = 4;

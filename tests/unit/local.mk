@@ -97,6 +97,10 @@ check_PROGRAMS += tests/unit/test_cluster_state_postcopy
 tests_unit_test_cluster_state_postcopy_SOURCES = tests/unit/test_cluster_state_postcopy.c \
 	tests/unit/cluster_world.c tests/unit/cluster_world.h
 tests_unit_test_cluster_state_postcopy_LDADD = $(STATE_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_cluster_state_transport
+tests_unit_test_cluster_state_transport_SOURCES = tests/unit/test_cluster_state_transport.c \
+	tests/unit/cluster_world.c tests/unit/cluster_world.h
+tests_unit_test_cluster_state_transport_LDADD = $(STATE_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_cluster_state_loss
 tests_unit_test_cluster_state_loss_SOURCES = tests/unit/test_cluster_state_loss.c \
 	tests/unit/cluster_world.c tests/unit/cluster_world.h
