@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Soft-RoCE devices in the lab's hosts."""
-import os
 import re
+import socket
 import subprocess
 
 
 def wide_frames(lab, mtu=9000):
     """Soft-RoCE makes a packet of each frame, so that narrow ones take their time."""
-    for name in os.listdir("/sys/class/net"):
+    # Not by /sys/class/net, which shows the network namespace that it was mounted in.
+    for _, name in socket.if_nameindex():
         if re.fullmatch(r"(tap|near|far|port)[0-9]+|lab0", name):
             subprocess.run(["ip", "link", "set", name, "mtu", str(mtu)], check=True)
     for host in lab.hosts:
