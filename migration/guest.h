@@ -3,7 +3,8 @@
  * What the engine needs of a guest. The engine knows neither KVM nor devices: whoever has
  * a guest embeds struct migration_guest and fills in the operations. All are called on
  * the engine's own thread, one at a time, and may block within the bounds given here; but
- * populated, dirty_forget, clear and back on the streams' threads, several at once.
+ * populated, given_back, dirty_forget, clear and back on the streams' threads, several at
+ * once.
  */
 #ifndef DROVER_MIGRATION_GUEST_H
 #define DROVER_MIGRATION_GUEST_H
@@ -51,6 +52,12 @@ struct migration_guest_ops {
      */
     int (*populated)(struct migration_guest *guest, unsigned region, uint64_t from,
                      uint64_t *ret_start, uint64_t *ret_end);
+    /*
+     * How often memory was given back to the host so far. As long as it is the same as
+     * when populated() was asked for all of it, what was found then and what was written
+     * since are there. NULL: populated() is asked again.
+     */
+    uint64_t (*given_back)(struct migration_guest *guest);
     int (*dirty_start)(struct migration_guest *guest);
     void (*dirty_stop)(struct migration_guest *guest); /* also when never started */
     /*

@@ -139,7 +139,9 @@ void pages_count_pending(struct pages *pages)
 
 int pages_mark_populated(struct pages *pages)
 {
+    struct migration_guest *guest = pages->guest;
     pages->pending_count = 0;
+    pages->given_back = guest->ops->given_back != NULL ? guest->ops->given_back(guest) : 0;
     for (unsigned i = 0; i < pages->region_count; i++) {
         int rv = mark_region(pages, i);
         if (rv != 0) {
@@ -202,6 +204,16 @@ static int extent_forget(struct pages *pages, unsigned index, uint64_t first_pag
                                     left < EXTENT_PAGES ? left : EXTENT_PAGES);
 }
 
+/* Whether all that is pending is there: the kernel finds out by walking through much more
+ * than an extent, which took most of a short pause. */
+static bool all_there(const struct pages *pages)
+{
+    struct migration_guest *guest = pages->guest;
+    return guest->ops->populated == NULL ||
+           (guest->ops->given_back != NULL &&
+            guest->ops->given_back(guest) == pages->given_back);
+}
+
 /* Which pages of an extent are there to be read (bit 0 = first_page). A page that the
  * guest gave back is dirty and zero; reading it would back it again. */
 static int there_find(struct pages *pages, unsigned index, uint64_t first_page,
@@ -210,7 +222,7 @@ static int there_find(struct pages *pages, unsigned index, uint64_t first_page,
     struct migration_guest *guest = pages->guest;
     uint64_t base = first_page * MIGRATION_PAGE_SIZE;
     uint64_t limit = base + (uint64_t)EXTENT_PAGES * MIGRATION_PAGE_SIZE;
-    if (guest->ops->populated == NULL) {
+    if (all_there(pages)) {
         memset(there, 0xff, EXTENT_WORDS * sizeof(*there));
         return 0;
     }
@@ -296,6 +308,16 @@ static uint64_t extent_fill(const struct pages *pages, struct pages_region *regi
     return zero_count;
 }
 
+static bool extent_pending(const struct pages *pages, unsigned index, uint64_t first_page)
+{
+    const uint64_t *words = pages->regions[index].pending + first_page / WORD_PAGES;
+    uint64_t any = 0;
+    for (unsigned i = 0; i < EXTENT_WORDS; i++) {
+        any |= words[i];
+    }
+    return any != 0;
+}
+
 static int send_extent(struct pages *pages, unsigned index, uint64_t first_page,
                        bool standing, struct stream_out *out)
 {
@@ -303,9 +325,6 @@ static int send_extent(struct pages *pages, unsigned index, uint64_t first_page,
     struct extent extent;
     uint64_t *words = region->pending + first_page / WORD_PAGES;
     uint64_t pending = count_bits(words, EXTENT_WORDS);
-    if (pending == 0) {
-        return 0;
-    }
     uint64_t there[EXTENT_WORDS];
     int rv = standing ? 0 : extent_forget(pages, index, first_page);
     rv = rv != 0 ? rv : there_find(pages, index, first_page, there);
@@ -359,6 +378,9 @@ int pages_deal(struct pages *pages, struct stream_out *out, bool standing,
     uint64_t first_page = 0;
     while (extent_find(pages, atomic_fetch_add(&pages->next_extent, 1), &index,
                        &first_page)) {
+        if (!extent_pending(pages, index, first_page)) {
+            continue; /* most of them, in all rounds but the first */
+        }
         int rv = send_extent(pages, index, first_page, standing, out);
         if (rv == 0 && tick != NULL) {
             rv = tick(owner);

@@ -37,6 +37,7 @@ struct pages {
     zero_page_function is_zero;
     crc32c_function crc32c;
     atomic_uint_least64_t next_extent; /* of all regions, to be dealt out */
+    uint64_t given_back; /* how often the guest had, when populated pages were marked */
 };
 
 /* Called after each extent; an error ends the sending. */

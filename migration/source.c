@@ -21,6 +21,9 @@
 #define MEGABYTE      UINT64_C(1000000)
 #define NS_PER_US     UINT64_C(1000)
 #define NO_ROUND_TRIP UINT64_MAX
+/* All but a cancel is looked at this often: it takes system calls, and whoever sends asks
+ * after each extent. */
+#define TICK_MS 1u
 /* How long the word that a move has failed may wait for room on a busy link. */
 #define SAY_WHY_MS    200u
 /* When a data stream has failed: how long the target's reason is waited for on the
@@ -119,6 +122,7 @@ int source_tick(void *owner)
     if (now_ms < source->next_tick_ms) {
         return 0;
     }
+    source->next_tick_ms = now_ms + TICK_MS;
     if (left_ms(source) == 0) {
         return deadline_error(source);
     }

@@ -39,7 +39,7 @@ struct migration_source {
     struct pages pages;
     struct plan plan;
     uint64_t started_ns;
-    uint64_t next_tick_ms;
+    uint64_t next_tick_ms;  /* source_tick() */
     uint64_t round_ms;      /* when the round under way began */
     uint64_t fetched_ns;    /* when the dirty log was last fetched */
     uint64_t round_trip_us; /* shortest seen */

@@ -388,6 +388,11 @@ int guest_ram_populated(struct guest_ram *ram, unsigned region_index, uint64_t f
     return result;
 }
 
+uint64_t guest_ram_discards(const struct guest_ram *ram)
+{
+    return atomic_load(&ram->discards);
+}
+
 uint64_t guest_ram_resident(const struct guest_ram *ram)
 {
     struct stat status;

@@ -102,6 +102,10 @@ void guest_ram_forget_dirty(struct guest_ram *ram, unsigned region_index,
 int guest_ram_populated(struct guest_ram *ram, unsigned region_index, uint64_t from,
                         uint64_t *ret_start, uint64_t *ret_end);
 
+/* How often something was given back to the host: as long as it does not change, what was
+ * populated is. Any thread. */
+uint64_t guest_ram_discards(const struct guest_ram *ram);
+
 /* Whole pages that will be written soon: backs them with one system call. That it can't
  * shows when they are written. Any thread. */
 void guest_ram_back(struct guest_ram *ram, uint64_t gpa, uint64_t size);

@@ -189,6 +189,11 @@ static void dirty_stop(struct migration_guest *guest)
     }
 }
 
+static uint64_t given_back(struct migration_guest *guest)
+{
+    return guest_ram_discards(vm_ram(vm_of(guest)));
+}
+
 static int dirty_fetch(struct migration_guest *guest, unsigned index, uint64_t *bitmap,
                        uint64_t first_page, uint64_t page_count)
 {
@@ -457,6 +462,7 @@ static const struct migration_guest_ops ops = {
     .region = region,
     .config_save = config_save,
     .populated = populated,
+    .given_back = given_back,
     .dirty_start = dirty_start,
     .dirty_stop = dirty_stop,
     .dirty_fetch = dirty_fetch,

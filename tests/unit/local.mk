@@ -49,6 +49,9 @@ check_PROGRAMS += tests/unit/test_migration_target
 tests_unit_test_migration_target_SOURCES = tests/unit/test_migration_target.c tests/unit/unit.h \
 	tests/unit/fake_guest.c tests/unit/fake_guest.h
 tests_unit_test_migration_target_LDADD = $(MIGRATION_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_migration_pages
+tests_unit_test_migration_pages_SOURCES = tests/unit/test_migration_pages.c tests/unit/unit.h
+tests_unit_test_migration_pages_LDADD = $(MIGRATION_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_migration_plan
 tests_unit_test_migration_plan_SOURCES = tests/unit/test_migration_plan.c tests/unit/unit.h
 tests_unit_test_migration_plan_LDADD = $(MIGRATION_TEST_LIBS)
