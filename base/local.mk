@@ -9,4 +9,5 @@ base_libbase_a_SOURCES = \
 	base/id.c base/id.h \
 	base/limits.h \
 	base/log.c base/log.h \
+	base/recent.c base/recent.h \
 	base/state_table.c base/state_table.h

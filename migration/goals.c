@@ -16,11 +16,18 @@
 /* Costs of the pause that nobody has measured: so little that no move is refused for
  * them. */
 #define STOP_US     50u
+#define DRAIN_US    50u
 #define SAVE_US     100u
 #define STATE_BYTES 16384u
 #define ENTER_US    100u
 /* Devices' state that a rehearsal leaves out, and I/O that is drained. */
-#define DEVICES_US 50u
+#define DEVICES_US 60u
+#define TRIP_TIMES_MAX 6u
+/* What no rehearsal goes through: the queues' end and the vCPUs' notes of it; the last look
+ * before the go, and that from then on a guest wants processors where the answer is awaited
+ * (measured: the first entry comes some 110 us later than its parts would make it). */
+#define NOTICE_US 20u
+#define GO_US     110u
 
 static void rehearse(struct migration_source *source)
 {
@@ -29,7 +36,7 @@ static void rehearse(struct migration_source *source)
     struct predict_costs *costs = &source->goals.costs;
     *costs = (struct predict_costs){
         .stop_us = STOP_US,
-        .fetch_us = source->goals.rate.fetch_us,
+        .drain_us = DRAIN_US,
         .save_us = SAVE_US,
         .state_bytes = STATE_BYTES,
         .load_us = SAVE_US,
@@ -37,6 +44,7 @@ static void rehearse(struct migration_source *source)
     };
     if (guest->ops->rehearse != NULL && guest->ops->rehearse(guest, &rehearsal) == 0) {
         costs->stop_us = rehearsal.stop_us;
+        costs->drain_us = rehearsal.drain_us + NOTICE_US;
         costs->save_us = rehearsal.save_us + DEVICES_US;
         costs->load_us = rehearsal.save_us; /* as long as the target has not said */
         costs->state_bytes = rehearsal.state_bytes;
@@ -64,6 +72,8 @@ int goals_watch(struct migration_source *source)
     bool probes = may_probe(source);
     bool judged = has_goals(source) || source->config.predict_only;
     goals->probe.thorough = judged;
+    rehearse(source);
+    goals->probe.state_bytes = goals->costs.state_bytes;
     int rv = dirty_rate_measure(guest, judged ? WATCH_GOALS_US : WATCH_US,
                                 probes ? probe_step : NULL, source, &goals->rate);
     if (rv != 0) {
@@ -72,16 +82,20 @@ int goals_watch(struct migration_source *source)
                    : error_set(&source->err, rv, "reading the dirty log: %s",
                                err_text(rv));
     }
-    rehearse(source);
+    goals->costs.fetch_us = goals->rate.fetch_us;
     rv = probes && judged ? probe_finish(source) : 0;
     if (rv != 0) {
         return rv;
     }
-    if (goals->probe.load_us != 0) {
-        goals->costs.load_us = goals->probe.load_us;
-    }
     if (goals->probe.round_trip_us != 0) {
         source->round_trip_us = goals->probe.round_trip_us;
+    }
+    if (recent_typical(&goals->probe.load_us) != 0) {
+        goals->costs.load_us = recent_typical(&goals->probe.load_us) + DEVICES_US;
+        goals->costs.enter_us = goals->probe.enter_us + GO_US;
+        goals->costs.state_bytes = 0; /* went with the round trips */
+    } else if (goals->probe.told_us != 0) { /* the link is too slow for rehearsals */
+        goals->costs.load_us = goals->probe.told_us;
     }
     source->bytes_per_second = goals->probe.bytes_per_second;
     return source_tick(source);
@@ -100,6 +114,15 @@ static uint64_t one_stream(const struct migration_source *source, uint64_t speed
     return one < speed ? one : speed;
 }
 
+/* Where both sides' threads happen to be on one processor they answer at once; in the pause
+ * they sleep, and on others. */
+static uint64_t trip(const struct probe *probe)
+{
+    uint64_t most = TRIP_TIMES_MAX * recent_typical(&probe->trip_us);
+    uint64_t upper = recent_upper(&probe->trip_us);
+    return upper < most ? upper : most; /* beyond that somebody was in the way */
+}
+
 static void fill(struct migration_source *source, struct plan_measure *ret_measure)
 {
     struct goals *goals = &source->goals;
@@ -107,7 +130,8 @@ static void fill(struct migration_source *source, struct plan_measure *ret_measu
     uint64_t speed = source->bytes_per_second;
     uint64_t limit = atomic_load(&source->pace.bytes_per_second); /* it may be changed */
     speed = limit != 0 && limit < speed ? limit : speed;
-    goals->costs.round_trip_us = source->round_trip_us;
+    uint64_t trip_us = trip(&goals->probe);
+    goals->costs.round_trip_us = trip_us != 0 ? trip_us : source->round_trip_us;
     *ret_measure = (struct plan_measure){
         .round = source->round,
         .elapsed_ms = (now_ns - source->started_ns) / NS_PER_MS,

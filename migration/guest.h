@@ -20,10 +20,13 @@ struct migration_guest;
 #define MIGRATION_PAGE_SIZE   4096u
 #define MIGRATION_REGIONS_MAX 8
 
-/* What a part of the pause costs, tried while the guest runs. */
+/* What a part of the pause costs, tried while the guest runs, or before it has come. */
 struct migration_rehearsal {
-    uint64_t stop_us; /* vCPUs out */
+    uint64_t stop_us; /* until the vCPUs are out */
+    uint64_t drain_us; /* from then on, until that is noticed */
+    uint64_t enter_us; /* from the go to the first entry; 0: not tried */
     uint64_t save_us; /* devices' state */
+    uint64_t load_us; /* the same on the target; 0: not tried */
     uint64_t state_bytes;
 };
 
@@ -85,9 +88,11 @@ struct migration_guest_ops {
      */
     int (*throttle)(struct migration_guest *guest, unsigned vcpu, unsigned percent);
     /* Tries what stopping and saving take; the guest runs on but for a moment of each
-     * vCPU. NULL: nobody knows. */
+     * vCPU. On a target, before memory comes: what loading takes. NULL: nobody knows. */
     int (*rehearse)(struct migration_guest *guest,
                     struct migration_rehearsal *ret_rehearsal);
+    /* On a target, before memory comes: loads what a state is like, now. May be NULL. */
+    int (*rehearse_load)(struct migration_guest *guest, uint64_t *ret_us);
     /* No vCPU runs and no I/O is submitted from soon on. Returns at once. */
     int (*stop_begin)(struct migration_guest *guest);
     /*

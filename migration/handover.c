@@ -189,6 +189,7 @@ void source_reckon(struct migration_source *source, uint64_t stopped_ns,
     figures->pause.entered_us = entry_us;
     figures->downtime_us = (go_sent_ns - stopped_ns) / NS_PER_US + entry_us;
     figures->total_us = (go_sent_ns - source->started_ns) / NS_PER_US + entry_us;
+    figures->foreseen = source->figures.foreseen;
     figures->predicted_downtime_us = source->goals.predicted_downtime_us;
     figures->predicted_total_ms = source->goals.predicted_total_ms;
     figures->bytes_sent = source_bytes_sent(source);
@@ -200,14 +201,28 @@ void source_reckon(struct migration_source *source, uint64_t stopped_ns,
     status_board_unlock(&source->board);
 }
 
+static void note_foreseen(struct migration_source *source)
+{
+    const struct predict_costs *costs = &source->goals.costs;
+    struct migration_figures *figures = &source->figures;
+    figures->foreseen.drained_us = costs->drain_us;
+    figures->foreseen.fetched_us = costs->fetch_us;
+    figures->foreseen.last_pages = source->pages.pending_count;
+    figures->foreseen.saved_us = costs->save_us;
+    figures->foreseen.loaded_us = costs->load_us + costs->enter_us;
+    figures->foreseen.trip_us = costs->round_trip_us;
+}
+
 int source_handover(struct migration_source *source)
 {
+
     const struct migration_times *times = &source->config.times;
     uint64_t stopped_ns = 0;
     uint64_t go_sent_ns = 0;
     uint64_t state_sent_ms = 0;
     const uint8_t *payload;
     size_t size;
+    note_foreseen(source);
     source->out.idle_ms = times->standing_ms;
     source->out.pace = NULL; /* the pause is not made longer */
     source->out.places_ask = false; /* what is asked for now would be waited for */

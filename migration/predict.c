@@ -31,18 +31,8 @@ uint64_t predict_send_us(const struct predict_link *link, uint64_t bytes)
 
 uint64_t predict_fixed_us(const struct predict_costs *costs)
 {
-    return costs->stop_us + costs->fetch_us + costs->save_us + costs->load_us +
+    return costs->drain_us + costs->fetch_us + costs->save_us + costs->load_us +
            HALF_TRIPS * costs->round_trip_us / 2 + costs->enter_us;
-}
-
-uint64_t predict_pause_us(const struct predict_model *model, uint64_t bytes)
-{
-    struct predict_link link = model->link;
-    if (link.last_bytes_per_second != 0) {
-        link.bytes_per_second = link.last_bytes_per_second;
-    }
-    return predict_fixed_us(&model->costs) +
-           predict_send_us(&link, bytes + model->costs.state_bytes);
 }
 
 /* What the guest dirties within `us`. */
@@ -60,6 +50,17 @@ static uint64_t dirtied(const struct predict_model *model, uint64_t us,
         us < UINT64_MAX / 1000 ? us * guest_permille / 1000 : us / 1000 * guest_permille;
     uint64_t bytes = dirty_curve_pages(curve, guest_us) * MIGRATION_PAGE_SIZE;
     return bytes < model->limit_bytes ? bytes : model->limit_bytes;
+}
+
+uint64_t predict_pause_us(const struct predict_model *model, uint64_t bytes)
+{
+    struct predict_link link = model->link;
+    if (link.last_bytes_per_second != 0) {
+        link.bytes_per_second = link.last_bytes_per_second;
+    }
+    bytes += dirtied(model, model->costs.stop_us, 1000);
+    return predict_fixed_us(&model->costs) +
+           predict_send_us(&link, bytes + model->costs.state_bytes);
 }
 
 void predict_move(const struct predict_model *model, uint64_t pending_bytes,

@@ -13,7 +13,8 @@
 
 /* Of the pause, whatever remains to be sent; each 0 as long as it is not known. */
 struct predict_costs {
-    uint64_t stop_us;       /* from the order until the last vCPU is out and I/O drained */
+    uint64_t stop_us;       /* from the order until the last vCPU is out: it writes on */
+    uint64_t drain_us;      /* from then on until I/O is drained, and that was noticed */
     uint64_t fetch_us;      /* the dirty log, once more */
     uint64_t save_us;       /* devices' state */
     uint64_t state_bytes;   /* of it, over the link */

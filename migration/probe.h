@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/buffer.h"
+#include "base/recent.h"
 
 struct error;
 struct migration_guest;
@@ -20,6 +21,9 @@ struct stream_out;
 /* The source's part, embedded by it; zeros at first. */
 struct probe {
     struct buffer frame, last_frame; /* the second asks for an answer */
+    struct buffer state_frame;       /* so does this one, which is as long as a state */
+    size_t state_bytes;              /* set before */
+    unsigned rehearsals;             /* that were made */
     unsigned next_count;             /* frames of the next burst; 0: not begun */
     bool thorough; /* set before: a better measurement is worth some time */
     bool over;
@@ -27,7 +31,10 @@ struct probe {
     uint64_t bytes_per_second;
     unsigned long_count, slow_count; /* of bursts that tell it */
     uint64_t spent_us;
-    uint64_t load_us; /* by the target's word */
+    uint64_t told_us;      /* by the target's word: all that it does in the pause */
+    struct recent load_us; /* of it, as it was rehearsed */
+    uint64_t enter_us;     /* by its word: from the go to the first entry */
+    struct recent trip_us; /* there and back, beside that */
 };
 
 void probe_done(struct probe *probe);
@@ -40,7 +47,9 @@ int probe_again(struct migration_source *source);
 
 /* The target's part: a PROBE came. */
 struct probe_answer {
-    uint64_t load_us; /* 0: not known yet */
+    uint64_t load_us;  /* 0: not known yet */
+    uint64_t enter_us; /* from the go on */
+    bool tried;
 };
 int probe_answer(struct probe_answer *answer, struct migration_guest *guest,
                  struct stream_out *out, const uint8_t *payload, size_t size,

@@ -97,11 +97,13 @@ static int round_run(struct migration_source *source)
 static int dirty_fetch(struct migration_source *source, struct plan_measure *measure)
 {
     uint64_t dirty_count = 0;
+    uint64_t start_ns = clock_now_ns();
     int rv = pages_peek_dirty(&source->pages, &dirty_count);
     if (rv != 0) {
         return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
     }
     uint64_t now_ns = clock_now_ns();
+    source->goals.costs.fetch_us = (now_ns - start_ns) / NS_PER_US;
     uint64_t since_ns = now_ns > source->fetched_ns ? now_ns - source->fetched_ns : 1;
     source->fetched_ns = now_ns;
     goals_measure(source, since_ns / NS_PER_US, dirty_count, measure);

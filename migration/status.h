@@ -53,6 +53,15 @@ struct migration_figures {
         uint64_t ready_us;    /* the target was ready */
         uint64_t entered_us;  /* its first entry */
     } pause;
+    /* What the handover was decided by. */
+    struct {
+        uint64_t drained_us;
+        uint64_t fetched_us; /* the dirty log */
+        uint64_t last_pages;
+        uint64_t saved_us;
+        uint64_t loaded_us; /* all that the target does by itself */
+        uint64_t trip_us;   /* there and back */
+    } foreseen;
 };
 
 struct migration_status {

@@ -170,7 +170,8 @@ int wire_state_decode(const uint8_t *payload, size_t size, const uint8_t **ret_s
                       size_t *ret_size);
 int wire_go_decode(const uint8_t *payload, size_t size, struct wire_go *ret_go);
 int wire_done_decode(const uint8_t *payload, size_t size, struct wire_done *ret_done);
-int wire_probe_decode(const uint8_t *payload, size_t size, bool *ret_asks);
+int wire_probe_decode(const uint8_t *payload, size_t size, bool *ret_asks,
+                      size_t *ret_bytes);
 int wire_costs_decode(const uint8_t *payload, size_t size, uint32_t *ret_load_us);
 int wire_plain_decode(const uint8_t *payload, size_t size);
 

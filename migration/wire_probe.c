@@ -10,6 +10,10 @@
  *      +------+------+----------------------+
  *      | type | asks | bytes that mean nothing
  *      +------+------+----------------------+
+ *
+ * One that asks and has such bytes stands for a guest's state: the target loads one before it
+ * answers, and says what that took. To one without it says what it does in all of the pause.
+ * (Older ones don't tell the two apart.)
  */
 int wire_probe_encode(struct buffer *out, bool asks, size_t size)
 {
@@ -24,7 +28,8 @@ int wire_probe_encode(struct buffer *out, bool asks, size_t size)
     return writer_close(&writer, out);
 }
 
-int wire_probe_decode(const uint8_t *payload, size_t size, bool *ret_asks)
+int wire_probe_decode(const uint8_t *payload, size_t size, bool *ret_asks,
+                      size_t *ret_bytes)
 {
     if (size > WIRE_PROBE_BYTES + 4) {
         return DROVER_ELIMIT;
@@ -40,6 +45,7 @@ int wire_probe_decode(const uint8_t *payload, size_t size, bool *ret_asks)
     }
     if (rv == 0) {
         *ret_asks = asks == 1;
+        *ret_bytes = size - 4;
     }
     return rv;
 }

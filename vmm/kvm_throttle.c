@@ -20,6 +20,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/recent.h"
 #include "vmm/kvm.h"
 #include "vmm/vm_internal.h"
 
@@ -35,7 +36,7 @@
 /* A vCPU that shall stand until further notice does not, if that notice never comes. */
 #define STAND_NS_MAX (200 * NS_PER_MS)
 /* A rehearsal looks so often, at one vCPU after the other, and waits so long for each. */
-#define REHEARSE_LOOKS   3u
+#define REHEARSE_LOOKS   5u
 #define REHEARSE_WAIT_NS (20 * NS_PER_MS)
 #define REHEARSE_LOOK_US 10u
 
@@ -180,6 +181,12 @@ static int vcpu_rehearse(struct vm *vm, unsigned index, struct vm_rehearsal *ret
     unsigned before = atomic_load(&vcpu->throttle.percent);
     uint64_t start_ns = clock_now_ns();
     uint64_t now_ns = start_ns;
+    /* The look before may just have ended. */
+    while (atomic_load(&vcpu->throttle.stands) && now_ns < start_ns + REHEARSE_WAIT_NS) {
+        (void)usleep(REHEARSE_LOOK_US); /* a shorter sleep does no harm */
+        now_ns = clock_now_ns();
+    }
+    start_ns = now_ns;
     int result = vm_vcpu_throttle(vm, index, 100);
     if (result < 0) {
         return result;
@@ -198,34 +205,67 @@ static int vcpu_rehearse(struct vm *vm, unsigned index, struct vm_rehearsal *ret
     return result;
 }
 
+/* It waits for a guest. The first load finds the caches empty, and warms them. */
+static int arrival_rehearse(struct vm *vm, struct vm_rehearsal *ret_rehearsal)
+{
+    struct vm_rehearsal rehearsal = {0};
+    struct recent entries = {0};
+    int result = -EAGAIN;
+    for (unsigned i = 0; i < REHEARSE_LOOKS; i++) {
+        struct vm_echo echo;
+        int ret = vm_echo(vm, &echo);
+        if (ret == 0) {
+            recent_add(&entries, echo.vcpu_ns);
+        }
+        result = result == 0 ? 0 : ret;
+    }
+    rehearsal.enter_ns = recent_typical(&entries);
+    result = result < 0 ? result : vm_rehearse_load(vm, &rehearsal.load_ns);
+    if (result == 0) {
+        *ret_rehearsal = rehearsal;
+    }
+    return result;
+}
+
 int vm_rehearse(struct vm *vm, struct vm_rehearsal *ret_rehearsal)
 {
-    struct vm_rehearsal best = {.stop_ns = UINT64_MAX, .save_ns = UINT64_MAX};
+    struct recent stops = {0};
+    struct recent saves = {0};
+    struct recent calls = {0};
+    struct vm_rehearsal typical = {0};
     int result = -EAGAIN;
-    /* Whoever else wants the processor makes a look at it longer, never shorter. */
+    if ((vm_holds(vm) & VM_HOLD_INCOMING) != 0) {
+        return arrival_rehearse(vm, ret_rehearsal);
+    }
     for (unsigned i = 0; i < REHEARSE_LOOKS; i++) {
         struct vm_rehearsal one;
         int ret = vcpu_rehearse(vm, i % vm->vcpu_count, &one);
         if (ret == 0) {
-            best.stop_ns = one.stop_ns < best.stop_ns ? one.stop_ns : best.stop_ns;
-            best.save_ns = one.save_ns < best.save_ns ? one.save_ns : best.save_ns;
-            best.state_bytes = one.state_bytes;
+            recent_add(&stops, one.stop_ns);
+            recent_add(&saves, one.save_ns);
+            typical.state_bytes = one.state_bytes;
+        }
+        struct vm_echo echo;
+        if (vm_echo(vm, &echo) == 0) {
+            recent_add(&calls, echo.main_ns);
         }
         result = result == 0 ? 0 : ret;
     }
     if (result < 0) {
         return result;
     }
-    best.save_ns *= vm->vcpu_count;
-    best.state_bytes *= vm->vcpu_count;
+    typical.stop_ns = recent_typical(&stops);
+    typical.drain_ns = recent_typical(&calls);
+    typical.save_ns = recent_typical(&saves) * vm->vcpu_count;
+    typical.state_bytes *= vm->vcpu_count;
     CLEANUP(buffer_done) struct buffer state = {0};
     uint64_t start_ns = clock_now_ns();
     result = kvm_irqchip_save(vm, &state);
     result = result < 0 ? result : kvm_pit_save(vm, &state);
-    best.save_ns += clock_now_ns() - start_ns;
-    best.state_bytes += state.size;
+    typical.save_ns += clock_now_ns() - start_ns;
+    typical.state_bytes += state.size;
     if (result == 0) {
-        *ret_rehearsal = best;
+        *ret_rehearsal = typical;
     }
     return result;
 }

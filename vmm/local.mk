@@ -101,7 +101,7 @@ vmm_libvmm_a_SOURCES = \
 	vmm/unix_socket.c vmm/unix_socket.h \
 	vmm/vars_store.c vmm/vars_store.h \
 	vmm/vm.c vmm/vm.h vmm/vm_internal.h \
-	vmm/vm_hold.c \
+	vmm/vm_echo.c vmm/vm_hold.c \
 	vmm/vm_state.c
 
 include vmm/virtio/local.mk

@@ -196,6 +196,13 @@ static void log_end(struct migrate *migrate, const char *what,
                        name, figures->pause.last_pages, figures->pause.drained_us, figures->pause.pages_us,
                        figures->pause.saved_us, figures->pause.released_us,
                        figures->pause.ready_us, figures->pause.entered_us);
+            log_notice(vm_log(migrate->vm),
+                       "foreseen, in us vm=%s last_pages=%" PRIu64 " drained=%" PRIu64
+                       " fetched=%" PRIu64 " saved=%" PRIu64 " loaded=%" PRIu64
+                       " trip=%" PRIu64,
+                       name, figures->foreseen.last_pages, figures->foreseen.drained_us,
+                       figures->foreseen.fetched_us, figures->foreseen.saved_us,
+                       figures->foreseen.loaded_us, figures->foreseen.trip_us);
         }
     } else {
         log_warn(vm_log(migrate->vm), "%s vm=%s state=%s why=%s", what, name,

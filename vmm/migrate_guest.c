@@ -164,9 +164,22 @@ static int rehearse(struct migration_guest *guest,
     if (rv == 0) {
         *ret_rehearsal = (struct migration_rehearsal){
             .stop_us = rehearsal.stop_ns / NS_PER_US,
+            .drain_us = rehearsal.drain_ns / NS_PER_US,
+            .enter_us = rehearsal.enter_ns / NS_PER_US,
             .save_us = rehearsal.save_ns / NS_PER_US,
+            .load_us = rehearsal.load_ns / NS_PER_US,
             .state_bytes = rehearsal.state_bytes,
         };
+    }
+    return rv;
+}
+
+static int rehearse_load(struct migration_guest *guest, uint64_t *ret_us)
+{
+    uint64_t load_ns = 0;
+    int rv = vm_rehearse_load(vm_of(guest), &load_ns);
+    if (rv == 0) {
+        *ret_us = load_ns / NS_PER_US;
     }
     return rv;
 }
@@ -471,6 +484,7 @@ static const struct migration_guest_ops ops = {
     .vcpu_count = vcpu_count,
     .throttle = throttle,
     .rehearse = rehearse,
+    .rehearse_load = rehearse_load,
     .stop_begin = stop_begin,
     .stop_wait = stop_wait,
     .save = save,

@@ -128,6 +128,7 @@ int vm_create(const struct vm_config *config, const struct log *log, struct vm *
     vm->kvm_fd = -1;
     vm->fd = -1;
     vm->wake_fd = -1;
+    vm->echo_fd = -1;
     vm->devices_end = &vm->devices;
     vm->vcpu_count = config->cpus;
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
@@ -221,6 +222,7 @@ void vm_free(struct vm *vm)
     guest_ram_free(vm->ram);
     boot_close(vm->boot);
     buffer_done(&vm->power_on_cpu);
+    vm_rehearsal_done(vm);
     free(vm->offered_cpu);
     free(vm->guest_cpu);
     free(vm);

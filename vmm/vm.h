@@ -219,13 +219,22 @@ unsigned vm_vcpu_count(const struct vm *vm);
 int vm_vcpu_throttle(struct vm *vm, unsigned vcpu, unsigned percent);
 /*
  * What stopping the vCPUs and saving their state takes, tried while the guest runs: each
- * stands for well under a millisecond, one after the other. One thread at a time.
+ * stands for well under a millisecond, one after the other. What is typical counts, not the
+ * best. A VM that waits for a guest tries instead what loading and running take. One
+ * thread at a time.
  */
 struct vm_rehearsal {
-    uint64_t stop_ns, save_ns;
+    uint64_t stop_ns; /* until a vCPU is out */
+    uint64_t drain_ns; /* from then on, until whoever stopped them knows */
+    uint64_t enter_ns; /* from the order to run until a vCPU that is parked has it; 0: none is */
+    uint64_t save_ns;
+    uint64_t load_ns; /* 0: not tried */
     uint64_t state_bytes;
 };
 int vm_rehearse(struct vm *vm, struct vm_rehearsal *ret_rehearsal);
+/* A VM that waits for a guest: loads the machine's own part of a state, which is the one that
+ * it had the first time; what that took. */
+int vm_rehearse_load(struct vm *vm, uint64_t *ret_load_ns);
 
 /*
  * Pages that were written by vCPUs, KVM itself, or devices, since start or since the last

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -96,6 +97,10 @@ bool vm_vcpu_park(struct vm *vm, struct vcpu *vcpu)
     }
     while (!vm->ending_threads && !atomic_load(&vm->may_run)) {
         CHECK(pthread_cond_wait(&vm->go, &vm->lock) == 0);
+        if (vm->echo_passed) {
+            vm->echo_passed = false;
+            atomic_store(&vm->echo_ns, clock_now_ns());
+        }
     }
     bool go = !vm->ending_threads;
     if (go) {
@@ -182,12 +187,13 @@ static bool try_running(struct vm *vm)
     if (go) {
         phase_move(vm, VM_PHASE_RUNNING);
         atomic_store(&vm->may_run, true);
-        CHECK(pthread_cond_broadcast(&vm->go) == 0);
     }
     vm_unlock(vm);
     if (!go) {
         return false;
     }
+    /* Unlocked: who is woken needs the lock at once. */
+    CHECK(pthread_cond_broadcast(&vm->go) == 0);
     for (struct device *device = vm->devices; device != NULL; device = device->next) {
         if (device->ops->io_start != NULL) {
             device->ops->io_start(device);
@@ -272,6 +278,7 @@ static void woken(void *owner, uint32_t epoll_events)
     uint64_t count = 0;
     ssize_t got = read(vm->wake_fd, &count, sizeof(count));
     (void)got; /* EAGAIN is fine: looking once too often does no harm */
+    vm_echo_answer(vm);
     sync_all(vm);
 }
 
@@ -285,7 +292,8 @@ int vm_hold_init(struct vm *vm)
     holds |= vm->config.paused ? VM_HOLD_OPERATOR : 0;
     atomic_store(&vm->holds, holds);
     vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (vm->wake_fd < 0) {
+    vm->echo_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (vm->wake_fd < 0 || vm->echo_fd < 0) {
         return -errno;
     }
     int result =
@@ -307,6 +315,7 @@ void vm_hold_done(struct vm *vm)
     if (vm->wake_fd >= 0) {
         (void)close(vm->wake_fd); /* nobody is left to tell */
     }
+    cleanup_fd(&vm->echo_fd);
     (void)pthread_cond_destroy(&vm->go); /* nobody uses these any more */
     (void)pthread_cond_destroy(&vm->quiet_cond);
     (void)pthread_mutex_destroy(&vm->lock);

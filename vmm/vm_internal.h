@@ -94,6 +94,10 @@ struct vm {
     pthread_t io_thread;
     bool io_thread_started;
     int wake_fd; /* any thread: main, look again */
+    int echo_fd;             /* vm_echo(): main has heard */
+    atomic_bool echo_wanted; /* by main */
+    bool echo_passed;        /* under lock: by a vCPU that is parked */
+    _Atomic(uint64_t) echo_ns; /* when it heard; 0: not yet */
     struct event_source *wake_source;
     struct event_source *poll_timer; /* while STOPPING: devices may be drained now */
     struct event_source
@@ -131,6 +135,7 @@ struct vm {
     struct kvm_cpu_promise *offered_cpu; /* what this host gives with this --cpu */
     struct kvm_cpu_promise *guest_cpu;   /* what the guest was told when it booted */
     struct buffer power_on_cpu; /* state of vCPU 0 before its first entry, for resets */
+    struct state_builder *rehearsal; /* vm_state.c: what vm_rehearse_load() loads */
     struct boot *boot;
 
     unsigned vcpu_count;
@@ -149,6 +154,15 @@ static inline void vm_unlock(struct vm *vm)
     (void)result;
 }
 
+struct vm_echo {
+    uint64_t main_ns; /* until main has heard of something, and its answer was heard */
+    uint64_t vcpu_ns; /* until a vCPU that was parked has heard of it from main; 0: none was */
+};
+/* Calls main and a vCPU that is parked, and waits for both. One thread at a time. -EAGAIN:
+ * they did not hear it in time, the host is busy. */
+int vm_echo(struct vm *vm, struct vm_echo *ret_echo);
+void vm_echo_answer(struct vm *vm); /* main, when it is woken */
+void vm_rehearsal_done(struct vm *vm);
 /* Main looks at holds, requests and drains soon. Any thread, also in a vCPU's loop. */
 void vm_wake(struct vm *vm);
 /* True if this vCPU may enter the guest now. Sets VM_HOLD_LEASE if the deadline is over.

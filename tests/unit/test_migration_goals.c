@@ -311,7 +311,8 @@ static void test_a_guest_without_vcpus_to_throttle_is_left_alone(void **state)
 static void test_the_pause_is_its_fixed_costs_and_what_is_left(void **state)
 {
     struct predict_model model = {
-        .costs = {.stop_us = 10,
+        .costs = {.stop_us = 70,
+                  .drain_us = 10,
                   .fetch_us = 20,
                   .save_us = 300,
                   .load_us = 400,
@@ -323,6 +324,22 @@ static void test_the_pause_is_its_fixed_costs_and_what_is_left(void **state)
     assert_int_equal(predict_fixed_us(&model.costs), 10 + 20 + 300 + 400 + 150 + 50);
     assert_int_equal(predict_pause_us(&model, 0), 930 + 100);
     assert_int_equal(predict_pause_us(&model, 10 * MB), 930 + 100 + 10000);
+}
+
+static void test_what_is_written_until_the_guest_stands_is_sent_too(void **state)
+{
+    struct dirty_curve curve = {0};
+    dirty_curve_add(&curve, 1000, 1000);
+    struct predict_model model = {
+        .curve = &curve,
+        .costs = {.stop_us = 100},
+        .link = {.bytes_per_second = MIGRATION_PAGE_SIZE * UINT64_C(1000000)},
+        .limit_bytes = 1000 * MB,
+    };
+    assert_int_equal(predict_pause_us(&model, 0), 100); /* a page a microsecond */
+    assert_int_equal(predict_pause_us(&model, 50 * MIGRATION_PAGE_SIZE), 150);
+    model.limit_bytes = 20 * MIGRATION_PAGE_SIZE;
+    assert_int_equal(predict_pause_us(&model, 10 * MIGRATION_PAGE_SIZE), 30);
 }
 
 static void test_rounds_come_to_rest_at_the_hot_set(void **state)
@@ -368,6 +385,7 @@ int main(void)
         cmocka_unit_test(test_chooses_the_fewest_that_make_nearly_all_writes),
         cmocka_unit_test(test_a_guest_without_vcpus_to_throttle_is_left_alone),
         cmocka_unit_test(test_the_pause_is_its_fixed_costs_and_what_is_left),
+        cmocka_unit_test(test_what_is_written_until_the_guest_stands_is_sent_too),
         cmocka_unit_test(test_rounds_come_to_rest_at_the_hot_set),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

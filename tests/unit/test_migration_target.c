@@ -3,6 +3,7 @@
  * A target against sources that are broken, hostile or late. The test plays the source,
  * message by message, over a real connection.
  */
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -30,6 +31,7 @@ struct play {
     struct stream_in in;
     struct wire_hello hello;
     uint8_t state[PAGES * sizeof(uint64_t)];
+    unsigned loads; /* that were rehearsed */
 };
 
 static int setup(void **state)
@@ -365,6 +367,57 @@ static void test_last_pages_without_a_checksum_end_the_move(void **state)
 
 /* ---- out of turn ------------------------------------------------------------------- */
 
+static int rehearse_all(struct migration_guest *guest,
+                        struct migration_rehearsal *ret_rehearsal)
+{
+    *ret_rehearsal = (struct migration_rehearsal){.load_us = 700, .enter_us = 30};
+    return 0;
+}
+
+/* Once; then the host has no time. */
+static int rehearse_load(struct migration_guest *guest, uint64_t *ret_us)
+{
+    struct play *play = (struct play *)guest; /* guest.guest is the first member */
+    play->loads++;
+    *ret_us = 400;
+    return play->loads == 1 ? 0 : -EAGAIN;
+}
+
+static uint32_t told_us(struct play *play, size_t state_bytes)
+{
+    struct buffer frame = {0};
+    enum wire_type type;
+    const uint8_t *payload;
+    size_t size;
+    uint32_t us = 0;
+    assert_int_equal(wire_probe_encode(&frame, true, state_bytes), 0);
+    send_frames(play, &frame);
+    assert_int_equal(stream_in_message(&play->in, 3000, 0, &type, &payload, &size), 0);
+    assert_int_equal(type, WIRE_COSTS);
+    assert_int_equal(wire_costs_decode(payload, size, &us), 0);
+    return us;
+}
+
+static void test_a_source_is_told_what_loading_takes_now_and_what_all_does(void **state)
+{
+    struct play *play = *state;
+    struct migration_guest_ops ops = *play->guest.guest.ops;
+    ops.rehearse = rehearse_all;
+    ops.rehearse_load = rehearse_load;
+    play->guest.guest.ops = &ops;
+    accepted(play);
+    assert_int_equal(told_us(play, 0), 730);
+    assert_int_equal(play->loads, 0);
+    assert_int_equal(told_us(play, 4096), 400);
+    assert_int_equal(told_us(play, 0), 430);
+    assert_int_equal(told_us(play, 4096), 400); /* the last that is known */
+    assert_int_equal(play->loads, 2);
+    hang_up(play);
+    assert_ends(play, MIGRATION_STATE_FAILED);
+    migration_target_free(play->target); /* before `ops` is gone */
+    play->target = NULL;
+}
+
 static void test_a_state_before_the_handover_is_refused(void **state)
 {
     struct play *play = *state;
@@ -468,6 +521,7 @@ int main(void)
         TEST(test_last_pages_need_a_right_checksum),
         TEST(test_last_pages_with_a_wrong_checksum_end_the_move),
         TEST(test_last_pages_without_a_checksum_end_the_move),
+        TEST(test_a_source_is_told_what_loading_takes_now_and_what_all_does),
         TEST(test_a_state_before_the_handover_is_refused),
         TEST(test_a_go_before_ready_is_not_obeyed),
         TEST(test_a_source_that_falls_silent_is_noticed),

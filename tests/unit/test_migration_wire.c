@@ -190,14 +190,16 @@ static void test_probes_and_costs_come_back_as_they_went(void **state)
     struct buffer frame = {0};
     size_t size;
     bool asks = false;
+    size_t bytes = 0;
     uint32_t load_us = 0;
     assert_int_equal(wire_probe_encode(&frame, true, 64), 0);
     const uint8_t *payload = payload_of(&frame, &size);
     assert_int_equal(size, 4 + 64);
-    assert_int_equal(wire_probe_decode(payload, size, &asks), 0);
+    assert_int_equal(wire_probe_decode(payload, size, &asks, &bytes), 0);
     assert_true(asks);
-    assert_int_equal(wire_probe_decode(payload, 3, &asks), DROVER_EMALFORMED);
-    assert_int_equal(wire_probe_decode(payload, WIRE_PROBE_BYTES + 5, &asks),
+    assert_int_equal(bytes, 64);
+    assert_int_equal(wire_probe_decode(payload, 3, &asks, &bytes), DROVER_EMALFORMED);
+    assert_int_equal(wire_probe_decode(payload, WIRE_PROBE_BYTES + 5, &asks, &bytes),
                      DROVER_ELIMIT);
     buffer_done(&frame);
     assert_int_equal(wire_probe_encode(&frame, true, WIRE_PROBE_BYTES + 8), DROVER_ELIMIT);
