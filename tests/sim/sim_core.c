@@ -164,8 +164,14 @@ static uint64_t delayed_until(const struct sim *sim, const struct sim_event *eve
 
 void sim_run_due(struct sim *sim)
 {
-    while (sim->heap_count > 0 && sim->heap[0]->at_ms <= sim->now_ms && !sim->failed) {
+    /* The fixture's time jumps: each event happens at its own, or what is due before it has
+     * not happened yet and is seen as if it were late (a watchdog at a stall's end). */
+    uint64_t until_now_ms = sim->now_ms;
+    uint64_t at_ms = 0;
+    while (sim->heap_count > 0 && sim->heap[0]->at_ms <= until_now_ms && !sim->failed) {
         struct sim_event *event = heap_pop(sim);
+        at_ms = event->at_ms > at_ms ? event->at_ms : at_ms;
+        sim->now_ms = at_ms;
         uint64_t until_ms = delayed_until(sim, event);
         if (until_ms == SIM_NEVER) {
             event_free(event);
@@ -178,6 +184,7 @@ void sim_run_due(struct sim *sim)
             sim_check(sim);
         }
     }
+    sim->now_ms = until_now_ms;
 }
 
 void sim_events_free(struct sim *sim)

@@ -101,7 +101,7 @@ static void stall(struct sim *sim, unsigned index, bool whole, uint64_t for_ms)
     *at_ms = until_ms > *at_ms ? until_ms : *at_ms;
     sim_raft_sync(sim, index);
     struct sim_event *event = sim_at(sim, *at_ms, on_unstall);
-    event->order = 0; /* before whatever waited for it, but after the kernel's timers */
+    event->order = 1; /* before whatever waited for it, but after the kernel's timers */
     event->a = index;
 }
 
