@@ -12,6 +12,8 @@ from . import agent, net, paths, qemu
 from .paths import LabError
 
 DATA_DISK_BYTES = 4 << 30
+# A watchdog's reset is the emulator's fault if that got no time for so long.
+STARVED_S = 2.0
 
 # What can be said of VMs that stand still: which of their threads run, where the others wait, and what KVM counts meanwhile.
 VM_STATE = """mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
@@ -89,9 +91,12 @@ class Host:
             if not self._powered:
                 return
             fault = machine.reason == "guest-reset" and self._triple_fault()
-            self.emulator_faults += fault
+            stall_s = machine.stall_s()
+            starved = machine.reason == "watchdog" and stall_s >= STARVED_S and not paths.accelerated()
+            self.emulator_faults += fault or starved
             self._say(f"machine ended: {machine.reason or 'no reason given'}"
-                      + (", a triple fault of its processor" if fault else ""))
+                      + (", a triple fault of its processor" if fault else "")
+                      + (f", its emulator stood still for {stall_s:.1f} s" if stall_s >= 1 else ""))
             if machine.reason in ("guest-reset", "watchdog", "guest-panic"):
                 self.resets += 1
                 self._start()

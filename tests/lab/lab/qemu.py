@@ -11,6 +11,8 @@ from . import image, paths
 from .paths import LabError
 
 SHARED_DISKS = 8
+# How often the emulator is asked whether it gets any time, and for how long what it answered is kept.
+PING_S, PINGS_KEPT_S = 0.5, 20
 
 
 def _machine():
@@ -109,6 +111,10 @@ class Machine:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def stall_s(self):
+        """For how long QEMU itself stood still at most, lately: what waits for it (timers of the machine's watchdog, too) did as well."""
+        return self._monitor.stall_s()
+
     def link(self, up):
         """Plugs or pulls the host's cable as its network card sees it."""
         self._monitor.command("set_link", {"name": "net0", "up": up})
@@ -120,7 +126,8 @@ class _Monitor:
     def __init__(self, machine, path):
         self._machine, self._lock = machine, threading.Lock()
         self.done = threading.Event()
-        self._socket = None
+        self._answered = threading.Event()
+        self._socket, self._stalls = None, []
         threading.Thread(target=self._follow, args=(path,), daemon=True).start()
 
     def _follow(self, path):
@@ -131,13 +138,36 @@ class _Monitor:
             connection.connect(path)
             self._socket = connection
             self.command("qmp_capabilities")
+            threading.Thread(target=self._ping, daemon=True).start()
             for line in connection.makefile("r"):
                 self._take(json.loads(line))
         except OSError:
             pass
         self.done.set()
 
+    def _ping(self):
+        """Asks QEMU's main loop for a sign of life, again and again."""
+        try:
+            while not self.done.wait(PING_S):
+                asked = time.monotonic()
+                self._stalls = [s for s in self._stalls if s[0] > asked - PINGS_KEPT_S] + [[asked, None]]
+                self._answered.clear()
+                self.command("query-status", mark="ping")
+                while not self._answered.wait(1):
+                    if self.done.is_set():
+                        return
+                self._stalls[-1][1] = time.monotonic()
+        except OSError:
+            pass
+
+    def stall_s(self):
+        now = time.monotonic()
+        return max([(answered or now) - asked for asked, answered in self._stalls], default=0.0)
+
     def _take(self, message):
+        if message.get("id") == "ping":
+            self._answered.set()
+            return
         if message.get("id") == "registers":
             with open(self._machine.registers_path, "a", encoding="utf-8") as f:
                 f.write(f"{time.monotonic():.3f} ended: {self._machine.reason}\n{message.get('return')}\n")

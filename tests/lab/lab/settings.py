@@ -7,7 +7,7 @@ from . import paths
 
 LEASE_DEFAULT_MS = 5000
 # Three emulated hosts come up in 13 to 15 s where two processors have nothing else to do.
-QUIET_START_S, SCALE, SCALE_MAX = 16.0, 2, 12
+QUIET_START_S, SCALE, SCALE_MAX = 16.0, 3, 12
 
 _busy = {"factor": 1.0}
 
