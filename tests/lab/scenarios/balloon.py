@@ -6,7 +6,6 @@ import time
 from lab import alone, drover, records
 
 CLUSTER = False
-UNSETTLED = "four of six runs failed: guests stopped answering, before the emulator's lost interrupts were mended (README.md); one of three since: its VM was gone, and it is not known why"
 DISK, MEMORY_MIB, PATIENCE_S = 3, 384, 90
 MIB = 1 << 20
 PSS = ("for p in $(pgrep -f '[d]rover-vmm --name {} '); do cat /proc/$p/smaps_rollup; done 2>/dev/null"

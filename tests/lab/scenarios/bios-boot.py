@@ -4,7 +4,6 @@ its power button."""
 from lab import alone, whole
 
 CLUSTER, MEDIA = False, True
-UNSETTLED = "once in four boots the guest's timers stood still on one processor: before the emulator's lost interrupts were mended (README.md); not run often enough since"
 DISK = 3
 
 

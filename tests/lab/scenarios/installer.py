@@ -8,7 +8,6 @@ import time
 from lab import alone
 
 CLUSTER, MEDIA = False, True
-UNSETTLED = "the guest has been seen to triple-fault, before the emulator's lost interrupts were mended (README.md); not run often enough since"
 ISO = "/media/installer.iso"
 # With less memory than it likes, it says so first.
 SCREENS = "Low memory mode", "Select a language|Choose language|Select your location|country|Loading additional components"
