@@ -5,7 +5,6 @@ import re
 import shlex
 import time
 
-UNSETTLED = "it has not been run to its end yet: the machines were too busy"
 MEMORY_MIB = 1536
 SMALL, SMALL_MIB = 6, 96
 BEAT = re.compile(r"beat (\d+) writes (\d+) checked (\d+) errors (\d+) ")
