@@ -198,6 +198,12 @@ int migrate_links(struct migrate *migrate, struct unix_files *files, struct erro
     return 0;
 }
 
+/* The test's `migrate` is no more than this word. */
+bool migrate_guest_lost(struct migrate *migrate)
+{
+    return migrate != NULL;
+}
+
 int migrate_reclaim(struct migrate *migrate, struct error *err)
 {
     fail_msg("no order is expected");
@@ -239,6 +245,27 @@ static void test_failed_vm_is_not_failed_before_its_other_vcpus_are_out(void **s
     assert_says(&vm, DROVER__VM_RUN_STATE__VM_RUN_FAILED);
 }
 
+/* Failed would be read as: it never ran here, and its source may take it back. */
+static void test_guest_lost_in_postcopy_has_stopped_in_a_cluster(void **state)
+{
+    struct vm vm = {.config = {.name = "test", .vm_id = 7},
+                    .ended = true,
+                    .failed = true,
+                    .quiet = true,
+                    .holds = VM_HOLD_SHUTDOWN};
+    char word;
+    struct control_status status;
+    (void)state;
+    memset(&status, 0, sizeof(status));
+    control_status_fill(&vm, (struct migrate *)(void *)&word, &status);
+    assert_int_equal(status.status.run_state, DROVER__VM_RUN_STATE__VM_RUN_STOPPED);
+    vm.config.vm_id = 0; /* nobody starts it again: a person is told that it failed */
+    memset(&status, 0, sizeof(status));
+    control_status_fill(&vm, (struct migrate *)(void *)&word, &status);
+    assert_int_equal(status.status.run_state, DROVER__VM_RUN_STATE__VM_RUN_FAILED);
+    assert_says(&vm, DROVER__VM_RUN_STATE__VM_RUN_FAILED);
+}
+
 static void test_vm_past_its_deadline_is_frozen_when_quiet(void **state)
 {
     struct vm vm = {.config.ha = true, .deadline_ns = 1};
@@ -260,6 +287,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ended_vm_is_not_stopped_before_its_io_is_drained),
         cmocka_unit_test(test_failed_vm_is_not_failed_before_its_other_vcpus_are_out),
+        cmocka_unit_test(test_guest_lost_in_postcopy_has_stopped_in_a_cluster),
         cmocka_unit_test(test_vm_past_its_deadline_is_frozen_when_quiet),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
