@@ -208,7 +208,7 @@ bool virtio_io_allowed(struct virtio_device *virtio)
 
 /* ---- reset ---------------------------------------------------------------- */
 
-static void reset_now(struct virtio_device *virtio)
+void virtio_reset(struct virtio_device *virtio)
 {
     if (virtio->ops->reset != NULL) {
         virtio->ops->reset(virtio);
@@ -231,7 +231,7 @@ void virtio_machine_reset(struct device *device)
     struct virtio_device *virtio = (struct virtio_device *)device;
 
     pthread_mutex_lock(&virtio->lock);
-    reset_now(virtio);
+    virtio_reset(virtio);
     pthread_mutex_unlock(&virtio->lock);
     pci_function_reset(virtio->pci.function);
 }
@@ -239,7 +239,7 @@ void virtio_machine_reset(struct device *device)
 void virtio_became_idle(struct virtio_device *virtio)
 {
     if (virtio->resetting) {
-        reset_now(virtio);
+        virtio_reset(virtio);
     }
     if (atomic_load(&virtio->stopped)) {
         vm_device_drained(virtio->vm);
@@ -263,7 +263,7 @@ void virtio_status_write(struct virtio_device *virtio, uint8_t status)
          * after them. */
         virtio->resetting = true;
         if (virtio->ops->idle == NULL || virtio->ops->idle(virtio)) {
-            reset_now(virtio);
+            virtio_reset(virtio);
         }
         return;
     }

@@ -130,6 +130,10 @@ bool virtio_io_drained(struct device *device);
 void virtio_io_start(struct device *device);
 void virtio_machine_reset(struct device *device);
 
+/* As the guest's reset leaves it, at once: no request may be out. With the lock held, or
+ * where nothing runs. */
+void virtio_reset(struct virtio_device *virtio);
+
 /* ---- for devices, lock held ----------------------------------------------- */
 
 static inline bool virtio_feature(const struct virtio_device *virtio, uint64_t feature)

@@ -208,6 +208,8 @@ int virtio_state_load(struct virtio_device *virtio, const Drover__VirtioState *m
     virtio->driver_features = message->driver_features;
     for (unsigned i = 0; i < message->n_queues; i++) {
         if (queue_load(virtio, i, message->queues[i]) < 0) {
+            /* Neither what was there nor what came: nothing of either may run. */
+            virtio_reset(virtio);
             return virtio_state_malformed(virtio, err, "a queue is not in memory");
         }
     }

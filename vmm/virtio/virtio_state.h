@@ -47,7 +47,9 @@ void virtio_state_done(struct virtio_state *state);
 
 /*
  * Judges all of `message` (NULL: malformed), then takes it over. `taken_counts` (NULL:
- * zeros) has for each queue how many requests were taken and not given back.
+ * zeros) has for each queue how many requests were taken and not given back. What is
+ * refused for its registers changes nothing; for queues that guest memory does not hold,
+ * the device is reset.
  */
 int virtio_state_load(struct virtio_device *virtio, const Drover__VirtioState *message,
                       const uint16_t *taken_counts, struct error *err);
