@@ -307,6 +307,24 @@ static void throttle_raise(struct plan *plan, const struct plan_measure *measure
     }
 }
 
+static void note_speed(struct plan *plan, const struct plan_measure *measure)
+{
+    if (measure->model.link.bytes_per_second > plan->best_bytes_per_second) {
+        plan->best_bytes_per_second = measure->model.link.bytes_per_second;
+    }
+}
+
+/* With the link as it was once the goal would be met: other moves, or other programs on
+ * these hosts, have it or the processors now, and will not for ever. */
+static bool bad_moment(const struct plan *plan, const struct plan_measure *measure)
+{
+    struct predict_model model = measure->model;
+    model.link.bytes_per_second = plan->best_bytes_per_second;
+    model.link.last_bytes_per_second = 0;
+    return measure->elapsed_ms < PLAN_PATIENCE_MS &&
+           predict_pause_us(&model, measure->remaining_bytes) <= goal_us(plan);
+}
+
 /* The goal is not met and the guest as slow as it may get: whether trying is over. */
 static void maybe_give_up(struct plan *plan, const struct plan_measure *measure,
                           uint64_t pause_us, bool last_chance,
@@ -318,7 +336,8 @@ static void maybe_give_up(struct plan *plan, const struct plan_measure *measure,
         give_up_pause(plan, measure, "the deadline can't be kept", pause_us, decision);
     } else if (measure->round >= PLAN_ROUNDS_MAX ||
                (tried && plan->goals.deadline_ms == 0 &&
-                plan->stale_rounds >= PLAN_STALE_ROUNDS_GIVE_UP)) {
+                plan->stale_rounds >= PLAN_STALE_ROUNDS_GIVE_UP &&
+                !bad_moment(plan, measure))) {
         give_up_pause(plan, measure, "the move does not converge", pause_us, decision);
     }
 }
@@ -331,6 +350,7 @@ void plan_decide(struct plan *plan, const struct plan_measure *unsure,
     if (measure.model.link.bytes_per_second == 0) {
         measure.model.link.bytes_per_second = UNKNOWN_BYTES_PER_SECOND;
     }
+    note_speed(plan, &measure);
     struct plan_decision decision = {.action = PLAN_ROUND};
     struct predict_outcome ahead;
     uint64_t pause_us = predict_pause_us(&measure.model, measure.remaining_bytes);

@@ -20,6 +20,8 @@
 #define PLAN_STALE_ROUNDS_GIVE_UP                                                        \
     16u /* nor with all that is allowed, and no deadline says how long to try */
 #define PLAN_ROUNDS_MAX 1000u
+/* For so long a move without a deadline waits for the link to be as fast as it was once. */
+#define PLAN_PATIENCE_MS 120000u
 /* Another round must be worth it: by so much of the pause, and so much at least. */
 #define PLAN_GAIN_PARTS 10u
 #define PLAN_GAIN_US    200u
@@ -73,6 +75,7 @@ struct plan {
     struct plan_goals goals;
     uint64_t best_remaining_bytes;
     uint64_t mark_remaining_bytes; /* what a round must leave clearly less than */
+    uint64_t best_bytes_per_second; /* that the link took in a round of this move */
     uint32_t stale_rounds;         /* since one did, or since the throttle was changed */
     unsigned throttle_percent;
 };

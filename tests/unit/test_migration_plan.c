@@ -218,6 +218,38 @@ static void test_without_a_throttle_it_gives_up_after_rounds_that_did_not_help(v
     assert_int_equal(round, PLAN_STALE_ROUNDS_GIVE_UP + 1);
 }
 
+/* Several moves at once, or hosts without a moment to spare: what is left would have gone
+ * in time before. */
+static void test_waits_for_a_link_that_was_faster_before(void **state)
+{
+    struct plan plan;
+    struct dirty_curve curve = {0};
+    struct plan_decision decision;
+    struct plan_measure measure = model_measure(&busy, &curve);
+    plan_init(&plan, (struct plan_goals){.max_downtime_ms = 20,
+                                         .postcopy = MIGRATION_POSTCOPY_NEVER});
+    measure.round = 1;
+    measure.remaining_bytes = 100 * MB;
+    plan_decide(&plan, &measure, &decision);
+    assert_int_equal(decision.action, PLAN_ROUND);
+    measure.remaining_bytes = 1 * MB;
+    measure.model.link.bytes_per_second = 10 * MB; /* 100 ms */
+    while (measure.elapsed_ms < PLAN_PATIENCE_MS - 1000) {
+        measure.round++;
+        measure.elapsed_ms += 500;
+        plan_decide(&plan, &measure, &decision);
+        assert_int_equal(decision.action, PLAN_ROUND);
+    }
+    struct plan patient = plan;
+    measure.elapsed_ms = PLAN_PATIENCE_MS;
+    plan_decide(&plan, &measure, &decision);
+    assert_int_equal(decision.action, PLAN_GIVE_UP);
+    assert_non_null(strstr(decision.reason, "does not converge"));
+    measure.model.link.bytes_per_second = busy.link_bytes_per_second;
+    plan_decide(&patient, &measure, &decision);
+    assert_int_equal(decision.action, PLAN_HANDOVER);
+}
+
 static void test_with_a_deadline_it_tries_until_then(void **state)
 {
     struct plan plan;
@@ -491,6 +523,7 @@ int main(void)
         cmocka_unit_test(test_a_throttle_that_does_not_help_is_raised_and_then_given_up),
         cmocka_unit_test(
             test_without_a_throttle_it_gives_up_after_rounds_that_did_not_help),
+        cmocka_unit_test(test_waits_for_a_link_that_was_faster_before),
         cmocka_unit_test(test_with_a_deadline_it_tries_until_then),
         cmocka_unit_test(test_falls_back_to_post_copy_where_it_would_give_up),
         cmocka_unit_test(test_post_copy_by_order_comes_after_the_first_round),
