@@ -5,7 +5,7 @@
 #include <stddef.h>
 
 #include "base/err.h"
-#include "vmm/options.h"
+#include "vmm/options/options.h"
 
 int machine_judge(const struct options *options, struct error *err)
 {

@@ -10,12 +10,12 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "vmm/broker.h"
-#include "vmm/cgroup.h"
-#include "vmm/jail.h"
-#include "vmm/launcher.h"
-#include "vmm/options.h"
-#include "vmm/storage_keeper.h"
+#include "vmm/host/cgroup.h"
+#include "vmm/jail/broker.h"
+#include "vmm/jail/jail.h"
+#include "vmm/jail/launcher.h"
+#include "vmm/options/options.h"
+#include "vmm/storage/storage_keeper.h"
 
 #define THREADS_BESIDE_VCPUS 64u
 

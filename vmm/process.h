@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "vmm/seccomp.h"
+#include "vmm/jail/seccomp.h"
 
 struct broker;
 struct cgroup;

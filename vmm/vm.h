@@ -14,8 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "vmm/cpu_model.h"
-#include "vmm/seccomp.h"
+#include "vmm/cpu/cpu_model.h"
+#include "vmm/jail/seccomp.h"
 
 struct broker;
 struct buffer;
@@ -100,7 +100,7 @@ void vm_device_drained(struct vm *vm);
 struct vm_config {
     const char *name;
     uint64_t memory_bytes;
-    bool huge_pages, mergeable, preallocated; /* vmm/guest_ram.h */
+    bool huge_pages, mergeable, preallocated; /* vmm/memory/guest_ram.h */
     unsigned cpus;
     unsigned machine; /* machine.h; 0: the newest */
     enum cpu_model cpu_model;

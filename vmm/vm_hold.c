@@ -17,8 +17,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/state_table.h"
-#include "vmm/event_loop.h"
-#include "vmm/kvm.h"
+#include "vmm/host/event_loop.h"
+#include "vmm/kvm/kvm.h"
 #include "vmm/vm_internal.h"
 
 #define DRAIN_POLL_NS  NS_PER_MS

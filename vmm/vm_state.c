@@ -17,9 +17,9 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "proto/device_state.pb-c.h"
-#include "vmm/guest_ram.h"
-#include "vmm/kvm.h"
-#include "vmm/pci.h"
+#include "vmm/bus/pci.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/state.h"
 #include "vmm/vm_internal.h"
 

@@ -16,11 +16,11 @@
 #include "base/err.h"
 #include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/ahci_driver.h"
-#include "vmm/ahci.h"
-#include "vmm/bus.h"
+#include "vmm/bus/bus.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
+#include "vmm/devices/ahci.h"
 #include "vmm/layout.h"
+#include "vmm/memory/guest_ram.h"
 
 #define ORDERS_MAX   200
 #define MEMORY_BYTES (4u << 20)

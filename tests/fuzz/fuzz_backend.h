@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#include "vmm/storage.h"
+#include "vmm/storage/storage.h"
 
 struct fuzz_backend;
 

@@ -23,7 +23,7 @@
 #include "tests/fuzz/fuzz_clock.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/block_io.h"
 #include "vmm/virtio/block_vhost.h"
 #include "vmm/virtio/virtio_block.h"

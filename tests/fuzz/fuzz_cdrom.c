@@ -11,7 +11,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
-#include "vmm/cdrom_image.h"
+#include "vmm/devices/cdrom_image.h"
 
 #define BLOCKS     24u
 #define DESCRIPTOR 16u /* the first */

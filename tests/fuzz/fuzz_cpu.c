@@ -9,9 +9,9 @@
 
 #include "base/check.h"
 #include "base/err.h"
-#include "vmm/cpu_features.h"
-#include "vmm/cpu_model.h"
-#include "vmm/options_cpu.h"
+#include "vmm/cpu/cpu_features.h"
+#include "vmm/cpu/cpu_model.h"
+#include "vmm/options/options_cpu.h"
 
 #define ENTRIES_MAX 64
 

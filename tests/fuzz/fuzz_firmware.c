@@ -19,14 +19,14 @@
 #include "tests/fuzz/fuzz_clock.h"
 #include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/fake_vm.h"
-#include "vmm/bus.h"
+#include "vmm/bus/bus.h"
 #include "vmm/device.h"
-#include "vmm/flash.h"
-#include "vmm/fw_cfg.h"
-#include "vmm/guest_ram.h"
-#include "vmm/kvm.h"
+#include "vmm/firmware/flash.h"
+#include "vmm/firmware/fw_cfg.h"
+#include "vmm/firmware/vars_store.h"
+#include "vmm/kvm/kvm.h"
 #include "vmm/layout.h"
-#include "vmm/vars_store.h"
+#include "vmm/memory/guest_ram.h"
 
 #define ORDERS_MAX      400
 #define MEMORY_BYTES    (16u << 20)

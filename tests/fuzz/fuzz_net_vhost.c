@@ -20,7 +20,7 @@
 #include "tests/fuzz/fuzz_vhost_kernel.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/net_tap.h"
 #include "vmm/virtio/virtio_net.h"
 

@@ -16,12 +16,12 @@
 #include "base/err.h"
 #include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/fake_vm.h"
-#include "vmm/bus.h"
+#include "vmm/bus/bus.h"
 #include "vmm/device.h"
+#include "vmm/devices/panic.h"
+#include "vmm/devices/platform.h"
+#include "vmm/devices/serial.h"
 #include "vmm/layout.h"
-#include "vmm/panic.h"
-#include "vmm/platform.h"
-#include "vmm/serial.h"
 
 #define ORDERS_MAX     400
 #define MEMORY_BYTES   (16u << 20)

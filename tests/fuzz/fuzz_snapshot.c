@@ -14,7 +14,7 @@
 #include "base/err.h"
 #include "migration/snapshot_map.h"
 #include "proto/frame.h"
-#include "vmm/snapshot_manifest.h"
+#include "vmm/move/snapshot_manifest.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

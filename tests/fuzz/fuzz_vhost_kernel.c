@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 
 #define LOG_FEATURE 26 /* VHOST_F_LOG_ALL */
 

@@ -15,10 +15,10 @@
 #include "base/err.h"
 #include "tests/fuzz/fuzz_clock.h"
 #include "tests/fuzz/fuzz_vm.h"
-#include "vmm/bus.h"
+#include "vmm/bus/bus.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
 #include "vmm/layout.h"
+#include "vmm/memory/guest_ram.h"
 
 #define ORDERS_MAX   200
 #define ORDERS_WHOLE 224 /* from here on */

@@ -12,7 +12,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/virtqueue.h"
 
 #define MEMORY_BYTES (1024u * 1024u)

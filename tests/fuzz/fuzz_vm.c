@@ -12,7 +12,7 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/net_tap.h"
 #include "vmm/virtio/virtio_balloon.h"
 #include "vmm/virtio/virtio_block.h"

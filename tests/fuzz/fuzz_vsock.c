@@ -17,7 +17,7 @@
 #include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/virtio_vsock.h"
 #include "vmm/virtio/vsock_packet.h"
 

@@ -38,10 +38,10 @@
 #include <unistd.h>
 
 #include "base/err.h"
-#include "vmm/broker.h"
-#include "vmm/jail.h"
-#include "vmm/launcher.h"
-#include "vmm/ring.h"
+#include "vmm/host/ring.h"
+#include "vmm/jail/broker.h"
+#include "vmm/jail/jail.h"
+#include "vmm/jail/launcher.h"
 
 #define REACHED 42
 #define REFUSED 43

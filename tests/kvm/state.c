@@ -16,8 +16,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "proto/device_state.pb-c.h"
-#include "vmm/platform.h"
-#include "vmm/serial.h"
+#include "vmm/devices/platform.h"
+#include "vmm/devices/serial.h"
 #include "vmm/vm.h"
 
 #define ROUNDS_DEFAULT 400

@@ -10,11 +10,11 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "vmm/bus.h"
+#include "vmm/bus/bus.h"
+#include "vmm/bus/pci.h"
 #include "vmm/device.h"
-#include "vmm/event_loop.h"
-#include "vmm/guest_ram.h"
-#include "vmm/pci.h"
+#include "vmm/host/event_loop.h"
+#include "vmm/memory/guest_ram.h"
 
 #define TIMEOUT_MS 5000
 #define LOG_SIZE   65536

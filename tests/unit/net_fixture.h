@@ -28,7 +28,7 @@
 #include "base/err.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/virtio_net.h"
 
 #define F_MRG_RXBUF      (UINT64_C(1) << 15)

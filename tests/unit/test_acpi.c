@@ -8,10 +8,10 @@
 
 #include "base/buffer.h"
 #include "base/err.h"
-#include "vmm/acpi.h"
-#include "vmm/aml.h"
-#include "vmm/guest_ram.h"
+#include "vmm/boot/acpi.h"
+#include "vmm/boot/aml.h"
 #include "vmm/layout.h"
+#include "vmm/memory/guest_ram.h"
 
 static uint64_t get(const uint8_t *at, unsigned bytes)
 {

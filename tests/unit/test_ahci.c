@@ -11,9 +11,9 @@
 #include "base/buffer.h"
 #include "base/err.h"
 #include "tests/unit/ahci_driver.h"
-#include "vmm/ahci.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
+#include "vmm/devices/ahci.h"
+#include "vmm/memory/guest_ram.h"
 
 #define BLOCK  2048u
 #define BLOCKS 200u

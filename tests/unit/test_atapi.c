@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "vmm/atapi.h"
+#include "vmm/devices/atapi.h"
 
 #define CD_BLOCKS  1000u
 #define DVD_BLOCKS 2000000u

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "vmm/bus.h"
+#include "vmm/bus/bus.h"
 
 struct probe {
     struct bus *bus;

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
-#include "vmm/cdrom_image.h"
+#include "vmm/devices/cdrom_image.h"
 
 #define BLOCKS  40u
 #define CATALOG 30u

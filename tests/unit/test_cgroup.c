@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
-#include "vmm/cgroup.h"
+#include "vmm/host/cgroup.h"
 
 /* Where cgroup v2 is mounted and may be written; NULL: nowhere. */
 static const char *hierarchy(void)

@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "vmm/control_orders.h"
-#include "vmm/guest_ram.h"
-#include "vmm/migrate.h"
-#include "vmm/panic.h"
+#include "vmm/control/control_orders.h"
+#include "vmm/devices/panic.h"
+#include "vmm/memory/guest_ram.h"
+#include "vmm/move/migrate.h"
 #include "vmm/virtio/virtio_balloon.h"
 #include "vmm/virtio/virtio_block.h"
 

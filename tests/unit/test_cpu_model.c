@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "vmm/cpu_features.h"
-#include "vmm/cpu_model.h"
+#include "vmm/cpu/cpu_features.h"
+#include "vmm/cpu/cpu_model.h"
 
 #define HOST_ENTRIES 32
 

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "vmm/event_loop.h"
+#include "vmm/host/event_loop.h"
 
 struct fixture {
     struct event_loop *loop;

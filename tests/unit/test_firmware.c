@@ -12,15 +12,15 @@
 #include "base/buffer.h"
 #include "base/err.h"
 #include "tests/unit/fake_vm.h"
-#include "vmm/acpi.h"
-#include "vmm/bus.h"
+#include "vmm/boot/acpi.h"
+#include "vmm/bus/bus.h"
+#include "vmm/bus/pci.h"
 #include "vmm/device.h"
-#include "vmm/firmware.h"
-#include "vmm/flash.h"
-#include "vmm/kvm.h"
+#include "vmm/firmware/firmware.h"
+#include "vmm/firmware/flash.h"
+#include "vmm/firmware/vars_store.h"
+#include "vmm/kvm/kvm.h"
 #include "vmm/layout.h"
-#include "vmm/pci.h"
-#include "vmm/vars_store.h"
 
 #define CODE_BYTES      65536u
 #define VARIABLES_BYTES 32768u

@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "vmm/guest_ram.h"
 #include "vmm/layout.h"
+#include "vmm/memory/guest_ram.h"
 
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)

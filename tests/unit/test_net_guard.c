@@ -4,7 +4,7 @@
 #include "tests/unit/net_fixture.h"
 
 #include "base/clock.h"
-#include "vmm/virtio/net_guard.h"
+#include "vmm/host/net_guard.h"
 #include "vmm/virtio/net_tap.h"
 
 struct gate {

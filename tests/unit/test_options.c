@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "vmm/options.h"
+#include "vmm/options/options.h"
 
 #define ARGUMENTS_MAX 64
 

@@ -5,9 +5,9 @@
 #include "base/buffer.h"
 #include "base/err.h"
 #include "tests/unit/fake_vm.h"
-#include "vmm/bus.h"
+#include "vmm/bus/bus.h"
 #include "vmm/device.h"
-#include "vmm/panic.h"
+#include "vmm/devices/panic.h"
 
 #define PANICKED     1
 #define CRASH_LOADED 2

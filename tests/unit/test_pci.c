@@ -8,8 +8,8 @@
 
 #include "base/buffer.h"
 #include "base/err.h"
+#include "vmm/bus/pci.h"
 #include "vmm/layout.h"
-#include "vmm/pci.h"
 
 #define COMMAND      0x04
 #define BAR0         0x10

@@ -2,7 +2,7 @@
 #include "tests/unit/unit.h"
 
 #include "base/clock.h"
-#include "vmm/rate_limit.h"
+#include "vmm/virtio/rate_limit.h"
 
 #define START_NS (1000 * NS_PER_S)
 

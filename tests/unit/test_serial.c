@@ -8,10 +8,10 @@
 #include "base/buffer.h"
 #include "base/err.h"
 #include "tests/unit/fake_vm.h"
-#include "vmm/bus.h"
+#include "vmm/bus/bus.h"
 #include "vmm/device.h"
+#include "vmm/devices/serial.h"
 #include "vmm/layout.h"
-#include "vmm/serial.h"
 #include "vmm/vm.h"
 
 #define DATA 0

@@ -15,8 +15,8 @@
 #include "proto/unix_files.h"
 #include "tests/unit/fake_guest.h"
 #include "tests/unit/unit.h"
-#include "vmm/snapshot_folder.h"
-#include "vmm/snapshot_manifest.h"
+#include "vmm/move/snapshot_folder.h"
+#include "vmm/move/snapshot_manifest.h"
 
 #define PAGE MIGRATION_PAGE_SIZE
 

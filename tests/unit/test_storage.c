@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "vmm/options_disk.h"
-#include "vmm/storage_node.h"
+#include "vmm/options/options_disk.h"
+#include "vmm/storage/storage_node.h"
 
 static void assert_parses(const char *text, struct options_disk *ret_disk)
 {

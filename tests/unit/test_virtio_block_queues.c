@@ -9,7 +9,7 @@
 #include "base/err.h"
 #include "tests/unit/block_driver.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/virtio_block.h"
 
 #define FEATURE_MQ    (UINT64_C(1) << 12)

@@ -10,7 +10,7 @@
 #include "proto/virtio_state.pb-c.h"
 #include "tests/unit/block_driver.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/virtio_block.h"
 
 static void save(struct vm *vm, struct buffer *out)

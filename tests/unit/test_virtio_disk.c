@@ -16,7 +16,7 @@
 #include "base/err.h"
 #include "tests/unit/fake_vm.h"
 #include "vmm/device.h"
-#include "vmm/virtio/block_disk.h"
+#include "vmm/storage/block_disk.h"
 #include "vmm/virtio/virtio_block.h"
 #include "vmm/virtio/virtio_console.h"
 #include "vmm/virtio/virtio_rng.h"

@@ -10,7 +10,7 @@
 #include "base/buffer.h"
 #include "base/err.h"
 #include "tests/unit/virtio_driver.h"
-#include "vmm/bus.h"
+#include "vmm/bus/bus.h"
 #include "vmm/device.h"
 #include "vmm/layout.h"
 #include "vmm/virtio/virtio_console.h"

@@ -7,7 +7,7 @@
 
 #include "base/err.h"
 #include "tests/unit/fake_vm.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/virtqueue.h"
 
 #define DESC   0x10000u

@@ -13,8 +13,8 @@
 #include "base/err.h"
 #include "tests/unit/block_driver.h"
 #include "vmm/device.h"
-#include "vmm/guest_ram.h"
-#include "vmm/storage_daemon.h"
+#include "vmm/memory/guest_ram.h"
+#include "vmm/storage/storage_daemon.h"
 #include "vmm/virtio/block_io.h"
 #include "vmm/virtio/virtio_block.h"
 

@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "base/check.h"
-#include "vmm/bus.h"
-#include "vmm/guest_ram.h"
+#include "vmm/bus/bus.h"
 #include "vmm/layout.h"
+#include "vmm/memory/guest_ram.h"
 
 #define MSI_ADDRESS 0xfee00000u
 

@@ -6,8 +6,8 @@
 
 #include <liburing.h>
 
-#include "vmm/rate_limit.h"
-#include "vmm/virtio/block_disk.h"
+#include "vmm/storage/block_disk.h"
+#include "vmm/virtio/rate_limit.h"
 #include "vmm/virtio/virtio.h"
 
 #define BLOCK_QUEUE_SIZE 256

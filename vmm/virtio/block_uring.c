@@ -13,8 +13,8 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/err.h"
-#include "vmm/event_loop.h"
-#include "vmm/ring.h"
+#include "vmm/host/event_loop.h"
+#include "vmm/host/ring.h"
 #include "vmm/virtio/block_io.h"
 #include "vmm/vm.h"
 

@@ -18,7 +18,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "vmm/event_loop.h"
+#include "vmm/host/event_loop.h"
 #include "vmm/vm.h"
 
 /* virtio 1.2, 5.2.6. */

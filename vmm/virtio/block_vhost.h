@@ -16,8 +16,8 @@
 #include <pthread.h>
 
 #include "base/err.h"
-#include "vmm/guest_ram.h"
-#include "vmm/storage.h"
+#include "vmm/memory/guest_ram.h"
+#include "vmm/storage/storage.h"
 #include "vmm/virtio/block_io.h"
 #include "vmm/virtio/vhost_ring.h"
 #include "vmm/virtio/vhost_user.h"

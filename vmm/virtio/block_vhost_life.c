@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
-#include "vmm/event_loop.h"
+#include "vmm/host/event_loop.h"
 #include "vmm/virtio/block_vhost.h"
 #include "vmm/vm.h"
 

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "vmm/event_loop.h"
+#include "vmm/host/event_loop.h"
 #include "vmm/virtio/net_io.h"
 #include "vmm/vm.h"
 

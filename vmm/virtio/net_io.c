@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "vmm/event_loop.h"
+#include "vmm/host/event_loop.h"
 #include "vmm/vm.h"
 
 #define NUM_BUFFERS_OFFSET 10 /* in the header */

@@ -4,9 +4,9 @@
 #ifndef DROVER_VMM_VIRTIO_NET_IO_H
 #define DROVER_VMM_VIRTIO_NET_IO_H
 
-#include "vmm/rate_limit.h"
 #include "vmm/virtio/net_filter.h"
 #include "vmm/virtio/net_tap.h"
+#include "vmm/virtio/rate_limit.h"
 #include "vmm/virtio/virtio.h"
 #include "vmm/virtio/virtio_net.h"
 

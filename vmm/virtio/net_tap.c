@@ -17,8 +17,8 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "vmm/host/net_guard.h"
 #include "vmm/virtio/net_filter.h"
-#include "vmm/virtio/net_guard.h"
 
 static int attach_failed(const char *name, unsigned count, int ret, struct error *err)
 {

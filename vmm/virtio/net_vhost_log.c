@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/net_vhost_internal.h"
 #include "vmm/vm.h"
 

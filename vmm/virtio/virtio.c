@@ -13,8 +13,8 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "vmm/event_loop.h"
-#include "vmm/pci.h"
+#include "vmm/bus/pci.h"
+#include "vmm/host/event_loop.h"
 #include "vmm/vm.h"
 
 enum { CONFIG_ISR_BIT = 2, QUEUE_ISR_BIT = 1 };

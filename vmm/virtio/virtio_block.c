@@ -13,7 +13,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
-#include "vmm/event_loop.h"
+#include "vmm/host/event_loop.h"
 #include "vmm/virtio/block_io.h"
 #include "vmm/virtio/block_vhost.h"
 #include "vmm/virtio/virtio_state.h"

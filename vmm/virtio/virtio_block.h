@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * virtio-blk: on a raw file or block device through io_uring on the VM's I/O loop, on
- * anything else through a storage daemon (vmm/storage.h). A
+ * anything else through a storage daemon (vmm/storage/storage.h). A
  * write is acknowledged once the host has it; a flush is acknowledged once all that was
  * acknowledged before is on stable storage. A disk is locked against other VMMs of this
  * host: for itself when it may be written, shared when not.
@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "vmm/storage.h"
+#include "vmm/storage/storage.h"
 
 struct device;
 struct error;

@@ -14,7 +14,7 @@
 #include "base/err.h"
 #include "base/id.h"
 #include "base/log.h"
-#include "vmm/event_loop.h"
+#include "vmm/host/event_loop.h"
 #include "vmm/virtio/net_io.h"
 #include "vmm/virtio/net_vhost.h"
 #include "vmm/virtio/virtio_state.h" /* the version */

@@ -9,7 +9,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
-#include "vmm/pci.h"
+#include "vmm/bus/pci.h"
 #include "vmm/virtio/virtio.h"
 #include "vmm/vm.h"
 

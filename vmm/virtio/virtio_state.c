@@ -8,7 +8,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
-#include "vmm/pci.h"
+#include "vmm/bus/pci.h"
 #include "vmm/state.h"
 
 int virtio_state_fill(struct virtio_device *virtio, struct virtio_state *state)

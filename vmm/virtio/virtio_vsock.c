@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
-#include "vmm/event_loop.h"
+#include "vmm/host/event_loop.h"
 #include "vmm/virtio/virtio_state.h"
 #include "vmm/virtio/vsock_io.h"
 #include "vmm/vm.h"

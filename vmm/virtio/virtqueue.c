@@ -8,7 +8,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
               "rings are little endian, read as they are");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Access to the memory that a request of a virtqueue describes. */
 #include "base/check.h"
-#include "vmm/guest_ram.h"
+#include "vmm/memory/guest_ram.h"
 #include "vmm/virtio/virtqueue.h"
 
 #include <errno.h>

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 
 #include "base/err.h"
-#include "vmm/broker.h"
-#include "vmm/unix_socket.h"
+#include "vmm/host/unix_socket.h"
+#include "vmm/jail/broker.h"
 #include "vmm/virtio/virtio_vsock.h"
 
 struct vsock_host {
