@@ -198,6 +198,10 @@ static void print_figures(const json_t *figures, const char *title)
         json_number_value(json_object_get(figures, "downtime_ms")),
         json_number_value(json_object_get(figures, "predicted_downtime_ms")),
         cli_size(cli_number(figures, "bytes_sent"), sent), cli_number(figures, "rounds"));
+    if (cli_number(figures, "postcopy_pages") != 0) {
+        (void)printf("%s after the guest ran on its target: %" PRIu64 " pages\n", title,
+                     cli_number(figures, "postcopy_pages"));
+    }
     if (strcmp(cli_text(figures, "transport"), "rdma") == 0) {
         (void)printf("%s over RDMA: this move was not encrypted\n", title);
     }

@@ -197,7 +197,7 @@ static int pages_answer(struct migration_source *source, unsigned index,
         pages->sent_count += count - 1;
         pages->zero_count += sent - (count - 1);
         postcopy->pages_sent += sent;
-        postcopy->pages_after += sent;
+        postcopy->pages_after += postcopy->entered ? sent : 0;
     }
     return rv;
 }

@@ -22,6 +22,7 @@
 
 #define WORD_PAGES  64u
 #define TELL_PAGES  64u /* the source hears this often how far it got */
+#define PUBLISH_MS  100u
 #define NS_PER_US   UINT64_C(1000)
 #define MEBIBYTE    (UINT64_C(1) << 20)
 
@@ -304,6 +305,28 @@ static int placed_tell(struct postcopy_target *postcopy)
     return rv != 0 ? rv : frames_send(postcopy, &frame);
 }
 
+static uint64_t missing_left(struct postcopy_target *postcopy)
+{
+    lock_take(&postcopy->lock);
+    uint64_t count = postcopy->missing_count;
+    lock_give(&postcopy->lock);
+    return count;
+}
+
+/* How far it is. The figures of the go are the runner's to tell, until it has ended. */
+static void after_tell(struct postcopy_target *postcopy, bool now)
+{
+    uint64_t now_ms = clock_now_ms();
+    if (!now && now_ms < postcopy->after.told_ms + PUBLISH_MS) {
+        return;
+    }
+    postcopy->after.told_ms = now_ms;
+    uint64_t left = missing_left(postcopy);
+    struct migration_status *status = status_board_lock(postcopy->config.board);
+    status->bytes_remaining = left * MIGRATION_PAGE_SIZE;
+    status_board_unlock(postcopy->config.board);
+}
+
 /* Takes a PAGES message and the pages behind it. */
 static int pages_take(struct postcopy_target *postcopy, const uint8_t *payload, size_t size)
 {
@@ -343,6 +366,12 @@ static int pages_take(struct postcopy_target *postcopy, const uint8_t *payload, 
     postcopy->missing_count -= (uint64_t)__builtin_popcountll(all & missing);
     lock_give(&postcopy->lock);
     postcopy->placed += (uint64_t)__builtin_popcountll(all);
+    if (postcopy->runner.received_ns != 0) {
+        postcopy->after.data += (unsigned)__builtin_popcountll(pages.data & missing);
+        postcopy->after.zero += (unsigned)__builtin_popcountll(pages.zero & missing);
+        postcopy->after.bytes += size + bytes;
+        after_tell(postcopy, false);
+    }
     return placed_tell(postcopy);
 }
 
@@ -574,14 +603,6 @@ void postcopy_target_never(struct postcopy_target *postcopy)
 
 /* ---- after the go ----------------------------------------------------------------------- */
 
-static uint64_t missing_left(struct postcopy_target *postcopy)
-{
-    lock_take(&postcopy->lock);
-    uint64_t count = postcopy->missing_count;
-    lock_give(&postcopy->lock);
-    return count;
-}
-
 /* As long as the link holds; 0 when all is here. */
 static int serve(struct postcopy_target *postcopy)
 {
@@ -737,9 +758,14 @@ static void complete(struct postcopy_target *postcopy)
     runner_join(postcopy);
     fault_stop(postcopy);
     guest->ops->missing_end(guest);
+    after_tell(postcopy, true);
     struct migration_status *status = status_board_lock(postcopy->config.board);
     status->figures.total_us +=
         (clock_now_ns() - postcopy->runner.received_ns) / NS_PER_US;
+    status->figures.pages_sent += postcopy->after.data;
+    status->figures.pages_zero += postcopy->after.zero;
+    status->figures.bytes_sent += postcopy->after.bytes;
+    status->figures.postcopy_pages = postcopy->after.data + postcopy->after.zero;
     status->interrupted = false;
     status_board_unlock(postcopy->config.board);
     status_board_move(postcopy->config.board, MIGRATION_STATE_DONE, NULL);

@@ -61,6 +61,11 @@ struct postcopy_target {
     unsigned region_count;
     uint64_t missing_count;
     uint64_t placed, placed_told; /* over this link */
+    struct {
+        uint64_t data, zero; /* pages */
+        uint64_t bytes;
+        uint64_t told_ms;
+    } after; /* what came after the go; engine's thread */
     uint64_t heard_ms, heard_bytes;
     uint8_t *staging;
     crc32c_function crc32c;

@@ -40,7 +40,7 @@ struct migration_figures {
     uint64_t bytes_placed; /* of these, by RDMA straight into the target's memory */
     uint64_t pages_sent;
     uint64_t pages_zero;
-    uint64_t postcopy_pages; /* sent after the guest ran on the target */
+    uint64_t postcopy_pages; /* of both: after the go; on the target when all have come */
     uint32_t rounds;
     /* Where the pause went, on the source: each from the end of the one before. */
     struct {
