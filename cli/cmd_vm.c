@@ -188,6 +188,19 @@ static void print_spec(const json_t *spec)
     }
 }
 
+/* Which agents of older versions, and moves that met one, do not tell. */
+static void print_encryption(const json_t *encryption, const char *title)
+{
+    const char *source = cli_text(encryption, "source");
+    const char *target = cli_text(encryption, "target");
+    bool known = strcmp(source, "kernel") == 0 || strcmp(source, "relay") == 0 ||
+                 strcmp(target, "kernel") == 0 || strcmp(target, "relay") == 0;
+    if (known) {
+        (void)printf("%s encrypted at its source by: %s, at its target by: %s\n", title,
+                     source, target);
+    }
+}
+
 static void print_figures(const json_t *figures, const char *title)
 {
     char sent[CLI_SIZE_SIZE];
@@ -204,6 +217,8 @@ static void print_figures(const json_t *figures, const char *title)
     }
     if (strcmp(cli_text(figures, "transport"), "rdma") == 0) {
         (void)printf("%s over RDMA: this move was not encrypted\n", title);
+    } else {
+        print_encryption(json_object_get(figures, "encryption"), title);
     }
     if (strcmp(cli_text(figures, "notice"), "-") != 0) {
         (void)printf("%s notice: %s\n", title, cli_text(figures, "notice"));

@@ -11,6 +11,7 @@
 #include "consensus/apply_step.h"
 
 #define URI_SIZE (LIMIT_ADDRESS_SIZE + 8)
+#define ENCRYPTION_TEXT_SIZE 96
 #define RDMA_KEY_SIZE 40 /* "#", the key, NUL */
 
 static bool is_begun(const Drover__Migration *migration)
@@ -367,6 +368,40 @@ static int check_done(struct apply_step *step, const Drover__Migration *migratio
     return 0;
 }
 
+static const char *encrypted_by(Drover__MoveEncryption encryption)
+{
+    switch (encryption) {
+    case DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL:
+        return "by the kernel";
+    case DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY:
+        return "by a relay";
+    default:
+        return NULL;
+    }
+}
+
+/* ", encrypted by ..."; "": nobody knows. */
+static void tell_encryption(const Drover__MigrationFigures *figures, char *ret_text,
+                            size_t size)
+{
+    const char *source = encrypted_by(figures->source_encryption);
+    const char *target = encrypted_by(figures->target_encryption);
+    ret_text[0] = '\0';
+    if (figures->over_rdma) {
+        (void)snprintf(ret_text, size, ", over RDMA: this move was not encrypted");
+    } else if (source != NULL &&
+               figures->source_encryption == figures->target_encryption) {
+        (void)snprintf(ret_text, size, ", encrypted %s on both sides", source);
+    } else if (source != NULL && target != NULL) {
+        (void)snprintf(ret_text, size, ", encrypted %s at its source and %s at its target",
+                       source, target);
+    } else if (source != NULL || target != NULL) {
+        (void)snprintf(ret_text, size, ", encrypted %s at its %s",
+                       source != NULL ? source : target,
+                       source != NULL ? "source" : "target");
+    }
+}
+
 int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *order)
 {
     const Drover__Migration *before =
@@ -387,18 +422,17 @@ int apply_migration_done(struct apply_step *step, const Drover__MigrationDone *o
         record_free(copy);
         return -ENOMEM;
     }
-    char from[STEP_NAME_SIZE], to[STEP_NAME_SIZE];
+    char from[STEP_NAME_SIZE], to[STEP_NAME_SIZE], encryption[ENCRYPTION_TEXT_SIZE];
+    tell_encryption(figures, encryption, sizeof(encryption));
     step_event(step, "migration.done", subject_of(vm, order->host_id, order->next_epoch),
                "VM '%s' has moved from host %s to host %s in %llu ms, with a pause of "
-               "%llu.%llu ms%s",
+               "%llu.%llu ms%s%s",
                vm->spec->name, step_host_name(step, vm->owner_host_id, from),
                step_host_name(step, order->host_id, to),
                (unsigned long long)figures->total_ms,
                (unsigned long long)(figures->downtime_us / 1000),
                (unsigned long long)(figures->downtime_us % 1000 / 100),
-               figures->over_rdma ? ", over RDMA: this move was not encrypted"
-               : order->depends   ? "; the rest of its memory follows"
-                                  : "");
+               encryption, order->depends ? "; the rest of its memory follows" : "");
     record_clear_string(&copy->notice); /* whatever a target put there */
     if (vm->migration->notice[0] != '\0') {
         step_set_text(step, &copy->notice, vm->migration->notice);

@@ -119,6 +119,26 @@ int apply_migration_source_lost(struct apply_step *step,
                 "has lost its VMM");
 }
 
+/* What was told when the guest had left; `before` may be NULL. */
+static void figures_inherit(struct apply_step *step, Drover__MigrationFigures *figures,
+                            const Drover__MigrationFigures *before)
+{
+    record_clear_string(&figures->notice); /* whatever a target put there */
+    if (before == NULL) {
+        return;
+    }
+    if (before->notice[0] != '\0') {
+        step_set_text(step, &figures->notice, before->notice);
+    }
+    /* Its agent may have been started since. */
+    if (figures->source_encryption == DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_UNKNOWN) {
+        figures->source_encryption = before->source_encryption;
+    }
+    if (figures->target_encryption == DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_UNKNOWN) {
+        figures->target_encryption = before->target_encryption;
+    }
+}
+
 int apply_migration_complete(struct apply_step *step,
                              const Drover__MigrationComplete *order)
 {
@@ -153,10 +173,7 @@ int apply_migration_complete(struct apply_step *step,
         if (figures == NULL) {
             return -ENOMEM;
         }
-        record_clear_string(&figures->notice); /* whatever a target put there */
-        if (vm->last_migration != NULL && vm->last_migration->notice[0] != '\0') {
-            step_set_text(step, &figures->notice, vm->last_migration->notice);
-        }
+        figures_inherit(step, figures, vm->last_migration);
         record_free(vm->last_migration);
         vm->last_migration = figures;
     }

@@ -401,6 +401,12 @@ static void on_arrived(void *owner, uint64_t host_id, const struct move_wish *wi
              " from=%" PRIu64 " stream=%u cipher=%s encrypted_by=%s",
              wish->vm_id, wish->epoch, host_id, wish->stream, socket->cipher,
              socket->by_kernel ? "kernel" : "relay");
+    if (agent->member->core != NULL) {
+        host_core_move_encrypted(
+            agent->member->core, wish->vm_id, wish->epoch, wish->encryption,
+            socket->by_kernel ? DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL
+                              : DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY);
+    }
     Drover__ControlMigrateLinks links = DROVER__CONTROL_MIGRATE_LINKS__INIT;
     Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
     request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS;

@@ -219,6 +219,27 @@ void host_core_move_unsent(struct host_core *core, uint64_t vm_id, uint64_t next
     (void)snprintf(vm->unsent_reason, sizeof(vm->unsent_reason), "%s", reason);
 }
 
+/* Rule: what one connection lacks, the move lacks. */
+static Drover__MoveEncryption encryption_add(Drover__MoveEncryption all,
+                                             Drover__MoveEncryption one)
+{
+    bool known = one == DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL ||
+                 one == DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY;
+    return !known || all == DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY ? all : one;
+}
+
+void host_core_move_encrypted(struct host_core *core, uint64_t vm_id, uint64_t epoch,
+                              Drover__MoveEncryption source,
+                              Drover__MoveEncryption target)
+{
+    struct host_vm *vm = host_table_find(core, vm_id);
+    struct host_vmm *vmm = vm == NULL ? NULL : host_vmm_find(vm, epoch);
+    if (vmm != NULL) {
+        vmm->source_encryption = encryption_add(vmm->source_encryption, source);
+        vmm->target_encryption = encryption_add(vmm->target_encryption, target);
+    }
+}
+
 void host_core_scan_done(struct host_core *core, uint64_t now_ms)
 {
     core->scan_done = true;

@@ -82,6 +82,10 @@ void host_core_vmm_order_failed(struct host_core *core, uint64_t vm_id, uint64_t
 /* The agent never gave the order to send (to move under `next_epoch`), and never will. */
 void host_core_move_unsent(struct host_core *core, uint64_t vm_id, uint64_t next_epoch,
                            const char *reason, uint64_t now_ms);
+/* A connection over which the VMM gets its guest, and who encrypts its two ends. */
+void host_core_move_encrypted(struct host_core *core, uint64_t vm_id, uint64_t epoch,
+                              Drover__MoveEncryption source,
+                              Drover__MoveEncryption target);
 /* All VMMs that ran before this start of the agent have been reported: before that,
  * nothing is started. */
 void host_core_scan_done(struct host_core *core, uint64_t now_ms);

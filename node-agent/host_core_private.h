@@ -45,6 +45,7 @@ struct host_vmm {
     uint64_t lease_ms;                     /* last deadline sent; 0: none */
     uint64_t ordered_ms[HOST_ORDER_COUNT]; /* when last; 0: never */
     uint64_t bandwidth;    /* of its move, as last ordered, in bytes/s; 0: no limit */
+    Drover__MoveEncryption source_encryption, target_encryption; /* of its guest's way here */
     unsigned cancels;      /* how often its migration was told to end */
     unsigned cancels_seen; /* that many, when its last status came */
     uint64_t
@@ -143,6 +144,9 @@ void host_extend(struct host_core *core, struct host_vm *vm, struct host_vmm *vm
                  const Drover__VmRecord *record, uint64_t now_ms);
 void host_start(struct host_core *core, struct host_vm *vm,
                 const Drover__VmRecord *record, uint64_t epoch, uint64_t now_ms);
+/* What the VMM that got the guest reports, with what the agent knows of the way. False: it
+ * reports nothing. Borrows from `vmm`. */
+bool host_figures(const struct host_vmm *vmm, Drover__MigrationFigures *ret_figures);
 /* One VM, when settled. `record` NULL: deleted. */
 void host_vm_reconcile(struct host_core *core, struct host_vm *vm,
                        const Drover__VmRecord *record, uint64_t now_ms);

@@ -389,19 +389,34 @@ static void state_ready(struct host_core *core, struct host_vm *vm, struct host_
     host_state(core, vm, &command, now_ms);
 }
 
+bool host_figures(const struct host_vmm *vmm, Drover__MigrationFigures *ret_figures)
+{
+    const Drover__VmMigrationStatus *report =
+        vmm != NULL && vmm->status != NULL ? vmm->status->migration : NULL;
+    if (report == NULL || report->figures == NULL) {
+        return false;
+    }
+    *ret_figures = *report->figures;
+    /* Not the VMM's to say. */
+    ret_figures->source_encryption = vmm->source_encryption;
+    ret_figures->target_encryption = vmm->target_encryption;
+    return true;
+}
+
 static void state_done(struct host_core *core, struct host_vm *vm,
                        const struct host_vmm *vmm, const Drover__Migration *migration,
                        uint64_t now_ms)
 {
     CHECK(vm->given_up_epoch < migration->next_epoch);
     Drover__MigrationDone done = DROVER__MIGRATION_DONE__INIT;
+    Drover__MigrationFigures figures;
+    done.figures = host_figures(vmm, &figures) ? &figures : NULL;
     done.vm_id = vm->vm_id;
     done.next_epoch = migration->next_epoch;
     done.host_id = core->identity.host_id;
     done.incarnation =
         (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     if (vmm != NULL && vmm->status->migration != NULL) {
-        done.figures = vmm->status->migration->figures;
         /* Also while that is not known yet: it is told when all has come. */
         done.depends = migration->postcopy !=
                            DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NEVER &&

@@ -142,9 +142,8 @@ static void state_complete(struct host_core *core, struct host_vm *vm,
     if (died && vm->gone.epoch == record->epoch) {
         complete.reason = vm->gone.reason;
     }
-    if (!died) {
-        complete.figures = vmm->status->migration->figures;
-    }
+    Drover__MigrationFigures figures;
+    complete.figures = !died && host_figures(vmm, &figures) ? &figures : NULL;
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_COMPLETE;
     command.migration_complete = &complete;

@@ -220,20 +220,38 @@ static json_t *json_postcopy(const Drover__VmRecord *vm,
                      (json_int_t)(move != NULL ? move->bytes_remaining : 0));
 }
 
+static const char *encryption_text(const Drover__MigrationFigures *figures,
+                                   Drover__MoveEncryption encryption)
+{
+    if (figures->over_rdma) {
+        return "none";
+    }
+    switch (encryption) {
+    case DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL:
+        return "kernel";
+    case DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY:
+        return "relay";
+    default:
+        return "unknown";
+    }
+}
+
 static json_t *json_figures(const Drover__MigrationFigures *figures)
 {
     if (figures == NULL) {
         return json_null();
     }
     return json_pack(
-        "{s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:i, s:s, s:s}", "total_ms",
+        "{s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:i, s:s, s:{s:s, s:s}, s:s}", "total_ms",
         (json_int_t)figures->total_ms,
         "downtime_ms", (double)figures->downtime_us / 1000.0, "predicted_downtime_ms",
         (double)figures->predicted_downtime_us / 1000.0, "bytes_sent",
         (json_int_t)figures->bytes_sent, "pages_sent", (json_int_t)figures->pages_sent,
         "pages_zero", (json_int_t)figures->pages_zero, "postcopy_pages",
         (json_int_t)figures->postcopy_pages, "rounds", (int)figures->rounds,
-        "transport", figures->over_rdma ? "rdma" : "tcp", "notice", figures->notice);
+        "transport", figures->over_rdma ? "rdma" : "tcp", "encryption", "source",
+        encryption_text(figures, figures->source_encryption), "target",
+        encryption_text(figures, figures->target_encryption), "notice", figures->notice);
 }
 
 /* What the guest has of its memory, and what it says of it; null: not known. */

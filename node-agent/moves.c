@@ -39,7 +39,8 @@ struct move_dial {
     uint64_t host_id;
     struct move_wish wish;
     bool dialled;
-    bool answered; /* accepted: said yes */
+    bool answered;  /* accepted: said yes */
+    bool by_kernel; /* shall be encrypted so, if the kernel does not refuse after all */
     const struct move_dial_ops *ops; /* NULL: cancelled, or accepted */
     void *owner;
 };
@@ -232,6 +233,12 @@ static void tune(int fd, uint32_t ack_ms)
     }
 }
 
+static void choose_encryption(struct move_dial *dial)
+{
+    bool by_kernel = false;
+    dial->by_kernel = moves_probed(dial->moves, &by_kernel) && by_kernel;
+}
+
 /* Out of the stream, into a socket for the VMM. */
 static int hand_over(struct move_dial *dial, struct move_socket *ret_socket)
 {
@@ -247,13 +254,14 @@ static int hand_over(struct move_dial *dial, struct move_socket *ret_socket)
                                  .by_kernel = true,
                                  .cipher = SSL_get_cipher_name(taken.ssl)};
     tune(taken.fd, moves->config.ack_ms);
-    bool by_kernel = false;
-    bool known = moves_probed(moves, &by_kernel);
-    rv = known && by_kernel ? ktls_install(&taken) : -ENOTSUP;
+    rv = dial->by_kernel ? ktls_install(&taken) : -ENOTSUP;
     if (rv == 0) {
         socket.fd = taken.fd;
         taken.fd = -1;
     } else if (rv == -ENOTSUP) {
+        if (dial->by_kernel) {
+            note(moves, &dial->wish, "the kernel refuses this connection: a relay has it");
+        }
         socket.by_kernel = false;
         rv = relay_add(moves, &taken, &dial->wish, &socket.fd);
     }
@@ -279,6 +287,9 @@ static int say_open(struct move_dial *dial)
     open.vm_id = dial->wish.vm_id;
     open.epoch = dial->wish.epoch;
     open.stream = dial->wish.stream;
+    choose_encryption(dial);
+    open.encryption = dial->by_kernel ? DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL
+                                      : DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY;
     message.what_case = DROVER__PEER_MESSAGE__WHAT_MOVE_OPEN;
     message.move_open = &open;
     return say(dial->stream, &message);
@@ -348,8 +359,11 @@ static void take_open(struct move_dial *dial, const Drover__PeerMessage *message
     } else if (message->what_case != DROVER__PEER_MESSAGE__WHAT_MOVE_OPEN) {
         rv = error_set(&err, DROVER_EMALFORMED, "the first message names no move");
     } else {
-        dial->wish = (struct move_wish){
-            .vm_id = open->vm_id, .epoch = open->epoch, .stream = open->stream};
+        dial->wish = (struct move_wish){.vm_id = open->vm_id,
+                                        .epoch = open->epoch,
+                                        .stream = open->stream,
+                                        .encryption = open->encryption};
+        choose_encryption(dial);
         rv = moves->config.ops->judge(moves->config.owner, dial->host_id, &dial->wish,
                                       &err);
     }

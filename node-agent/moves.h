@@ -26,6 +26,7 @@ struct move_wish {
     uint64_t vm_id;
     uint64_t epoch; /* of the VMM that waits at the target */
     unsigned stream;
+    Drover__MoveEncryption encryption; /* at the source; moves_dial() fills it in */
 };
 
 /* One that stands. */

@@ -341,9 +341,19 @@ int world_cancel(struct world *world, uint64_t vm_id)
 
 int world_migrated(struct world *world, uint64_t vm_id)
 {
+    return world_migrated_encrypted(world, vm_id,
+                                    DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_UNKNOWN,
+                                    DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_UNKNOWN);
+}
+
+int world_migrated_encrypted(struct world *world, uint64_t vm_id,
+                             Drover__MoveEncryption source, Drover__MoveEncryption target)
+{
     Drover__MigrationFigures figures = DROVER__MIGRATION_FIGURES__INIT;
     figures.total_ms = 1234;
     figures.downtime_us = 56700;
+    figures.source_encryption = source;
+    figures.target_encryption = target;
     Drover__MigrationDone done = DROVER__MIGRATION_DONE__INIT;
     done.vm_id = vm_id;
     done.next_epoch = next_epoch_of(world, vm_id);
@@ -410,6 +420,16 @@ const Drover__VmRecord *world_vm(const struct world *world, uint64_t vm_id)
 const Drover__HostRecord *world_host(const struct world *world, uint64_t host_id)
 {
     return cluster_state_host(world->state, host_id);
+}
+
+const char *world_event_text(const struct world *world, const char *kind)
+{
+    const Drover__ClusterState *view = cluster_state_view(world->state);
+    const char *text = NULL;
+    for (size_t i = 0; i < view->n_events; i++) {
+        text = strcmp(view->events[i]->kind, kind) == 0 ? view->events[i]->text : text;
+    }
+    return text;
 }
 
 unsigned world_event_count(const struct world *world, const char *kind)

@@ -54,6 +54,8 @@ int world_ready_rdma(struct world *world, uint64_t vm_id, const char *address,
 int world_allow_rdma(struct world *world, uint64_t value);
 int world_cancel(struct world *world, uint64_t vm_id);
 int world_migrated(struct world *world, uint64_t vm_id);
+int world_migrated_encrypted(struct world *world, uint64_t vm_id,
+                             Drover__MoveEncryption source, Drover__MoveEncryption target);
 int world_abort(struct world *world, uint64_t vm_id, Drover__MigrationAbortBy by);
 
 /* Host 1 .. `host_count`, all up, with boots "boot1" .. and 1 GiB each; watchdogs
@@ -65,6 +67,8 @@ uint64_t world_running_vm(struct world *world, const char *name, uint64_t host_i
 
 const Drover__VmRecord *world_vm(const struct world *world, uint64_t vm_id);
 const Drover__HostRecord *world_host(const struct world *world, uint64_t host_id);
+/* The text of the last one; NULL: there is none. */
+const char *world_event_text(const struct world *world, const char *kind);
 /* How many events of this kind there are. */
 unsigned world_event_count(const struct world *world, const char *kind);
 

@@ -8,6 +8,8 @@
 
 #define LEASE    DROVER__PROOF_KIND__PROOF_LEASE_WATCHDOG
 #define OPERATOR DROVER__PROOF_KIND__PROOF_OPERATOR
+#define KERNEL DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL
+#define RELAY DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY
 #define NEVER    DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NEVER
 #define NOW      DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NOW
 
@@ -55,6 +57,9 @@ static int done_depends(struct world *world)
     done.host_id = 2;
     done.incarnation = run_of(world, 2);
     done.depends = true;
+    Drover__MigrationFigures figures = DROVER__MIGRATION_FIGURES__INIT;
+    figures.source_encryption = RELAY;
+    done.figures = &figures;
     Drover__Command command = DROVER__COMMAND__INIT;
     command.what_case = DROVER__COMMAND__WHAT_MIGRATION_DONE;
     command.migration_done = &done;
@@ -65,6 +70,7 @@ static int complete(struct world *world, uint64_t host_id, uint64_t epoch, bool 
 {
     Drover__MigrationFigures figures = DROVER__MIGRATION_FIGURES__INIT;
     figures.total_ms = 777;
+    figures.target_encryption = KERNEL;
     Drover__MigrationComplete order = DROVER__MIGRATION_COMPLETE__INIT;
     order.vm_id = 1;
     order.epoch = epoch;
@@ -116,6 +122,17 @@ static void test_complete_by_the_owner_ends_the_dependence(void **state)
     assert_int_equal(world_vm(world, 1)->last_migration->total_ms, 777);
     assert_int_equal(world_event_count(world, "migration.complete"), 1);
     assert_refused(complete(world, 2, 2, false), DROVER_ECONFLICT);
+}
+
+/* Its figures at the end are of an agent that may have been started since. */
+static void test_who_encrypted_is_not_forgotten_until_the_end(void **state)
+{
+    struct world *world = *state;
+    in_postcopy(world);
+    assert_done(complete(world, 2, 2, false));
+    assert_int_equal(world_vm(world, 1)->last_migration->total_ms, 777);
+    assert_int_equal(world_vm(world, 1)->last_migration->source_encryption, RELAY);
+    assert_int_equal(world_vm(world, 1)->last_migration->target_encryption, KERNEL);
 }
 
 static void test_a_move_without_post_copy_leaves_no_dependence(void **state)
@@ -238,6 +255,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_complete_by_the_owner_ends_the_dependence),
+        TEST(test_who_encrypted_is_not_forgotten_until_the_end),
         TEST(test_a_move_without_post_copy_leaves_no_dependence),
         TEST(test_post_copy_is_never_while_a_member_does_not_know_it),
         TEST(test_memory_counts_where_it_is_and_the_vm_stays_until_it_has_come),

@@ -9,6 +9,9 @@
 #define TCP  DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_TCP
 #define RDMA DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_RDMA
 #define AUTO DROVER__MIGRATION_TRANSPORT__MIGRATION_TRANSPORT_AUTO
+#define UNKNOWN DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_UNKNOWN
+#define KERNEL DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL
+#define RELAY DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY
 #define BY_SOURCE DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE
 
 static int setup(void **state)
@@ -123,6 +126,34 @@ static void test_source_tells_of_a_fallback(void **state)
                         "over TCP: can't connect (host 'host1')");
 }
 
+static void test_who_encrypted_is_told_and_kept_with_the_figures(void **state)
+{
+    static const struct {
+        Drover__MoveEncryption source, target;
+        const char *text;
+    } moves[] = {
+        {KERNEL, KERNEL, ", encrypted by the kernel on both sides"},
+        {RELAY, RELAY, ", encrypted by a relay on both sides"},
+        {KERNEL, RELAY, ", encrypted by the kernel at its source and by a relay at its target"},
+        {UNKNOWN, RELAY, ", encrypted by a relay at its target"},
+        {KERNEL, UNKNOWN, ", encrypted by the kernel at its source"},
+        {UNKNOWN, UNKNOWN, "a pause of 56.7 ms"},
+        {(Drover__MoveEncryption)7, UNKNOWN, "a pause of 56.7 ms"},
+    };
+    struct world *world = *state;
+    for (unsigned i = 0; i < sizeof(moves) / sizeof(moves[0]); i++) {
+        uint64_t target = world_vm(world, 1)->owner_host_id == 1 ? 2 : 1;
+        assert_done(world_begin(world, 1, target));
+        assert_done(world_ready(world, 1));
+        assert_done(world_migrated_encrypted(world, 1, moves[i].source, moves[i].target));
+        const char *text = world_event_text(world, "migration.done");
+        assert_string_equal(text + strlen(text) - strlen(moves[i].text), moves[i].text);
+        const Drover__MigrationFigures *figures = world_vm(world, 1)->last_migration;
+        assert_int_equal(figures->source_encryption, moves[i].source);
+        assert_int_equal(figures->target_encryption, moves[i].target);
+    }
+}
+
 /* Host 3 is of a release that knows neither settings nor transports. */
 static void old_member(struct world *world)
 {
@@ -165,6 +196,7 @@ int main(void)
         ON_WORLD(test_ready_tells_where_rdma_is_taken),
         ON_WORLD(test_fallback_is_told_once_and_kept_with_the_figures),
         ON_WORLD(test_source_tells_of_a_fallback),
+        ON_WORLD(test_who_encrypted_is_told_and_kept_with_the_figures),
         ON_WORLD(test_all_judge_as_a_member_that_knows_no_transports),
         ON_WORLD(test_an_old_member_that_comes_back_ends_what_was_allowed),
     };

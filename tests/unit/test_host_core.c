@@ -16,6 +16,9 @@
 #define SELF 1
 
 #define BANDWIDTH UINT64_C(100000000)
+#define UNKNOWN DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_UNKNOWN
+#define KERNEL DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL
+#define RELAY DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY
 
 struct fixture {
     struct small_cluster cluster;
@@ -32,6 +35,7 @@ struct fixture {
     char rdma[64];         /* last ordered, or stated */
     char notice[64];       /* last stated */
     const char *says_notice, *says_rdma; /* of VMMs from now on */
+    Drover__MoveEncryption source_encryption, target_encryption; /* as stated last */
 };
 
 static void start_vmm(void *owner, const Drover__VmRecord *vm, uint64_t epoch,
@@ -84,6 +88,11 @@ static void propose(void *owner, uint64_t proposal_id, const Drover__Command *co
     if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_READY) {
         (void)snprintf(f->rdma, sizeof(f->rdma), "%s", command->migration_ready->rdma_address);
         (void)snprintf(f->notice, sizeof(f->notice), "%s", command->migration_ready->notice);
+    }
+    if (command->what_case == DROVER__COMMAND__WHAT_MIGRATION_DONE &&
+        command->migration_done->figures != NULL) {
+        f->source_encryption = command->migration_done->figures->source_encryption;
+        f->target_encryption = command->migration_done->figures->target_encryption;
     }
     if (command->what_case == DROVER__COMMAND__WHAT_VM_STOPPED) {
         f->powered_off = command->vm_stopped->guest_powered_off;
@@ -170,6 +179,9 @@ static void says_move_of(struct fixture *f, uint64_t vm_id, uint64_t epoch,
 {
     Drover__VmStatus status = DROVER__VM_STATUS__INIT;
     Drover__VmMigrationStatus migration = DROVER__VM_MIGRATION_STATUS__INIT;
+    Drover__MigrationFigures figures = DROVER__MIGRATION_FIGURES__INIT;
+    figures.source_encryption = KERNEL; /* which is not its to say */
+    migration.figures = &figures;
     status.vm_id = vm_id;
     status.epoch = epoch;
     status.run_state = run_state;
@@ -771,6 +783,44 @@ static void test_target_with_the_guest_states_done(void **state)
     assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_DONE);
 }
 
+/* The connections of one move: who encrypts at the source, and here. */
+static void assert_states_encryption(void **state, unsigned count,
+                                     const Drover__MoveEncryption connections[][2],
+                                     Drover__MoveEncryption source,
+                                     Drover__MoveEncryption target_)
+{
+    struct fixture *f = *state;
+    uint64_t vm = target(f);
+    for (unsigned i = 0; i < count; i++) {
+        host_core_move_encrypted(f->core, vm, 2, connections[i][0], connections[i][1]);
+    }
+    host_core_move_encrypted(f->core, vm, 7, RELAY, RELAY); /* of no VMM here */
+    says_move(f, vm, 2, DROVER__VM_RUN_STATE__VM_RUN_RUNNING,
+              DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE);
+    assert_int_equal(f->proposed, DROVER__COMMAND__WHAT_MIGRATION_DONE);
+    assert_int_equal(f->source_encryption, source);
+    assert_int_equal(f->target_encryption, target_);
+}
+
+static void test_target_states_who_encrypted_and_a_relay_counts_for_all(void **state)
+{
+    static const Drover__MoveEncryption connections[][2] = {
+        {KERNEL, KERNEL}, {KERNEL, RELAY}, {KERNEL, KERNEL}};
+    assert_states_encryption(state, 3, connections, KERNEL, RELAY);
+}
+
+static void test_target_states_only_of_itself_what_an_older_source_does_not_tell(void **state)
+{
+    static const Drover__MoveEncryption connections[][2] = {{UNKNOWN, KERNEL},
+                                                            {(Drover__MoveEncryption)9, KERNEL}};
+    assert_states_encryption(state, 2, connections, UNKNOWN, KERNEL);
+}
+
+static void test_target_that_was_started_since_does_not_claim_to_know_who_encrypted(void **state)
+{
+    assert_states_encryption(state, 0, NULL, UNKNOWN, UNKNOWN);
+}
+
 static void test_target_that_failed_before_the_go_states_it_when_gone(void **state)
 {
     struct fixture *f = *state;
@@ -878,6 +928,9 @@ int main(void)
         TEST(test_source_starts_anew_when_the_target_is_lost_after_the_go),
         TEST(test_target_tells_where_it_takes_rdma_or_why_not),
         TEST(test_target_with_the_guest_states_done),
+        TEST(test_target_states_who_encrypted_and_a_relay_counts_for_all),
+        TEST(test_target_states_only_of_itself_what_an_older_source_does_not_tell),
+        TEST(test_target_that_was_started_since_does_not_claim_to_know_who_encrypted),
         TEST(test_target_that_failed_before_the_go_states_it_when_gone),
         TEST(test_target_whose_guest_failed_after_the_go_states_done),
         TEST(test_target_that_failed_in_the_handover_does_not_claim_to_know),

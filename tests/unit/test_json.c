@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "base/limits.h"
+#include "consensus/cluster_state.h"
 #include "node-agent/json_reader.h"
 #include "node-agent/json_view.h"
 #include "node-agent/json_vm.h"
@@ -232,6 +233,43 @@ static void test_each_option_of_a_description_comes_back(void **state)
     }
 }
 
+static void assert_shown_as(const Drover__MigrationFigures *figures, const char *transport,
+                            const char *source, const char *target)
+{
+    Drover__VmSpec spec = DROVER__VM_SPEC__INIT;
+    Drover__VmRecord vm = DROVER__VM_RECORD__INIT;
+    Drover__MigrationFigures copy = *figures;
+    const struct json_vm_seen seen = {.leads = true};
+    struct cluster_state *cluster = NULL;
+    vm.spec = &spec;
+    vm.last_migration = &copy;
+    assert_int_equal(cluster_state_create(&cluster), 0);
+    json_t *shown = json_vm(&vm, cluster, &seen);
+    assert_non_null(shown);
+    const json_t *last = json_object_get(shown, "last_migration");
+    const json_t *encryption = json_object_get(last, "encryption");
+    assert_string_equal(json_string_value(json_object_get(last, "transport")), transport);
+    assert_string_equal(json_string_value(json_object_get(encryption, "source")), source);
+    assert_string_equal(json_string_value(json_object_get(encryption, "target")), target);
+    assert_int_equal(json_integer_value(json_object_get(last, "postcopy_pages")),
+                     figures->postcopy_pages);
+    json_decref(shown);
+    cluster_state_free(cluster);
+}
+
+static void test_last_move_shows_who_encrypted_it_and_what_came_after_the_guest(void **state)
+{
+    Drover__MigrationFigures figures = DROVER__MIGRATION_FIGURES__INIT;
+    figures.postcopy_pages = 4711;
+    (void)state;
+    assert_shown_as(&figures, "tcp", "unknown", "unknown");
+    figures.source_encryption = DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL;
+    figures.target_encryption = DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY;
+    assert_shown_as(&figures, "tcp", "kernel", "relay");
+    figures.over_rdma = true; /* whatever was connected before */
+    assert_shown_as(&figures, "rdma", "none", "none");
+}
+
 static void test_name_of_the_path_and_of_the_body_must_be_equal(void **state)
 {
     Drover__VmSpec *spec = NULL;
@@ -286,6 +324,8 @@ int main(void)
         cmocka_unit_test(test_too_many_disks_are_refused),
         cmocka_unit_test(test_description_comes_back_as_it_was),
         cmocka_unit_test(test_each_option_of_a_description_comes_back),
+        cmocka_unit_test(
+            test_last_move_shows_who_encrypted_it_and_what_came_after_the_guest),
         cmocka_unit_test(test_name_of_the_path_and_of_the_body_must_be_equal),
         cmocka_unit_test(test_a_mac_that_is_left_open_fits_any),
         cmocka_unit_test(test_texts_that_are_no_utf8_are_shown_anyhow),

@@ -257,6 +257,15 @@ static struct move_dial *dial(struct host *from, const struct host *to, uint64_t
     return made;
 }
 
+/* By what it encrypts. */
+static void assert_source_told(const struct host *one, const struct host *two)
+{
+    assert_int_equal(two->wish.encryption,
+                     one->socket.by_kernel
+                         ? DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL
+                         : DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY);
+}
+
 /* A connection from host 1 to host 2; its ends are the hosts' `socket.fd`. */
 static void connect_hosts(struct fixture *f)
 {
@@ -270,6 +279,7 @@ static void connect_hosts(struct fixture *f)
     assert_int_equal(two->wish.vm_id, 7);
     assert_int_equal(two->wish.epoch, 3);
     assert_int_equal(two->wish.stream, 1);
+    assert_source_told(one, two);
     for (unsigned i = 0; i < 2; i++) {
         int flags = fcntl(f->hosts[i].socket.fd, F_GETFL);
         assert_int_equal(fcntl(f->hosts[i].socket.fd, F_SETFL, flags & ~O_NONBLOCK), 0);
@@ -411,6 +421,7 @@ static void test_kernel_and_relay_understand_each_other(void **state)
     run_until(f, &two->arrived, 1, WAIT_MS_MAX);
     assert_false(one->socket.by_kernel);
     assert_true(two->socket.by_kernel);
+    assert_source_told(one, two);
     int flags = fcntl(two->socket.fd, F_GETFL);
     assert_int_equal(fcntl(two->socket.fd, F_SETFL, flags & ~O_NONBLOCK), 0);
     both_ways(f);

@@ -51,6 +51,8 @@ def check_move(s, guest, source, target, wanted):
     for host, by in zip((source, target), wanted):
         found, _ = used(host, since[host])
         s.check(found and all(one == by for one in found), f"{host.name} encrypted by {found}, not by the {by}")
+    by = vm["last_migration"]["encryption"]
+    s.check((by["source"], by["target"]) == tuple(wanted), f"last_migration says that it was encrypted by {by}")
     name = "-".join(wanted)
     s.figure(f"{name}_downtime_ms", float(vm["last_migration"]["downtime_ms"]))
     s.figure(f"{name}_total_ms", float(vm["last_migration"]["total_ms"]))
