@@ -35,6 +35,7 @@
 #include "proto/device_state.pb-c.h"
 #include "vmm/bus/bus.h"
 #include "vmm/device.h"
+#include "vmm/firmware/flash_store.h"
 #include "vmm/firmware/vars_store.h"
 #include "vmm/host/event_loop.h"
 #include "vmm/kvm/kvm.h"
@@ -74,9 +75,9 @@ struct flash {
     uint32_t code_crc32;
     uint64_t variables_gpa;
     uint64_t variables_bytes;
-    struct vars_store *store;
     struct event_source *flush_timer; /* on the I/O loop; NULL: no store */
     pthread_mutex_t lock;             /* of all below */
+    struct flash_store store;
     uint8_t *variables;
     enum flash_mode mode;
     uint8_t status;
@@ -84,8 +85,6 @@ struct flash {
     unsigned reads; /* in a row, while it could be mapped */
     bool flush_due; /* the timer is set */
     bool running;   /* since io_start: a guest that never ran here owns no file here */
-    bool failure_logged;
-    uint8_t dirty[FLASH_SIZE_MAX / FLASH_SECTOR_SIZE / 8]; /* a bit per sector */
 };
 
 static void lock(struct flash *flash)
@@ -98,73 +97,13 @@ static void unlock(struct flash *flash)
     CHECK(pthread_mutex_unlock(&flash->lock) == 0);
 }
 
-static bool sector_dirty(const struct flash *flash, uint64_t sector)
-{
-    return (flash->dirty[sector / 8] >> sector % 8 & 1) != 0;
-}
-
-static void sector_mark(struct flash *flash, uint64_t offset)
-{
-    uint64_t sector = offset / FLASH_SECTOR_SIZE;
-    flash->dirty[sector / 8] |= (uint8_t)(1u << sector % 8);
-}
-
-/* One run of sectors; returns the sector behind it, or -errno. */
-static int64_t run_write(struct flash *flash, uint64_t first, uint64_t count)
-{
-    uint64_t last = first;
-    while (last < count && sector_dirty(flash, last)) {
-        last++;
-    }
-    uint64_t offset = first * FLASH_SECTOR_SIZE;
-    int result = vars_store_write(flash->store, offset, flash->variables + offset,
-                                  (last - first) * FLASH_SECTOR_SIZE);
-    return result < 0 ? result : (int64_t)last;
-}
-
-static void store_failed(struct flash *flash, int result)
-{
-    flash->status |= STATUS_PROGRAM_ERROR;
-    if (!flash->failure_logged) {
-        flash->failure_logged = true;
-        log_error(vm_log(flash->vm),
-                  "cannot write --vars %s: %s; UEFI variables are kept in memory vm=%s",
-                  vars_store_path(flash->store), err_text(result),
-                  vm_config(flash->vm)->name);
-    }
-}
-
-static bool lease_is_over(struct vm *vm)
-{
-    return vm_config(vm)->ha && clock_now_ns() >= vm_lease_deadline_ns(vm);
-}
-
 /* Under lock, and only while the VM may do I/O. Makes what was changed durable. */
-static void store_flush(struct flash *flash)
+static void flush(struct flash *flash)
 {
-    uint64_t count = flash->variables_bytes / FLASH_SECTOR_SIZE;
-    bool written = false;
-    for (uint64_t sector = 0; flash->store != NULL && sector < count; sector++) {
-        if (!sector_dirty(flash, sector)) {
-            continue;
-        }
-        if (lease_is_over(flash->vm)) {
-            return;
-        }
-        int64_t next = run_write(flash, sector, count);
-        if (next < 0) {
-            store_failed(flash, (int)next);
-            return;
-        }
-        sector = (uint64_t)next;
-        written = true;
+    if (flash_store_flush(&flash->store, flash->vm, flash->variables,
+                          flash->variables_bytes) < 0) {
+        flash->status |= STATUS_PROGRAM_ERROR;
     }
-    int result = written ? vars_store_sync(flash->store) : 0;
-    if (result < 0) {
-        store_failed(flash, result);
-        return;
-    }
-    memset(flash->dirty, 0, sizeof(flash->dirty));
 }
 
 /* On the I/O loop. */
@@ -174,7 +113,7 @@ static void flush_timer_over(void *owner)
     lock(flash);
     flash->flush_due = false;
     if (vm_io_allowed(flash->vm)) {
-        store_flush(flash);
+        flush(flash);
     }
     unlock(flash);
 }
@@ -215,8 +154,7 @@ static void program(struct flash *flash, uint64_t offset, const uint8_t *data,
                     unsigned size)
 {
     memcpy(flash->variables + offset, data, size);
-    sector_mark(flash, offset);
-    sector_mark(flash, offset + size - 1);
+    flash_store_mark(&flash->store, offset, size);
     flush_soon(flash);
     flash->status |= STATUS_READY;
     mode_set(flash, FLASH_STATUS);
@@ -231,7 +169,7 @@ static void erase(struct flash *flash, uint64_t offset, uint8_t confirmation)
     }
     memset(flash->variables + offset / FLASH_SECTOR_SIZE * FLASH_SECTOR_SIZE, 0xff,
            FLASH_SECTOR_SIZE);
-    sector_mark(flash, offset);
+    flash_store_mark(&flash->store, offset, 1);
     flush_soon(flash);
     flash->status |= STATUS_READY;
     mode_set(flash, FLASH_STATUS);
@@ -327,7 +265,7 @@ static void flash_io_stop(struct device *device)
     lock(flash);
     if (flash->running) {
         flash->running = false;
-        store_flush(flash);
+        flush(flash);
     }
     unlock(flash);
 }
@@ -409,7 +347,7 @@ static int flash_load(struct device *device, uint32_t version, const uint8_t *pa
             memcpy(flash->variables, state->variables.data, flash->variables_bytes);
         }
         /* The file here may be older; it is written when the guest goes on here. */
-        memset(flash->dirty, 0xff, sizeof(flash->dirty));
+        flash_store_mark(&flash->store, 0, flash->variables_bytes);
         flash->status = (uint8_t)state->status;
         flash->mode = (enum flash_mode)state->mode;
         map(flash, flash->mode == FLASH_ARRAY);
@@ -428,7 +366,7 @@ static void flash_done(struct flash *flash)
         (void)munmap(flash->variables, flash->variables_bytes);
     }
     event_loop_remove(flash->flush_timer);
-    vars_store_close(flash->store);
+    vars_store_close(flash->store.file);
     (void)pthread_mutex_destroy(&flash->lock); /* nobody uses it any more */
     free(flash);
 }
@@ -516,10 +454,10 @@ int flash_create(struct vm *vm, const struct flash_config *config,
     CHECK(pthread_mutex_init(&flash->lock, NULL) == 0);
     flash->device.ops = &flash_device_ops;
     flash->vm = vm;
-    flash->store = config->store;
+    flash->store.file = config->store;
     int result = code_init(flash, config);
     result = result < 0 ? result : variables_init(flash, config);
-    if (result == 0 && flash->store != NULL) {
+    if (result == 0 && flash->store.file != NULL) {
         result = event_loop_timer_create(vm_io_loop(vm), flush_timer_over, flash,
                                          &flash->flush_timer);
     }
@@ -537,11 +475,11 @@ int flash_create(struct vm *vm, const struct flash_config *config,
 int flash_lock(struct vm *vm, struct error *err)
 {
     struct flash *flash = vm_flash(vm);
-    return flash != NULL && flash->store != NULL ? vars_store_lock(flash->store, err) : 0;
+    return flash != NULL && flash->store.file != NULL ? vars_store_lock(flash->store.file, err) : 0;
 }
 
 int flash_unlock(struct vm *vm, struct error *err)
 {
     struct flash *flash = vm_flash(vm);
-    return flash != NULL && flash->store != NULL ? vars_store_unlock(flash->store, err) : 0;
+    return flash != NULL && flash->store.file != NULL ? vars_store_unlock(flash->store.file, err) : 0;
 }

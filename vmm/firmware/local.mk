@@ -6,6 +6,7 @@ vmm_libvmm_a_SOURCES += \
 	vmm/firmware/firmware_image.c vmm/firmware/firmware_image.h \
 	vmm/firmware/firmware_options.c \
 	vmm/firmware/flash.c vmm/firmware/flash.h \
+	vmm/firmware/flash_store.c vmm/firmware/flash_store.h \
 	vmm/firmware/fw_cfg.c vmm/firmware/fw_cfg.h \
 	vmm/firmware/smbios.c vmm/firmware/smbios.h \
 	vmm/firmware/vars_store.c vmm/firmware/vars_store.h
