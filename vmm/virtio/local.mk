@@ -33,4 +33,5 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/vsock_host.c vmm/virtio/vsock_host.h \
 	vmm/virtio/vsock_io.c vmm/virtio/vsock_io.h \
 	vmm/virtio/vsock_packet.c vmm/virtio/vsock_packet.h \
+	vmm/virtio/vsock_receive.c \
 	vmm/virtio/vsock_socket.c

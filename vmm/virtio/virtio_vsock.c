@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The virtio-vsock device (virtio 1.2, 5.10): making it, its configuration, its state.
- * Packets: vsock_io.c; the host's sockets: vsock_socket.c. */
+ * Packets: vsock_io.c, vsock_receive.c; the host's sockets: vsock_socket.c. */
 #include "vmm/virtio/virtio_vsock.h"
 
 #include <errno.h>

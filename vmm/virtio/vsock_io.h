@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Shared by virtio_vsock.c (the device), vsock_io.c (packets from and to the guest),
- * vsock_socket.c (the host's sockets) and vsock_connection.c only. The device's lock
- * guards all of it.
+ * Shared by virtio_vsock.c (the device), vsock_io.c (packets from the guest),
+ * vsock_receive.c (packets to it), vsock_socket.c (the host's sockets) and
+ * vsock_connection.c only. The device's lock guards all of it.
  */
 #ifndef DROVER_VMM_VIRTIO_VSOCK_IO_H
 #define DROVER_VMM_VIRTIO_VSOCK_IO_H
@@ -130,6 +130,11 @@ bool vsock_greeting_answer(struct vsock_connection *connection);
  * which goes into the buffer (room was judged). False: the program is gone. */
 bool vsock_write(struct virtio_vsock *vsock, struct vsock_connection *connection,
                  const struct iovec *vectors, int count);
+
+/* ---- vsock_receive.c ------------------------------------------------------ */
+
+/* True if there is more for the guest, and buffers may be there. */
+bool vsock_receive(struct virtio_vsock *vsock);
 
 /* ---- vsock_io.c ----------------------------------------------------------- */
 
