@@ -14,6 +14,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/err.h"
+#include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/ahci_driver.h"
 #include "vmm/bus/bus.h"
@@ -31,11 +32,6 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct input {
-    const uint8_t *data;
-    size_t size;
-};
-
 struct target {
     struct vm *vm;
     struct device *device;
@@ -44,16 +40,6 @@ struct target {
     bool image_cut;
     struct fuzz_state state;
 };
-
-static uint32_t take(struct input *input, unsigned size)
-{
-    uint32_t value = 0;
-    for (unsigned i = 0; i < size && input->size > 0; i++) {
-        value |= (uint32_t)*input->data++ << (8 * i);
-        input->size--;
-    }
-    return value;
-}
 
 /* Returns the image's descriptor. */
 static int image_make(char path[])

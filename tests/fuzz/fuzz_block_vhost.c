@@ -21,6 +21,7 @@
 #include "base/err.h"
 #include "tests/fuzz/fuzz_backend.h"
 #include "tests/fuzz/fuzz_clock.h"
+#include "tests/fuzz/fuzz_input.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
 #include "vmm/memory/guest_ram.h"
@@ -36,11 +37,6 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct input {
-    const uint8_t *data;
-    size_t size;
-};
-
 struct target {
     struct vm *vm;
     struct device *device;
@@ -49,17 +45,6 @@ struct target {
     struct fuzz_backend *backend;
     unsigned headers;
 };
-
-static uint32_t take(struct input *input, unsigned size)
-{
-    uint32_t value = 0;
-
-    for (unsigned i = 0; i < size && input->size > 0; i++) {
-        value |= (uint32_t)*input->data++ << (8 * i);
-        input->size--;
-    }
-    return value;
-}
 
 /* ---- waiting -------------------------------------------------------------- */
 
@@ -109,13 +94,8 @@ static void quiet(struct target *target)
 static void start(struct target *target, struct input *input)
 {
     uint8_t shape = (uint8_t)take(input, 1);
-    uint64_t features = 0;
+    uint64_t features = driver_features(&target->driver);
 
-    for (unsigned half = 0; half < 2; half++) {
-        driver_write(&target->driver, target->driver.common, half, 4);
-        features |= driver_read(&target->driver, target->driver.common + 4, 4)
-                    << (32 * half);
-    }
     features &= (shape & 1) != 0 ? ~BLOCK_FEATURE_FLUSH : ~UINT64_C(0);
     features &= (shape & 2) != 0 ? ~DRIVER_F_EVENT_IDX : ~UINT64_C(0);
     (void)driver_start(&target->driver, features, target->block->virtio.queue_count,

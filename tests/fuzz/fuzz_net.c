@@ -24,6 +24,7 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "tests/fuzz/fuzz_clock.h"
+#include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
@@ -37,11 +38,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const uint8_t own_mac[6] = {0x52, 0x54, 0, 1, 2, 3};
 
-struct input {
-    const uint8_t *data;
-    size_t size;
-};
-
 struct fuzz {
     struct vm *vm;
     struct device *device;
@@ -49,17 +45,6 @@ struct fuzz {
     struct fuzz_state state;
     int socket;
 };
-
-static uint32_t take(struct input *input, unsigned size)
-{
-    uint32_t value = 0;
-
-    for (unsigned i = 0; i < size && input->size > 0; i++) {
-        value |= (uint32_t)*input->data++ << (8 * i);
-        input->size--;
-    }
-    return value;
-}
 
 static bool tap_make(void)
 {

@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "tests/fuzz/fuzz_clock.h"
+#include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/fuzz_vhost_kernel.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
@@ -27,22 +28,6 @@
 #define ORDERS_MAX 160
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-struct input {
-    const uint8_t *data;
-    size_t size;
-};
-
-static uint32_t take(struct input *input, unsigned size)
-{
-    uint32_t value = 0;
-
-    for (unsigned i = 0; i < size && input->size > 0; i++) {
-        value |= (uint32_t)*input->data++ << (8 * i);
-        input->size--;
-    }
-    return value;
-}
 
 /* ---- the target ----------------------------------------------------------- */
 
@@ -100,13 +85,8 @@ static void start(struct target *target, struct input *input)
 {
     uint64_t left_out = take(input, 1) | (uint64_t)take(input, 1) << 15;
     uint8_t shape = (uint8_t)take(input, 1);
-    uint64_t features = 0;
+    uint64_t features = driver_features(&target->driver);
 
-    for (unsigned half = 0; half < 2; half++) {
-        driver_write(&target->driver, target->driver.common, half, 4);
-        features |= driver_read(&target->driver, target->driver.common + 4, 4)
-                    << (32 * half);
-    }
     (void)driver_start(&target->driver, features & ~left_out,
                        shape % (2 * target->pairs + 2), (uint16_t)(8u << shape / 16 % 5));
 }

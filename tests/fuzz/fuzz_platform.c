@@ -14,6 +14,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/err.h"
+#include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/fake_vm.h"
 #include "vmm/bus/bus.h"
@@ -34,11 +35,6 @@ struct machine {
     struct serial *serial;
     struct acpi_power *power;
     struct fuzz_state state;
-};
-
-struct input {
-    const uint8_t *data;
-    size_t size;
 };
 
 /* ---- of vmm/vm.h, what fake_vm.c has not ---- */
@@ -107,17 +103,6 @@ static struct machine *machine_fresh(enum panic_policy policy)
     }
     fuzz_state_restore(&machine->state);
     return machine;
-}
-
-static uint32_t take(struct input *input, unsigned size)
-{
-    uint32_t value = 0;
-
-    for (unsigned i = 0; i < size && input->size > 0; i++) {
-        value |= (uint32_t)*input->data++ << (8 * i);
-        input->size--;
-    }
-    return value;
 }
 
 static struct device *device_at(struct machine *machine, unsigned index)

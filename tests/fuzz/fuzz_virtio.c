@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "tests/fuzz/fuzz_clock.h"
+#include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/fuzz_vm.h"
 #include "vmm/bus/bus.h"
 #include "vmm/device.h"
@@ -25,28 +26,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct input {
-    const uint8_t *data;
-    size_t size;
-};
-
 struct target {
     struct fuzz_vm *fuzz;
     unsigned index;
     struct driver *driver;
     struct device *device;
 };
-
-static uint32_t take(struct input *input, unsigned size)
-{
-    uint32_t value = 0;
-
-    for (unsigned i = 0; i < size && input->size > 0; i++) {
-        value |= (uint32_t)*input->data++ << (8 * i);
-        input->size--;
-    }
-    return value;
-}
 
 /* Mostly inside of memory, so that something happens; now and then anywhere. */
 static uint64_t take_gpa(struct input *input)
@@ -110,14 +95,9 @@ static void request(struct target *target, struct input *input)
 /* All that the device offers, and its first queues. */
 static void start_whole(struct target *target, struct input *input)
 {
-    uint64_t features = 0;
+    uint64_t features = driver_features(target->driver);
     uint8_t shape = (uint8_t)take(input, 1);
 
-    for (unsigned half = 0; half < 2; half++) {
-        driver_write(target->driver, target->driver->common, half, 4);
-        features |= driver_read(target->driver, target->driver->common + 4, 4)
-                    << (32 * half);
-    }
     if ((shape & 1) != 0) {
         features &= ~DRIVER_F_EVENT_IDX;
     }

@@ -14,6 +14,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/err.h"
+#include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/fuzz_state.h"
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
@@ -32,11 +33,6 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct input {
-    const uint8_t *data;
-    size_t size;
-};
-
 struct fuzz {
     struct vm *vm;
     struct device *device;
@@ -46,17 +42,6 @@ struct fuzz {
     int programs[PROGRAMS];
     unsigned next_program;
 };
-
-static uint32_t take(struct input *input, unsigned size)
-{
-    uint32_t value = 0;
-
-    for (unsigned i = 0; i < size && input->size > 0; i++) {
-        value |= (uint32_t)*input->data++ << (8 * i);
-        input->size--;
-    }
-    return value;
-}
 
 static void program_keep(struct fuzz *fuzz, int fd)
 {

@@ -17,7 +17,7 @@ endif
 # ---- vmm/virtio: libFuzzer, built with clang by tests/fuzz/run ----
 EXTRA_DIST += tests/fuzz/run tests/fuzz/fuzz_vm.c tests/fuzz/fuzz_vm.h tests/fuzz/fuzz_ahci.c tests/fuzz/fuzz_virtio.c \
 	tests/fuzz/fuzz_virtio_state.c tests/fuzz/fuzz_storage.c tests/fuzz/fuzz_virtqueue.c tests/fuzz/fuzz_net.c tests/fuzz/fuzz_vsock.c tests/fuzz/fuzz_platform.c tests/fuzz/fuzz_cdrom.c tests/fuzz/fuzz_net_vhost.c \
-	tests/fuzz/fuzz_block_vhost.c tests/fuzz/fuzz_backend.c tests/fuzz/fuzz_backend.h tests/fuzz/fuzz_clock.c tests/fuzz/fuzz_clock.h tests/fuzz/fuzz_state.c tests/fuzz/fuzz_state.h tests/fuzz/fuzz_vhost_kernel.c \
+	tests/fuzz/fuzz_block_vhost.c tests/fuzz/fuzz_backend.c tests/fuzz/fuzz_backend.h tests/fuzz/fuzz_clock.c tests/fuzz/fuzz_clock.h tests/fuzz/fuzz_input.h tests/fuzz/fuzz_state.c tests/fuzz/fuzz_state.h tests/fuzz/fuzz_vhost_kernel.c \
 	tests/fuzz/fuzz_vhost_kernel.h tests/fuzz/fuzz_replay.h tests/fuzz/make-seeds tests/fuzz/fuzz_snapshot.c tests/fuzz/corpus
 EXTRA_DIST += tests/fuzz/fuzz_cpu.c
 EXTRA_DIST += tests/fuzz/fuzz_firmware.c

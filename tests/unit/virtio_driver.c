@@ -96,6 +96,17 @@ uint8_t driver_status(struct driver *driver)
     return (uint8_t)driver_read(driver, driver->common + DRIVER_STATUS, 1);
 }
 
+uint64_t driver_features(struct driver *driver)
+{
+    uint64_t features = 0;
+
+    for (unsigned half = 0; half < 2; half++) {
+        driver_write(driver, driver->common, half, 4);
+        features |= driver_read(driver, driver->common + 4, 4) << (32 * half);
+    }
+    return features;
+}
+
 bool driver_negotiate(struct driver *driver, uint64_t features)
 {
     driver_write(driver, driver->common + DRIVER_STATUS, 0, 1);

@@ -59,6 +59,8 @@ void driver_init(struct driver *driver, struct vm *vm, unsigned slot);
 uint64_t driver_read(struct driver *driver, uint64_t address, unsigned size);
 void driver_write(struct driver *driver, uint64_t address, uint64_t value, unsigned size);
 uint8_t driver_status(struct driver *driver);
+/* What the device offers. */
+uint64_t driver_features(struct driver *driver);
 /* Reset, features, queues of `queue_size`, DRIVER_OK. False if the device refuses the
  * features. */
 bool driver_start(struct driver *driver, uint64_t features, unsigned queue_count,
