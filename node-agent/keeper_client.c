@@ -7,40 +7,27 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/buffer.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
+#include "node-agent/frame_link.h"
 #include "node-agent/keeper.h"
 #include "node-agent/vmm_folder.h"
 #include "node-agent/vmm_process.h"
-#include "proto/frame.h"
 #include "proto/run.pb-c.h"
 
 #define RETRY_MS 20
 #define START_AGAIN_MS                                                                   \
     300 /* less than any watchdog: one too many ends by itself, by the lock */
-#define RELEASE_MS       5000
-#define IN_LIMIT_BYTES   65536
-#define KEEPER_TEXT_SIZE 400
-
-/* One connection. Frees itself when closed; `client` is NULL from then on. */
-struct keeper_link {
-    uv_pipe_t pipe;
-    uv_connect_t connect;
-    struct keeper_client *client;
-};
-
-struct sent {
-    uv_write_t request;
-    struct buffer data;
-};
+#define RELEASE_MS        5000
+#define FRAME_LIMIT_BYTES 65536
+#define KEEPER_TEXT_SIZE  400
 
 struct keeper_client {
     uv_loop_t *loop;
     uv_timer_t timer;
-    struct keeper_link *link;
+    struct frame_link *link;
     bool connected; /* and its status has come */
     char run_directory[VMM_FOLDER_SOCKET_SIZE];
     char device[LIMIT_PATH_SIZE];
@@ -49,7 +36,6 @@ struct keeper_client {
     uint64_t deadline_ns;
     uint64_t started_ms; /* when a keeper was last started; 0: never */
     int pidfd;           /* of the last one that we started; -1 */
-    struct buffer in;
     const struct keeper_client_ops *ops;
     void *owner;
     void (*released)(void *owner, int error, const char *text);
@@ -72,33 +58,12 @@ static void arm(struct keeper_client *client, uint64_t wait_ms)
 /* ---- sending
  * ------------------------------------------------------------------------------------ */
 
-static void sent_done(uv_write_t *request, int status)
-{
-    struct sent *sent = request->data;
-    (void)status; /* a broken connection shows at the reading side */
-    buffer_done(&sent->data);
-    free(sent);
-}
-
 static void transmit(struct keeper_client *client, const Drover__KeeperRequest *request)
 {
     uint8_t packed[64];
-    struct sent *sent = calloc(1, sizeof(*sent));
-    if (sent == NULL) {
-        return; /* the lease is told again with its next extension */
-    }
     size_t size = drover__keeper_request__pack(request, packed);
-    int rv = frame_encode(&sent->data, FRAME_KIND_CONTROL, packed, size, IN_LIMIT_BYTES);
-    if (rv == 0) {
-        sent->request.data = sent;
-        uv_buf_t buf = uv_buf_init((char *)sent->data.data, (unsigned)sent->data.size);
-        rv = uv_write(&sent->request, (uv_stream_t *)&client->link->pipe, &buf, 1,
-                      sent_done);
-    }
-    if (rv != 0) {
-        buffer_done(&sent->data);
-        free(sent);
-    }
+    /* Not sent: the lease is told again with its next extension. */
+    (void)frame_link_send(client->link, packed, size);
 }
 
 static void send_lease(struct keeper_client *client)
@@ -114,11 +79,6 @@ static void send_lease(struct keeper_client *client)
 /* ---- the connection
  * ------------------------------------------------------------------------------ */
 
-static void link_closed(uv_handle_t *handle)
-{
-    free(handle->data);
-}
-
 static void release_done(struct keeper_client *client, int error, const char *text)
 {
     void (*released)(void *owner, int error, const char *text) = client->released;
@@ -129,13 +89,9 @@ static void release_done(struct keeper_client *client, int error, const char *te
 static void drop(struct keeper_client *client)
 {
     bool was_connected = client->connected;
-    if (client->link != NULL) {
-        client->link->client = NULL;
-        uv_close((uv_handle_t *)&client->link->pipe, link_closed);
-        client->link = NULL;
-    }
+    frame_link_close(client->link);
+    client->link = NULL;
     client->connected = false;
-    buffer_consume(&client->in, client->in.size);
     if (client->gone_is_well) {
         return;
     }
@@ -146,8 +102,9 @@ static void drop(struct keeper_client *client)
     }
 }
 
-static bool take_status(struct keeper_client *client, const uint8_t *payload, size_t size)
+static bool link_take(void *owner, const uint8_t *payload, size_t size)
 {
+    struct keeper_client *client = owner;
     char text[KEEPER_TEXT_SIZE];
     Drover__KeeperStatus *status = drover__keeper_status__unpack(NULL, size, payload);
     if (status == NULL) {
@@ -173,56 +130,6 @@ static bool take_status(struct keeper_client *client, const uint8_t *payload, si
         client->ops->ready(client->owner, watchdog_ms, text);
     }
     return true;
-}
-
-static void take_input(struct keeper_client *client)
-{
-    const struct keeper_link *link = client->link;
-    while (client->closed == NULL && client->link == link) {
-        const uint8_t *payload = NULL;
-        size_t size = 0;
-        size_t frame_size = 0;
-        int rv = frame_decode(&client->in, FRAME_KIND_CONTROL, IN_LIMIT_BYTES, &payload,
-                              &size, &frame_size);
-        if (rv == 0) {
-            return;
-        }
-        bool good = rv > 0 && take_status(client, payload, size);
-        if (client->closed != NULL || client->link != link) {
-            return;
-        }
-        if (!good) {
-            drop(client);
-            return;
-        }
-        buffer_consume(&client->in, frame_size);
-    }
-}
-
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
-{
-    struct keeper_link *link = handle->data;
-    (void)suggested;
-    *buf = uv_buf_init(NULL, 0); /* without memory, uv reports UV_ENOBUFS to on_read */
-    if (link->client != NULL && buffer_reserve(&link->client->in, 4096) == 0) {
-        struct buffer *in = &link->client->in;
-        *buf = uv_buf_init((char *)in->data + in->size, 4096);
-    }
-}
-
-static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf)
-{
-    struct keeper_link *link = stream->data;
-    (void)buf;
-    if (link->client == NULL) {
-        return;
-    }
-    if (got < 0) {
-        drop(link->client);
-    } else if (got > 0) {
-        link->client->in.size += (size_t)got;
-        take_input(link->client);
-    }
 }
 
 /* ---- a new keeper
@@ -256,42 +163,36 @@ static void start_keeper(struct keeper_client *client)
     }
 }
 
-static void on_connect(uv_connect_t *request, int status)
+static void link_connected(void *owner)
 {
-    struct keeper_link *link = request->data;
-    struct keeper_client *client = link->client;
-    if (client == NULL) {
-        return; /* dropped meanwhile */
-    }
-    if (status == 0) {
-        status = uv_read_start((uv_stream_t *)&link->pipe, on_alloc, on_read);
-    }
-    if (status == 0) {
-        return; /* its status comes by itself */
-    }
+    (void)owner; /* its status comes by itself */
+}
+
+static void link_ended(void *owner, enum frame_link_end end)
+{
+    struct keeper_client *client = owner;
     drop(client);
     bool due =
         client->started_ms == 0 || clock_now_ms() >= client->started_ms + START_AGAIN_MS;
-    if (due && client->closed == NULL) {
+    if (end == FRAME_LINK_UNREACHED && due && client->closed == NULL) {
         start_keeper(client);
     }
 }
 
 static void try_connect(struct keeper_client *client)
 {
+    static const struct frame_link_ops ops = {
+        .connected = link_connected, .take = link_take, .ended = link_ended};
     char path[VMM_FOLDER_SOCKET_SIZE + 16];
     (void)snprintf(path, sizeof(path), "%s/keeper.sock", client->run_directory);
-    struct keeper_link *link = calloc(1, sizeof(*link));
-    if (link == NULL || uv_pipe_init(client->loop, &link->pipe, 0) != 0) {
-        free(link);
+    const struct frame_link_config config = {.loop = client->loop,
+                                             .path = path,
+                                             .limit_bytes = FRAME_LIMIT_BYTES,
+                                             .ops = &ops,
+                                             .owner = client};
+    if (frame_link_open(&config, &client->link) < 0) {
         arm(client, RETRY_MS);
-        return;
     }
-    link->client = client;
-    link->pipe.data = link;
-    link->connect.data = link;
-    client->link = link;
-    uv_pipe_connect(&link->connect, &link->pipe, path, on_connect);
 }
 
 static void on_timer(uv_timer_t *timer)
@@ -327,7 +228,6 @@ int keeper_client_create(const struct keeper_client_config *config,
     client->owner = config->owner;
     client->watchdog_ms = config->options.watchdog_ms;
     client->pidfd = -1;
-    buffer_init(&client->in, 2 * IN_LIMIT_BYTES);
     char own[LIMIT_PATH_SIZE];
     ssize_t length = readlink("/proc/self/exe", own, sizeof(own) - 1);
     own[length > 0 ? length : 0] = '\0';
@@ -395,11 +295,8 @@ void keeper_client_close(struct keeper_client *client, void (*closed)(void *owne
                          void *owner)
 {
     CHECK(client->closed == NULL && closed != NULL);
-    if (client->link != NULL) {
-        client->link->client = NULL;
-        uv_close((uv_handle_t *)&client->link->pipe, link_closed);
-        client->link = NULL;
-    }
+    frame_link_close(client->link);
+    client->link = NULL;
     client->closed = closed;
     client->closed_owner = owner;
     uv_close((uv_handle_t *)&client->timer, timer_closed);
@@ -413,6 +310,5 @@ void keeper_client_free(struct keeper_client *client)
     if (client->pidfd >= 0) {
         (void)close(client->pidfd);
     }
-    buffer_done(&client->in);
     free(client);
 }

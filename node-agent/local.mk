@@ -27,6 +27,7 @@ node_agent_libagent_a_SOURCES += node-agent/api_node.c
 node_agent_libagent_a_SOURCES += node-agent/api_route.c
 node_agent_libagent_a_SOURCES += node-agent/api_vm.c
 node_agent_libagent_a_SOURCES += node-agent/api_vm_action.c
+node_agent_libagent_a_SOURCES += node-agent/frame_link.c node-agent/frame_link.h
 node_agent_libagent_a_SOURCES += node-agent/json_reader.c node-agent/json_reader.h
 node_agent_libagent_a_SOURCES += node-agent/json_view.c node-agent/json_view.h
 node_agent_libagent_a_SOURCES += node-agent/json_vm.c node-agent/json_vm.h

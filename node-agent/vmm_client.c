@@ -7,16 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
-#include "base/buffer.h"
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
+#include "node-agent/frame_link.h"
 #include "node-agent/vmm_folder.h"
-#include "proto/frame.h"
 #include "proto/move_link.h"
 #include "proto/unix_files.h"
 
@@ -28,13 +26,6 @@
 /* A refusal is told after a pause: who gives the order again at once gets no busy loop.
  */
 #define REFUSAL_PAUSE_MS 50
-
-/* One connection. Frees itself when closed; `client` is NULL from then on. */
-struct link {
-    uv_pipe_t pipe;
-    uv_connect_t connect;
-    struct vmm_client *client;
-};
 
 struct pending {
     uint64_t request_id;
@@ -48,7 +39,7 @@ struct pending {
 struct vmm_client {
     uv_loop_t *loop;
     uv_timer_t timer;
-    struct link *link; /* NULL: not connected, retry_at_ms says when next */
+    struct frame_link *link; /* NULL: not connected, retry_at_ms says when next */
     bool connected;
     char path[VMM_FOLDER_SOCKET_SIZE];
     uint64_t vm_id, epoch;
@@ -57,17 +48,11 @@ struct vmm_client {
     unsigned retry_ms;
     unsigned pending_count;
     struct pending pending[PENDING_MAX]; /* oldest first: replies come in order */
-    struct buffer in;
     const struct vmm_client_ops *ops;
     void *owner;
     void (*closed)(void *owner);
     void *closed_owner;
     bool noted;
-};
-
-struct sent {
-    uv_write_t request;
-    struct buffer data;
 };
 
 static void on_timer(uv_timer_t *timer);
@@ -91,21 +76,12 @@ static void arm(struct vmm_client *client)
     CHECK(rv == 0);
 }
 
-static void link_closed(uv_handle_t *handle)
-{
-    free(handle->data);
-}
-
 /* Ends the connection, fails what waits for an answer, and plans the next try. */
 static void drop(struct vmm_client *client)
 {
-    if (client->link != NULL) {
-        client->link->client = NULL;
-        uv_close((uv_handle_t *)&client->link->pipe, link_closed);
-        client->link = NULL;
-    }
+    frame_link_close(client->link);
+    client->link = NULL;
     client->connected = false;
-    buffer_consume(&client->in, client->in.size);
     for (unsigned i = 0; i < client->pending_count; i++) {
         if (client->pending[i].error == 0) {
             client->pending[i].error = DROVER_ECLOSED;
@@ -158,35 +134,6 @@ static bool fail_one(struct vmm_client *client)
     return true;
 }
 
-static void sent_done(uv_write_t *request, int status)
-{
-    struct sent *sent = request->data;
-    (void)status; /* a broken connection shows at the reading side */
-    buffer_done(&sent->data);
-    free(sent);
-}
-
-/*
- * libuv sends descriptors only over pipes that also take them, and a VMM has none to
- * give. So this goes past it, which is right only while nothing else waits to be sent.
- */
-static int transmit_handed(struct vmm_client *client, const struct buffer *frame,
-                           const struct unix_files *files)
-{
-    uv_os_fd_t socket = -1;
-    uv_stream_t *stream = (uv_stream_t *)&client->link->pipe;
-    int rv = uv_fileno((uv_handle_t *)stream, &socket);
-    if (rv == 0 && uv_stream_get_write_queue_size(stream) > 0) {
-        rv = -EAGAIN;
-    }
-    ssize_t sent = rv != 0 ? rv
-                           : unix_files_send(socket, frame->data, frame->size, files,
-                                             MSG_DONTWAIT | MSG_NOSIGNAL);
-    /* A unix socket takes so little at once, or not at all. */
-    CHECK(sent < 0 || (size_t)sent == frame->size);
-    return sent < 0 ? (int)sent : 0;
-}
-
 /* The connections of a move over plain TCP; without them the VMM says what it lacks. */
 static void links_open(const Drover__ControlRequest *request, struct unix_files *files)
 {
@@ -206,32 +153,13 @@ static int transmit(struct vmm_client *client, Drover__ControlRequest *request,
     message.what_case = DROVER__CONTROL_MESSAGE__WHAT_REQUEST;
     message.request = request;
     size_t size = drover__control_message__get_packed_size(&message);
-    uint8_t *packed = malloc(size);
-    struct sent *sent = calloc(1, sizeof(*sent));
-    int rv = packed == NULL || sent == NULL ? -ENOMEM : 0;
-    if (rv == 0) {
-        (void)drover__control_message__pack(&message, packed);
-        rv = frame_encode(&sent->data, FRAME_KIND_CONTROL, packed, size,
-                          LIMIT_CONTROL_FRAME_BYTES);
+    CLEANUP(cleanup_free) uint8_t *packed = malloc(size);
+    if (packed == NULL) {
+        return -ENOMEM;
     }
-    free(packed);
-    if (rv == 0 && files->count > 0) {
-        rv = transmit_handed(client, &sent->data, files);
-        buffer_done(&sent->data);
-        free(sent);
-        return rv;
-    }
-    if (rv == 0) {
-        sent->request.data = sent;
-        uv_buf_t buf = uv_buf_init((char *)sent->data.data, (unsigned)sent->data.size);
-        rv = uv_write(&sent->request, (uv_stream_t *)&client->link->pipe, &buf, 1,
-                      sent_done);
-    }
-    if (rv != 0 && sent != NULL) {
-        buffer_done(&sent->data);
-        free(sent);
-    }
-    return rv;
+    (void)drover__control_message__pack(&message, packed);
+    return files->count > 0 ? frame_link_send_files(client->link, packed, size, files)
+                            : frame_link_send(client->link, packed, size);
 }
 
 static void send_request(struct vmm_client *client, const Drover__ControlRequest *request,
@@ -308,16 +236,16 @@ static bool take_status(struct vmm_client *client, const Drover__VmStatus *statu
     return true;
 }
 
-/* One whole message. False: malformed. */
-static bool take_message(struct vmm_client *client, const uint8_t *payload, size_t size)
+static bool link_take(void *owner, const uint8_t *payload, size_t size)
 {
+    struct vmm_client *client = owner;
     Drover__ControlMessage *message =
         drover__control_message__unpack(NULL, size, payload);
     if (message == NULL) {
         return false;
     }
     bool good = false;
-    const struct link *link = client->link;
+    const struct frame_link *link = client->link;
     if (message->what_case == DROVER__CONTROL_MESSAGE__WHAT_REPLY) {
         good = take_reply(client, message->reply);
         if (good && client->link == link && client->closed == NULL) {
@@ -327,79 +255,15 @@ static bool take_message(struct vmm_client *client, const uint8_t *payload, size
         good = take_status(client, message->event->status);
     }
     drover__control_message__free_unpacked(message, NULL);
-    return good;
-}
-
-static void take_input(struct vmm_client *client)
-{
-    struct link *link = client->link;
-    while (client->link == link && client->closed == NULL) {
-        const uint8_t *payload = NULL;
-        size_t size = 0;
-        size_t frame_size = 0;
-        int rv = frame_decode(&client->in, FRAME_KIND_CONTROL, LIMIT_CONTROL_FRAME_BYTES,
-                              &payload, &size, &frame_size);
-        if (rv == 0) {
-            break;
-        }
-        if (rv < 0 || !take_message(client, payload, size)) {
-            if (client->closed == NULL && client->link == link) {
-                note_once(client,
-                          "its control socket answers with a malformed message, or for "
-                          "another VM: the connection is made anew");
-                drop(client);
-            }
-            return;
-        }
-        if (client->link == link) {
-            buffer_consume(&client->in, frame_size);
-        }
-    }
     if (client->closed == NULL) {
         arm(client);
     }
+    return good;
 }
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+static void link_connected(void *owner)
 {
-    struct link *link = handle->data;
-    (void)suggested;
-    *buf = uv_buf_init(NULL, 0); /* without memory, uv reports UV_ENOBUFS to on_read */
-    if (link->client != NULL && buffer_reserve(&link->client->in, 65536) == 0) {
-        struct buffer *in = &link->client->in;
-        *buf = uv_buf_init((char *)in->data + in->size, 65536);
-    }
-}
-
-static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf)
-{
-    struct link *link = stream->data;
-    (void)buf;
-    if (link->client == NULL) {
-        return;
-    }
-    if (got < 0) {
-        drop(link->client);
-    } else if (got > 0) {
-        link->client->in.size += (size_t)got;
-        take_input(link->client);
-    }
-}
-
-static void on_connect(uv_connect_t *request, int status)
-{
-    struct link *link = request->data;
-    struct vmm_client *client = link->client;
-    if (client == NULL) {
-        return; /* dropped meanwhile */
-    }
-    if (status == 0) {
-        status = uv_read_start((uv_stream_t *)&link->pipe, on_alloc, on_read);
-    }
-    if (status != 0) {
-        drop(client);
-        return;
-    }
+    struct vmm_client *client = owner;
     client->connected = true;
     client->retry_ms = RECONNECT_MS_FIRST;
     Drover__ControlRequest request_message = DROVER__CONTROL_REQUEST__INIT;
@@ -409,21 +273,28 @@ static void on_connect(uv_connect_t *request, int status)
     send_request(client, &request_message, NULL, true);
 }
 
+static void link_ended(void *owner, enum frame_link_end end)
+{
+    struct vmm_client *client = owner;
+    if (end == FRAME_LINK_MALFORMED) {
+        note_once(client, "its control socket answers with a malformed message, or for "
+                          "another VM: the connection is made anew");
+    }
+    drop(client);
+}
+
 static void try_connect(struct vmm_client *client)
 {
-    struct link *link = calloc(1, sizeof(*link));
-    if (link == NULL || uv_pipe_init(client->loop, &link->pipe, 0) != 0) {
-        free(link);
+    static const struct frame_link_ops ops = {
+        .connected = link_connected, .take = link_take, .ended = link_ended};
+    const struct frame_link_config config = {.loop = client->loop,
+                                             .path = client->path,
+                                             .limit_bytes = LIMIT_CONTROL_FRAME_BYTES,
+                                             .ops = &ops,
+                                             .owner = client};
+    if (frame_link_open(&config, &client->link) < 0) {
         client->retry_at_ms = clock_now_ms() + RECONNECT_MS_MAX;
-        arm(client);
-        return;
     }
-    link->client = client;
-    link->pipe.data = link;
-    link->connect.data = link;
-    client->link = link;
-    /* A socket that is not there yet is told to on_connect. */
-    uv_pipe_connect(&link->connect, &link->pipe, client->path, on_connect);
     arm(client);
 }
 
@@ -461,8 +332,6 @@ int vmm_client_create(const struct vmm_client_config *config,
     client->ops = config->ops;
     client->owner = config->owner;
     client->retry_ms = RECONNECT_MS_FIRST;
-    /* Header and payload of the largest frame, and what one read may bring beyond it. */
-    buffer_init(&client->in, LIMIT_CONTROL_FRAME_BYTES + FRAME_HEADER_SIZE + 2 * 65536);
     int rv = uv_timer_init(client->loop, &client->timer);
     CHECK(rv == 0); /* libuv: always */
     client->timer.data = client;
@@ -484,7 +353,6 @@ static void timer_closed(uv_handle_t *handle)
     struct vmm_client *client = handle->data;
     void (*closed)(void *owner) = client->closed;
     void *owner = client->closed_owner;
-    buffer_done(&client->in);
     for (unsigned i = 0; i < client->pending_count; i++) {
         free(client->pending[i].text);
     }
@@ -495,11 +363,8 @@ static void timer_closed(uv_handle_t *handle)
 void vmm_client_close(struct vmm_client *client, void (*closed)(void *owner), void *owner)
 {
     CHECK(client->closed == NULL && closed != NULL);
-    if (client->link != NULL) {
-        client->link->client = NULL;
-        uv_close((uv_handle_t *)&client->link->pipe, link_closed);
-        client->link = NULL;
-    }
+    frame_link_close(client->link);
+    client->link = NULL;
     client->closed = closed;
     client->closed_owner = owner;
     uv_close((uv_handle_t *)&client->timer, timer_closed);

@@ -297,6 +297,10 @@ check_PROGRAMS += tests/unit/test_vmm_command
 tests_unit_test_vmm_command_SOURCES = tests/unit/test_vmm_command.c tests/unit/unit.h
 tests_unit_test_vmm_command_LDADD = node-agent/libagent.a proto/libproto.a base/libbase.a \
 	$(UV_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_frame_link
+tests_unit_test_frame_link_SOURCES = tests/unit/test_frame_link.c tests/unit/unit.h
+tests_unit_test_frame_link_LDADD = node-agent/libagent.a proto/libproto.a base/libbase.a \
+	$(UV_LIBS) $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_keeper
 tests_unit_test_keeper_SOURCES = tests/unit/test_keeper.c tests/unit/unit.h
 tests_unit_test_keeper_LDADD = node-agent/libagent.a fencing/libfencing.a proto/libproto.a base/libbase.a \
