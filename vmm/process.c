@@ -82,6 +82,9 @@ static int keeper_make(struct process *process, struct broker_list *list,
             .read_only = disk->read_only,
             .direct = disk->direct,
             .lock_fd = process->has_lock ? PROCESS_LOCK_FD : 0,
+            .jailed = process->jailed,
+            .jail_uid = JAIL_UID_BASE + (uid_t)getpid(),
+            .seccomp = process_seccomp(process),
         };
         if (!storage_needs_daemon(disk->path, disk->format)) {
             continue;

@@ -3,8 +3,8 @@
  * Fuzzer of what a hostile storage daemon can say, and of the words for a disk. The first
  * byte chooses: a vhost-user back end's answers to the handshake; a used ring; the
  * control protocol's lines; a value of --disk, and the node that is made of it; a file's
- * beginning. What must hold: no crash, no endless waiting, and that nothing comes back
- * from the ring which was not in flight.
+ * beginning; the names of other files in it. What must hold: no crash, no endless
+ * waiting, and that nothing comes back from the ring which was not in flight.
  * fuzz-sources: tests/unit/fake_vm.c
  */
 #include <string.h>
@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "vmm/options/options_disk.h"
 #include "vmm/storage/storage_keeper.h"
+#include "vmm/storage/storage_names.h"
 #include "vmm/storage/storage_node.h"
 #include "vmm/storage/storage_qmp.h"
 #include "vmm/virtio/vhost_ring.h"
@@ -165,10 +166,32 @@ static void rest(const uint8_t *data, size_t size)
     }
 }
 
+static void names(const uint8_t *data, size_t size)
+{
+    static struct storage_names found; /* large */
+    char path[256];
+
+    if (size == 0) {
+        return;
+    }
+    storage_names_read(data + 1, size - 1,
+                       (data[0] & 1) != 0 ? STORAGE_FORMAT_QCOW2 : STORAGE_FORMAT_VMDK,
+                       &found);
+    CHECK(found.count <= STORAGE_NAMES_MAX);
+    for (unsigned i = 0; i < found.count; i++) {
+        CHECK(found.names[i].text[0] != '\0' &&
+              found.names[i].format < STORAGE_FORMAT_COUNT);
+        if (storage_name_resolve("/folder/image", found.names[i].text, path,
+                                 sizeof(path))) {
+            CHECK(path[0] == '/');
+        }
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static void (*const parts[])(const uint8_t *data,
-                                 size_t size) = {handshake, ring, control, words, rest};
+    static void (*const parts[])(const uint8_t *data, size_t size) = {
+        handshake, ring, control, words, rest, names};
 
     if (size > 0) {
         parts[data[0] % (sizeof(parts) / sizeof(parts[0]))](data + 1, size - 1);

@@ -39,3 +39,7 @@ noinst_PROGRAMS += tests/kvm/jail_probe
 tests_kvm_jail_probe_SOURCES = tests/kvm/jail_probe.c
 tests_kvm_jail_probe_LDADD = $(VMM_LIBS)
 EXTRA_DIST += tests/kvm/cases_jail.py
+# The same of its storage daemons.
+noinst_PROGRAMS += tests/kvm/storage_probe
+tests_kvm_storage_probe_SOURCES = tests/kvm/storage_probe.c
+tests_kvm_storage_probe_LDADD = $(VMM_LIBS)

@@ -7,9 +7,12 @@ import socket
 import subprocess
 import time
 
+from cases_storage import NEEDED, daemons, image_make
 from process import BUILD, Vmm, guest, wait_until
 
 PROBE = os.path.join(BUILD, "tests/kvm/jail_probe")
+STORAGE_PROBE = os.path.join(BUILD, "tests/kvm/storage_probe")
+STORAGE_OWN = {"own-image", "own-backing", "own-socket", "own-thread"}
 OWN = {"own-disk", "own-thread", "own-ring", "own-socket-by-broker"}
 # Without the filters: a new process or code in memory harm nobody outside; a new ring opens nothing, as there is nothing to open.
 HARMLESS = {"new-process", "memory-as-code", "listener-connects", "listener-fast-open", "signal-all", "user-namespace",
@@ -40,6 +43,42 @@ def test_without_the_filters_the_rest_still_holds(folder):
     found = probe("off")
     reached = {name for name, what in found.items() if what == "REACHED"}
     assert OWN <= reached <= OWN | HARMLESS, f"reached {sorted(reached - OWN - HARMLESS)}"
+
+
+def storage_probe(*words):
+    done = subprocess.run([STORAGE_PROBE, *words], capture_output=True, text=True, timeout=120)
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    if done.returncode == 77:
+        return None  # no root, or a build with sanitizers
+    assert done.returncode == 0 and len(lines) > 40, (done.returncode, done.stdout, done.stderr)
+    return {line[1]: line[0] for line in lines}
+
+
+def test_a_taken_storage_daemon_reaches_only_its_image(folder):
+    found = storage_probe()
+    if found is None:
+        return
+    assert {name for name, what in found.items() if what == "REACHED"} == STORAGE_OWN, found
+    assert "BROKEN" not in found.values(), found
+    killed = {name for name, what in found.items() if what == "killed"}
+    assert {"mount", "trace", "module", "bpf", "root", "user-namespace", "handle"} <= killed, found
+
+
+def test_a_taken_storage_daemon_of_a_server_reaches_the_network_too(folder):
+    found = storage_probe("network")
+    if found is None:
+        return
+    assert {name for name, what in found.items() if what == "REACHED"} == STORAGE_OWN | {"tcp", "netlink", "unix-abstract"}, found
+
+
+def test_without_its_filter_a_storage_daemon_is_still_jailed(folder):
+    found = storage_probe("off")
+    if found is None:
+        return
+    harmless = {"user-namespace", "new-process", "run-program", "run-by-descriptor", "ring", "key", "vsock", "netlink", "alg", "bpf",
+                "perf", "signal-all"}
+    reached = {name for name, what in found.items() if what == "REACHED"}
+    assert STORAGE_OWN <= reached <= STORAGE_OWN | harmless, sorted(reached - STORAGE_OWN - harmless)
 
 
 def fields(pid, thread=None):
@@ -75,6 +114,39 @@ def test_a_running_vmm_is_in_its_jail(folder):
         opened = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         assert disk in opened and not any(os.path.isdir(name) for name in opened), opened
         assert os.stat(f"/proc/{pid}/mem").st_uid == 0, "it may be dumped and traced"
+
+
+def test_a_running_storage_daemon_is_in_its_jail(folder):
+    if os.geteuid() != 0 or not NEEDED:
+        return
+    base = image_make(folder, "base.qcow2")
+    image_make(folder, "beside.qcow2")
+    top = image_make(folder, "top.qcow2", "4M", "qcow2", "-b", "base.qcow2", "-F", "qcow2")
+    with Vmm(folder, guest("block"), "--disk", f"{top},format=qcow2") as vm:
+        vm.wait_text("ack ")
+        pid = daemons(vm)[0]
+        status = fields(pid)
+        assert status["Uid"].split() == [str(0x70000000 + vm.process.pid)] * 4 == status["Gid"].split(), status
+        assert status["Groups"].strip() == "" and status["NoNewPrivs"] == "1"
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(status[name], 16) == 2, (name, status[name])  # CAP_DAC_OVERRIDE
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            assert fields(pid, thread)["Seccomp"] == "2", "a thread without a filter"
+        for space in ("mnt", "net", "pid", "ipc", "uts", "cgroup"):
+            names = {os.readlink(f"/proc/{of}/ns/{space}") for of in (pid, vm.pid(), "self")}
+            assert len(names) == 3, f"namespace {space} is shared"
+        assert status["NSpid"].split() == [str(pid), "1"]
+        with open(f"/proc/{pid}/mountinfo", encoding="ascii") as mounts:
+            mounts = {line.split()[4]: line.split()[5].split(",") for line in mounts}
+        writable = {place for place, flags in mounts.items() if "rw" in flags}
+        assert writable == {top, "/drover"}, mounts
+        assert base in mounts and not any("beside" in place for place in mounts), mounts
+        assert all("nosuid" in flags for flags in mounts.values()), mounts
+        assert os.listdir(f"/proc/{pid}/root{folder}") in (["base.qcow2", "top.qcow2"], ["top.qcow2", "base.qcow2"])
+        assert os.path.isfile(f"/proc/{pid}/root/usr/bin/qemu-storage-daemon")
+        assert os.listdir(f"/proc/{pid}/root/usr/bin") == ["qemu-storage-daemon"]
+        opened = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        assert top in opened and not any(os.path.isdir(name) for name in opened), opened
 
 
 def test_a_vm_that_may_use_rdma_enters_its_jail_with_and_without_a_device(folder):

@@ -2,6 +2,7 @@
 """Disks behind a storage daemon (qcow2, LUKS, NBD...), with the guest of cases_disk.py: what it was told is never lost."""
 import contextlib
 import glob
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,8 @@ def img(*words):
 
 def image_make(folder, name="disk.qcow2", size="4M", form="qcow2", *words):
     path = os.path.join(folder, name)
-    img("create", "-q", "-f", form, *words, path, size)
+    subprocess.run(["qemu-img", "create", "-q", "-f", form, *words, path, size], check=True, capture_output=True,
+                   cwd=os.path.dirname(path))
     return path
 
 
@@ -223,23 +225,57 @@ def test_killed_vmm_takes_its_daemon_along(folder):
 
 
 def test_a_killed_launcher_leaves_nothing_for_long(folder):
-    """Its storage daemon's folder goes when the next VM makes its own; those of VMs that run stay."""
+    """The folder of a storage daemon without a jail goes when the next such VM makes its own; those of VMs that run stay."""
     def folders(vm):
-        return glob.glob(f"/run/drover-storage-{vm.process.pid}-*")
+        return glob.glob(f"/run/drover-storage-{vm.process.pid}-*") + glob.glob(f"/tmp/drover-storage-{vm.process.pid}-*")
 
-    first, second = image_make(folder, "first.qcow2"), image_make(folder, "second.qcow2")
-    with Vmm(folder, guest("block"), "--disk", f"{first},format=qcow2", name="one") as lost:
+    def start(name):
+        path = image_make(folder, f"{name}.qcow2")
+        return Vmm(folder, guest("block"), "--disk", f"{path},format=qcow2", "--no-jail", name=name)
+
+    with start("one") as lost:
         lost.wait_text("ack ")
         assert len(folders(lost)) == 1
         os.kill(lost.process.pid, signal.SIGKILL)
         lost.process.wait()
-        with Vmm(folder, guest("block"), "--disk", f"{second},format=qcow2", name="two") as vm:
+        with start("two") as vm:
             vm.wait_text("ack ")
             assert folders(lost) == [] and len(folders(vm)) == 1
-            with Vmm(folder, guest("block"), "--disk", f"{image_make(folder, 'third.qcow2')},format=qcow2", name="three") as other:
+            with start("three") as other:
                 other.wait_text("ack ")
                 assert len(folders(vm)) == 1, "a running VM's folder was taken away"
         assert folders(vm) == []
+
+
+def test_a_jailed_daemon_leaves_nothing_on_the_host(folder):
+    if os.geteuid() != 0:
+        return
+    path = image_make(folder)
+    with Vmm(folder, guest("block"), "--disk", f"{path},format=qcow2") as vm:
+        vm.wait_text("ack ")
+        assert glob.glob(f"/run/drover-storage-{vm.process.pid}-*") == []
+
+
+def test_backing_files_are_found_by_relative_names_links_and_in_chains(folder):
+    os.mkdir(os.path.join(folder, "base"))
+    os.mkdir(os.path.join(folder, "disks"))
+    raw = os.path.join(folder, "base/zero.raw")
+    with open(raw, "wb") as file:
+        file.truncate(4 << 20)
+    os.symlink(raw, os.path.join(folder, "base/link"))
+    image_make(folder, "base/one.qcow2", "4M", "qcow2", "-b", "link", "-F", "raw")
+    image_make(folder, "disks/three.qcow2", "4M", "qcow2", "-b", "../base/one.qcow2", "-F", "qcow2")
+    top = image_make(folder, "disks/top.qcow2", "4M", "qcow2", "-b", "json:" + json.dumps(
+        {"driver": "qcow2", "file": {"driver": "file", "filename": f"{folder}/disks/three.qcow2"}}), "-F", "qcow2")
+    rounds_run(folder, f"{top},format=qcow2", 1)
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        rounds_run(folder, "disks/three.qcow2,format=qcow2", 1)
+    finally:
+        os.chdir(here)
+    flat = image_make(folder, "disks/flat.vmdk", "4M", "vmdk", "-o", "subformat=monolithicFlat")
+    rounds_run(folder, f"{flat},format=vmdk", 1)
 
 
 def test_images_that_are_not_what_they_claim_are_refused(folder):

@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "vmm/options/options_disk.h"
+#include "vmm/storage/storage_names.h"
 #include "vmm/storage/storage_node.h"
 
 static void assert_parses(const char *text, struct options_disk *ret_disk)
@@ -162,6 +163,128 @@ static void test_addresses_that_are_none_are_refused(void **state)
     assert_no_node("\xff\xfe");
 }
 
+static void big_put(uint8_t *at, uint64_t value, unsigned size)
+{
+    for (unsigned i = 0; i < size; i++) {
+        at[i] = (uint8_t)(value >> (8 * (size - 1 - i)));
+    }
+}
+
+/* A qcow2 header with a backing file, its format, and a data file. */
+static void qcow2_make(uint8_t data[512], const char *backing, uint32_t backing_size)
+{
+    memset(data, 0, 512);
+    memcpy(data, "QFI\xfb", 4);
+    big_put(data + 4, 3, 4);
+    big_put(data + 8, 256, 8);
+    big_put(data + 16, backing_size, 4);
+    big_put(data + 100, 104, 4);
+    big_put(data + 104, 0xe2792aca, 4);
+    big_put(data + 108, 5, 4);
+    memcpy(data + 112, "qcow2", 5);
+    big_put(data + 120, 0x44415441, 4);
+    big_put(data + 124, 3, 4);
+    memcpy(data + 128, "d.r", 3);
+    memcpy(data + 256, backing, strlen(backing));
+}
+
+static void test_a_qcow2_names_its_other_files(void **state)
+{
+    static struct storage_names names;
+    uint8_t data[512];
+
+    (void)state;
+    qcow2_make(data, "base.img", 8);
+    storage_names_read(data, sizeof(data), STORAGE_FORMAT_QCOW2, &names);
+    assert_int_equal(names.count, 2);
+    assert_string_equal(names.names[0].text, "base.img");
+    assert_int_equal(names.names[0].format, STORAGE_FORMAT_QCOW2);
+    assert_true(names.names[0].backing);
+    assert_string_equal(names.names[1].text, "d.r");
+    assert_false(names.names[1].backing);
+    storage_names_read(data, sizeof(data), STORAGE_FORMAT_VMDK, &names);
+    assert_int_equal(names.count, 0);
+    /* A format without names of other files ends the chain, whatever the file says. */
+    memcpy(data + 112, "bochs", 5);
+    storage_names_read(data, sizeof(data), STORAGE_FORMAT_QCOW2, &names);
+    assert_int_equal(names.names[0].format, STORAGE_FORMAT_RAW);
+}
+
+static void test_a_name_that_is_not_all_there_is_none(void **state)
+{
+    static struct storage_names names;
+    uint8_t data[512];
+
+    (void)state;
+    qcow2_make(data, "base.img", 257); /* past the end */
+    storage_names_read(data, sizeof(data), STORAGE_FORMAT_QCOW2, &names);
+    assert_int_equal(names.count, 1);
+    assert_string_equal(names.names[0].text, "d.r");
+    qcow2_make(data, "base.img", 9); /* with a NUL */
+    storage_names_read(data, sizeof(data), STORAGE_FORMAT_QCOW2, &names);
+    assert_int_equal(names.count, 1);
+    qcow2_make(data, "base.img", 8);
+    big_put(data + 124, UINT32_MAX, 4);
+    storage_names_read(data, sizeof(data), STORAGE_FORMAT_QCOW2, &names);
+    assert_int_equal(names.count, 1);
+    for (unsigned size = 0; size < 264; size++) {
+        storage_names_read(data, size, STORAGE_FORMAT_QCOW2, &names);
+        assert_true(names.count == 0 || size >= 131);
+    }
+}
+
+static void test_a_vmdk_names_its_parts_and_its_parent(void **state)
+{
+    static const char text[] = "# Disk DescriptorFile\nparentFileNameHint=\"up.vmdk\"\n"
+                               "RW 2048 FLAT \"one-flat.vmdk\" 0\nRW 1 FLAT \"cut";
+    static struct storage_names names;
+    uint8_t sparse[1024] = "KDMV";
+
+    (void)state;
+    storage_names_read((const uint8_t *)text, strlen(text), STORAGE_FORMAT_VMDK, &names);
+    assert_int_equal(names.count, 2);
+    assert_string_equal(names.names[0].text, "up.vmdk");
+    assert_true(names.names[0].backing);
+    assert_string_equal(names.names[1].text, "one-flat.vmdk");
+    assert_false(names.names[1].backing);
+    sparse[28] = sparse[36] = 1;
+    memcpy(sparse + 512, text, sizeof(text));
+    storage_names_read(sparse, sizeof(sparse), STORAGE_FORMAT_VMDK, &names);
+    assert_int_equal(names.count, 1); /* it is its own part, whatever its text says */
+    assert_string_equal(names.names[0].text, "up.vmdk");
+}
+
+static void assert_resolves(const char *name, const char *path)
+{
+    char found[64];
+    bool is_path = storage_name_resolve("/a/b.qcow2", name, found, sizeof(found));
+
+    assert_int_equal(is_path, path != NULL);
+    if (path != NULL) {
+        assert_string_equal(found, path);
+    }
+}
+
+static void test_names_are_paths_as_the_daemon_sees_them(void **state)
+{
+    (void)state;
+    assert_resolves("base", "/a/base");
+    assert_resolves("../x/base", "/a/../x/base");
+    assert_resolves("/x/base", "/x/base");
+    assert_resolves("file:base", "/a/base");
+    assert_resolves("x/with:colon", "/a/x/with:colon");
+    assert_resolves("nbd://host/x", NULL);
+    assert_resolves("", NULL);
+    assert_resolves("json:{\"driver\": \"raw\", \"file\": {\"driver\": \"file\", "
+                    "\"filename\": \"/x/y\"}}",
+                    "/x/y");
+    assert_resolves("json:{\"file.filename\": \"y\"}", "/a/y");
+    assert_resolves("json:{\"driver\": \"nbd\"}", NULL);
+    assert_resolves("json:{", NULL);
+    assert_resolves(
+        "/a/name/that/is/longer/than/all/the/room/that/there/is/for/it/or/will/be", NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -170,6 +293,10 @@ int main(void)
         cmocka_unit_test(test_formats_are_told_by_their_beginning),
         cmocka_unit_test(test_nodes_say_what_the_disk_is),
         cmocka_unit_test(test_addresses_that_are_none_are_refused),
+        cmocka_unit_test(test_a_qcow2_names_its_other_files),
+        cmocka_unit_test(test_a_name_that_is_not_all_there_is_none),
+        cmocka_unit_test(test_a_vmdk_names_its_parts_and_its_parent),
+        cmocka_unit_test(test_names_are_paths_as_the_daemon_sees_them),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

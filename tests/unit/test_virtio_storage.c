@@ -15,6 +15,7 @@
 #include "vmm/device.h"
 #include "vmm/memory/guest_ram.h"
 #include "vmm/storage/storage_daemon.h"
+#include "vmm/storage/storage_process.h"
 #include "vmm/virtio/block_io.h"
 #include "vmm/virtio/virtio_block.h"
 
@@ -67,7 +68,7 @@ static const struct storage_ops ops = {.start = daemon_start,
 
 static bool can_run(void)
 {
-    return access(STORAGE_DAEMON_PROGRAM, X_OK) == 0 &&
+    return access(STORAGE_PROGRAM, X_OK) == 0 &&
            access("/usr/bin/qemu-img", X_OK) == 0;
 }
 
@@ -383,7 +384,7 @@ int main(void)
     };
 
     if (!can_run()) {
-        print_message("skip: no " STORAGE_DAEMON_PROGRAM " or qemu-img\n");
+        print_message("skip: no " STORAGE_PROGRAM " or qemu-img\n");
         return 77;
     }
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@ vmm_libvmm_a_SOURCES += \
 	vmm/jail/jail.c vmm/jail/jail.h \
 	vmm/jail/jail_world.c vmm/jail/jail_world.h \
 	vmm/jail/launcher.c vmm/jail/launcher.h \
+	vmm/jail/rights.c vmm/jail/rights.h \
 	vmm/jail/seccomp.c vmm/jail/seccomp.h
 
 # The filters of the jail, as arrays; their maker runs here, on the machine that builds.

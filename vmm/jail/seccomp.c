@@ -30,6 +30,11 @@ static const struct {
     [SECCOMP_ROLE_MAIN_RDMA] = {seccomp_filter_main_rdma,
                                 sizeof(seccomp_filter_main_rdma) /
                                     sizeof(struct sock_filter)},
+    [SECCOMP_ROLE_STORAGE] = {seccomp_filter_storage, sizeof(seccomp_filter_storage) /
+                                                          sizeof(struct sock_filter)},
+    [SECCOMP_ROLE_STORAGE_NETWORK] = {seccomp_filter_storage_network,
+                                      sizeof(seccomp_filter_storage_network) /
+                                          sizeof(struct sock_filter)},
     [SECCOMP_ROLE_MOVE_RDMA] = {seccomp_filter_move_rdma,
                                 sizeof(seccomp_filter_move_rdma) /
                                     sizeof(struct sock_filter)},
@@ -52,16 +57,11 @@ static void kills_soften(struct sock_filter *code, unsigned size)
 #define SANITIZED false
 #endif
 
-int seccomp_enter(enum seccomp_mode mode, enum seccomp_role role)
+/* 0 or a descriptor. */
+static int enter(enum seccomp_mode mode, enum seccomp_role role, unsigned flags)
 {
-    if (SANITIZED && mode == SECCOMP_KILL) {
-        return 0;
-    }
     struct sock_filter code[FILTER_MAX];
     CHECK(role < SECCOMP_ROLES && filters[role].size <= FILTER_MAX);
-    if (mode == SECCOMP_OFF) {
-        return 0;
-    }
     struct sock_fprog program = {.len = (unsigned short)filters[role].size,
                                  .filter = (struct sock_filter *)filters[role].code};
     if (mode == SECCOMP_LOG) {
@@ -69,8 +69,25 @@ int seccomp_enter(enum seccomp_mode mode, enum seccomp_role role)
         kills_soften(code, filters[role].size);
         program.filter = code;
     }
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0) {
-        return -errno;
+    long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+    return result < 0 ? -errno : (int)result;
+}
+
+int seccomp_enter(enum seccomp_mode mode, enum seccomp_role role)
+{
+    return mode == SECCOMP_OFF || (SANITIZED && mode == SECCOMP_KILL)
+               ? 0
+               : enter(mode, role, 0);
+}
+
+int seccomp_enter_notified(enum seccomp_mode mode, enum seccomp_role role,
+                           int *ret_listener)
+{
+    int result =
+        mode == SECCOMP_OFF ? -1 : enter(mode, role, SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    if (mode != SECCOMP_OFF && result < 0) {
+        return result;
     }
+    *ret_listener = result;
     return 0;
 }

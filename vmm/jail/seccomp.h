@@ -22,10 +22,19 @@ enum seccomp_role {
     /* The same of a VM with --rdma. */
     SECCOMP_ROLE_MAIN_RDMA,
     SECCOMP_ROLE_MOVE_RDMA,
+    /* Of a program that knows nothing of it: all but what a list forbids. */
+    SECCOMP_ROLE_STORAGE,
+    SECCOMP_ROLE_STORAGE_NETWORK, /* of a disk on a server */
     SECCOMP_ROLES,
 };
 
 /* For the calling thread, and those that it will start. -errno. */
 int seccomp_enter(enum seccomp_mode mode, enum seccomp_role role);
+/*
+ * The same with a descriptor on which the kernel asks about calls that the filter leaves
+ * to another process; -1 with SECCOMP_OFF.
+ */
+int seccomp_enter_notified(enum seccomp_mode mode, enum seccomp_role role,
+                           int *ret_listener);
 
 #endif

@@ -9,6 +9,9 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
+
+#include "vmm/jail/seccomp.h"
 
 struct error;
 
@@ -34,6 +37,10 @@ struct storage_disk {
     bool read_only;
     bool direct;
     int lock_fd; /* > 0: of the VM; the daemon holds it until it is gone */
+    /* The daemon's jail (storage_jail.h); else it runs with what rights its starter has. */
+    bool jailed;
+    uid_t jail_uid;
+    enum seccomp_mode seccomp;
 };
 
 /*

@@ -4,13 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -22,16 +19,15 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "vmm/storage/block_disk.h"
+#include "vmm/storage/storage_chain.h"
 #include "vmm/storage/storage_folder.h"
+#include "vmm/storage/storage_jail.h"
 #include "vmm/storage/storage_node.h"
+#include "vmm/storage/storage_process.h"
 #include "vmm/storage/storage_qmp.h"
 
 #define SOCKET_NAME STORAGE_FOLDER_SOCKET
 #define EXPORT_NAME "export"
-/* In the daemon. */
-#define QMP_FD  3
-#define LOCK_FD 4
-#define FREE_FD 5 /* from here on nothing of ours is open */
 
 struct storage_daemon {
     struct storage_disk disk;
@@ -42,7 +38,11 @@ struct storage_daemon {
     pid_t pid; /* 0: none stands */
     struct block_disk guard;
     struct storage_qmp qmp;
-    char folder[STORAGE_FOLDER_SIZE]; /* "": none yet */
+    int folder_fd;                    /* of the socket, in the daemon's jail; -1: none */
+    char folder[STORAGE_FOLDER_SIZE]; /* the same without a jail; "": none */
+    struct storage_chain files;       /* that it may open, in its jail */
+    char *path;                       /* absolute, as the daemon is told, as the next */
+    char *key;
 };
 
 /* ---- making --------------------------------------------------------------- */
@@ -126,6 +126,18 @@ static int folder_make(struct storage_daemon *daemon, struct error *err)
                                 err_text(ret));
 }
 
+/* The daemon's own folder is another. */
+static int paths_make(struct storage_daemon *daemon, struct error *err)
+{
+    const char *key = daemon->disk.key;
+
+    daemon->path = storage_path_whole(daemon->disk.path);
+    daemon->key = key != NULL ? storage_path_whole(key) : NULL;
+    return daemon->path == NULL || (key != NULL && daemon->key == NULL)
+               ? error_set(err, -ENOMEM, "no memory for disk %s", daemon->disk.path)
+               : 0;
+}
+
 int storage_daemon_create(const struct storage_disk *disk,
                           struct storage_daemon **ret_daemon, struct error *err)
 {
@@ -136,10 +148,13 @@ int storage_daemon_create(const struct storage_disk *disk,
         return error_set(err, -ENOMEM, "no memory for disk %s", disk->path);
     }
     daemon->disk = *disk;
-    daemon->qmp.fd = daemon->guard.fd = daemon->guard.lock_fd = -1;
+    daemon->qmp.fd = daemon->guard.fd = daemon->guard.lock_fd = daemon->folder_fd = -1;
     ret = key_judge(disk, err);
     ret = ret < 0 ? ret : place_judge(daemon, err);
-    ret = ret < 0 ? ret : folder_make(daemon, err);
+    ret = ret < 0 ? ret : paths_make(daemon, err);
+    ret = ret < 0        ? ret
+          : disk->jailed ? storage_chain_find(disk, &daemon->files, err)
+                         : folder_make(daemon, err);
     if (ret < 0) {
         storage_daemon_free(daemon);
         return ret;
@@ -158,95 +173,30 @@ void storage_daemon_free(struct storage_daemon *daemon)
         (void)rmdir(daemon->folder); /* empty since the kill; a leftover does no harm */
     }
     block_disk_close(&daemon->guard);
+    storage_chain_done(&daemon->files);
+    free(daemon->path);
+    free(daemon->key);
     free(daemon);
 }
 
 /* ---- the process ---------------------------------------------------------- */
 
-/*
- * A hostile image may take the daemon over. It has to open files by path, so it stays
- * root where the launcher is; but of a root's rights it keeps the one to files, and it
- * has no network unless its disk is on one.
- */
-static void rights_drop(const struct storage_disk *disk)
-{
-    int spaces = CLONE_NEWIPC | CLONE_NEWUTS;
-
-    if (strncmp(disk->path, "nbd://", 6) != 0) {
-        spaces |= CLONE_NEWNET;
-    }
-    /* Fails where the VMM is no root: there is nothing to drop. */
-    (void)unshare(spaces);
-    for (int right = 0; right <= CAP_LAST_CAP; right++) {
-        if (right != CAP_DAC_OVERRIDE) {
-            (void)prctl(PR_CAPBSET_DROP, right);
-        }
-    }
-    (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-}
-
-/* In the child of a process with threads: nothing but system calls. */
-static _Noreturn void daemon_become(const struct storage_disk *disk, int qmp_fd,
-                                    pid_t parent)
-{
-    static const char *const arguments[] = {"qemu-storage-daemon", "--chardev",
-                                            "socket,id=qmp,fd=3",  "--monitor",
-                                            "chardev=qmp",         NULL};
-    static const char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
-    sigset_t none;
-    int qmp_high = fcntl(qmp_fd, F_DUPFD, 64);
-    int lock_high = disk->lock_fd > 0 ? fcntl(disk->lock_fd, F_DUPFD, 64) : -1;
-
-    (void)sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    (void)signal(SIGPIPE, SIG_DFL);
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent ||
-        dup2(qmp_high, QMP_FD) < 0) {
-        _exit(126);
-    }
-    (void)close(LOCK_FD);
-    if (lock_high >= 0 && dup2(lock_high, LOCK_FD) < 0) {
-        _exit(126);
-    }
-    (void)close_range(FREE_FD, ~0u, 0);
-    rights_drop(disk);
-    (void)execve(STORAGE_DAEMON_PROGRAM, (char *const *)arguments,
-                 (char *const *)environment); /* it only reads them */
-    _exit(127);
-}
-
 int storage_daemon_start(struct storage_daemon *daemon, struct error *err)
 {
-    int sockets[2];
-    pid_t parent = getpid();
+    struct storage_process process;
     int ret;
 
     if (daemon->pid != 0) {
         return 0;
     }
-    if (access(STORAGE_DAEMON_PROGRAM, X_OK) < 0) {
-        return error_set(err, -errno,
-                         "disk %s needs " STORAGE_DAEMON_PROGRAM
-                         ": install the package qemu-system-common "
-                         "(Debian 12) or qemu-utils",
-                         daemon->disk.path);
-    }
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0) {
-        return error_set(err, -errno, "no socket for the storage daemon: %s",
-                         err_text(-errno));
-    }
-    daemon->pid = fork();
-    if (daemon->pid == 0) {
-        daemon_become(&daemon->disk, sockets[1], parent);
-    }
-    ret = daemon->pid < 0 ? -errno : 0;
-    (void)close(sockets[1]);
+    ret = storage_process_start(&daemon->disk, &daemon->files, &process, err);
     if (ret < 0) {
-        daemon->pid = 0;
-        (void)close(sockets[0]);
-        return error_set(err, ret, "can't start a process: %s", err_text(ret));
+        return ret;
     }
-    ret = storage_qmp_open(&daemon->qmp, sockets[0], clock_now_ms() + STORAGE_OPEN_MS);
+    daemon->pid = process.pid;
+    daemon->folder_fd = process.folder_fd;
+    ret =
+        storage_qmp_open(&daemon->qmp, process.talk_fd, clock_now_ms() + STORAGE_OPEN_MS);
     if (ret < 0) {
         storage_daemon_kill(daemon);
         return error_set(err, ret, "the storage daemon of disk %s does not start: %s",
@@ -269,6 +219,8 @@ void storage_daemon_kill(struct storage_daemon *daemon)
         daemon->pid = 0;
     }
     daemon->is_open = false;
+    cleanup_fd(&daemon->folder_fd);
+    daemon->folder_fd = -1;
     if (daemon->folder[0] != '\0') {
         (void)snprintf(path, sizeof(path), "%s/" SOCKET_NAME, daemon->folder); /* fits */
         (void)unlink(path);
@@ -345,13 +297,16 @@ static int image_open(struct storage_daemon *daemon, const char *socket_path,
                       uint64_t deadline_ms, struct error *err)
 {
     json_t *node = NULL;
-    int ret =
-        storage_node_build(&daemon->disk, daemon->direct, !daemon->guarded, &node, err);
+    struct storage_disk disk = daemon->disk;
+    int ret;
+
+    disk.path = daemon->path;
+    ret = storage_node_build(&disk, daemon->direct, !daemon->guarded, &node, err);
 
     if (ret == 0 && daemon->disk.key != NULL) {
         ret = order(daemon, "object-add",
                     json_pack("{s:s,s:s,s:s}", "qom-type", "secret", "id",
-                              STORAGE_KEY_NAME, "file", daemon->disk.key),
+                              STORAGE_KEY_NAME, "file", daemon->key),
                     deadline_ms, err);
     }
     if (ret < 0) {
@@ -369,13 +324,29 @@ static int image_open(struct storage_daemon *daemon, const char *socket_path,
                        deadline_ms, err);
 }
 
-static int socket_connect(const char *path, int *ret_fd)
+/* A daemon that was taken over may have put anything there: only a socket of its own
+ * folder is connected to, nothing that a link leads to. */
+static int socket_connect(const struct storage_daemon *daemon, int *ret_fd)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct stat status;
     CLEANUP(cleanup_fd) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CLEANUP(cleanup_fd) int place = -1;
 
-    CHECK(strlen(path) < sizeof(address.sun_path));
-    (void)strcpy(address.sun_path, path);
+    if (daemon->folder_fd >= 0) {
+        place = openat(daemon->folder_fd, SOCKET_NAME, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        if (place < 0 || fstat(place, &status) < 0) {
+            return -errno;
+        }
+        if (!S_ISSOCK(status.st_mode)) {
+            return DROVER_EMALFORMED;
+        }
+        (void)snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d",
+                       place); /* fits */
+    } else {
+        (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s/" SOCKET_NAME,
+                       daemon->folder); /* fits */
+    }
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
         return -errno;
     }
@@ -390,12 +361,13 @@ int storage_daemon_open(struct storage_daemon *daemon, uint64_t deadline_ms, int
     int ret;
 
     CHECK(!daemon->is_open);
-    (void)snprintf(path, sizeof(path), "%s/" SOCKET_NAME, daemon->folder); /* fits */
+    (void)snprintf(path, sizeof(path), "%s/" SOCKET_NAME,
+                   daemon->disk.jailed ? STORAGE_JAIL_FOLDER : daemon->folder); /* fits */
     ret = daemon->guarded ? block_disk_lock(&daemon->guard, err) : 0;
     ret = ret < 0 ? ret : storage_daemon_start(daemon, err);
     ret = ret < 0 ? ret : image_open(daemon, path, deadline_ms, err);
     if (ret == 0) {
-        ret = socket_connect(path, ret_fd);
+        ret = socket_connect(daemon, ret_fd);
         (void)error_set(ret < 0 ? err : NULL, ret,
                         "can't reach the storage daemon of disk %s: %s",
                         daemon->disk.path, err_text(ret));

@@ -13,10 +13,8 @@
 struct error;
 struct storage_daemon;
 
-#define STORAGE_DAEMON_PROGRAM "/usr/bin/qemu-storage-daemon"
-
 /* Judges what needs no daemon (format, key). `disk` is copied, its strings are borrowed.
- * Makes a folder of its own for the daemon's socket. */
+ */
 int storage_daemon_create(const struct storage_disk *disk,
                           struct storage_daemon **ret_daemon, struct error *err);
 void storage_daemon_free(struct storage_daemon *daemon); /* kills it; NULL is fine */
