@@ -381,8 +381,13 @@ check_PROGRAMS += tests/unit/test_tls_secrets
 tests_unit_test_tls_secrets_SOURCES = tests/unit/test_tls_secrets.c tests/unit/unit.h
 tests_unit_test_tls_secrets_LDADD = $(AGENT_UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_moves
-tests_unit_test_moves_SOURCES = tests/unit/test_moves.c tests/unit/pki_fixture.h tests/unit/unit.h
+tests_unit_test_moves_SOURCES = tests/unit/test_moves.c \
+	tests/unit/moves_fixture.c tests/unit/moves_fixture.h tests/unit/pki_fixture.h tests/unit/unit.h
 tests_unit_test_moves_LDADD = $(AGENT_UNIT_LIBS)
+check_PROGRAMS += tests/unit/test_moves_opening
+tests_unit_test_moves_opening_SOURCES = tests/unit/test_moves_opening.c \
+	tests/unit/moves_fixture.c tests/unit/moves_fixture.h tests/unit/pki_fixture.h tests/unit/unit.h
+tests_unit_test_moves_opening_LDADD = $(AGENT_UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_join
 tests_unit_test_join_SOURCES = tests/unit/test_join.c tests/unit/pki_fixture.h tests/unit/unit.h
 tests_unit_test_join_LDADD = $(AGENT_UNIT_LIBS)
