@@ -13,6 +13,7 @@ node_agent_libagent_a_SOURCES += node-agent/tls_secrets.c node-agent/tls_secrets
 node_agent_libagent_a_SOURCES += node-agent/ktls.c node-agent/ktls.h
 node_agent_libagent_a_SOURCES += node-agent/moves.c node-agent/moves.h
 node_agent_libagent_a_SOURCES += node-agent/move_relay.c node-agent/move_relay.h
+node_agent_libagent_a_SOURCES += node-agent/move_sockets.c node-agent/move_sockets.h
 node_agent_libagent_a_SOURCES += node-agent/peer_channel.c node-agent/peer_channel.h
 node_agent_libagent_a_SOURCES += node-agent/peers.c node-agent/peers.h node-agent/peers_private.h
 node_agent_libagent_a_SOURCES += node-agent/peers_link.c

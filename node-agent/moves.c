@@ -1,25 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Encrypted connections for moves: the opening words, and who encrypts then. */
+/* Encrypted connections for moves: the opening words. Who encrypts then: move_sockets.c. */
 #include "node-agent/moves.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "node-agent/ktls.h"
-#include "node-agent/move_relay.h"
+#include "node-agent/move_sockets.h"
 #include "node-agent/tls_stream.h"
 
 #define ANSWER_TEXT_MAX 256
@@ -45,29 +38,13 @@ struct move_dial {
     void *owner;
 };
 
-struct relay {
-    struct relay *next;
-    struct move_relay *relay;
-    struct move_wish wish;
-};
-
-enum probe_state { PROBE_RUNS, PROBE_CAN, PROBE_CANNOT };
-
-/* Its thread may outlive its owner: who lets go of it last frees it. */
-struct probe {
-    atomic_int state; /* enum probe_state */
-    atomic_uint users;
-};
-
 struct moves {
     struct moves_config config;
-    struct probe *probe;
-    uv_async_t async; /* a relay has ended */
+    struct move_sockets *sockets;
     struct move_dial *dials;
-    struct relay *relays;
     void (*closed)(void *owner); /* set once closing */
     void *closed_owner;
-    bool async_closed;
+    bool sockets_closed;
 };
 
 static void ignore_received(void *owner, struct tls_stream *stream, const uint8_t *data,
@@ -86,7 +63,7 @@ static const struct tls_stream_ops no_ops = {.received = ignore_received,
 
 static void finish_close(struct moves *moves)
 {
-    if (moves->closed != NULL && moves->async_closed && moves->dials == NULL) {
+    if (moves->closed != NULL && moves->sockets_closed && moves->dials == NULL) {
         void (*closed)(void *owner) = moves->closed;
         moves->closed = NULL;
         closed(moves->closed_owner);
@@ -153,122 +130,12 @@ static void fail_stream(struct move_dial *dial, int error, const char *text)
     fail(dial, error, text);
 }
 
-/* ---- handing over ---- */
-
-static void on_relay_ended(void *owner)
-{
-    struct moves *moves = owner;
-    (void)uv_async_send(&moves->async); /* open until all relays are joined */
-}
-
-static unsigned relay_count(const struct moves *moves)
-{
-    unsigned count = 0;
-    for (const struct relay *relay = moves->relays; relay != NULL; relay = relay->next) {
-        count++;
-    }
-    return count;
-}
-
-static int relay_add(struct moves *moves, struct tls_taken *taken,
-                     const struct move_wish *wish, int *ret_fd)
-{
-    if (relay_count(moves) >= MOVES_RELAYS_MAX) {
-        return DROVER_ELIMIT;
-    }
-    struct relay *relay = calloc(1, sizeof(*relay));
-    if (relay == NULL) {
-        return -ENOMEM;
-    }
-    relay->wish = *wish;
-    int rv = move_relay_start(taken, on_relay_ended, moves, &relay->relay, ret_fd);
-    if (rv != 0) {
-        free(relay);
-        return rv;
-    }
-    relay->next = moves->relays;
-    moves->relays = relay;
-    return 0;
-}
-
-static void relay_end(struct moves *moves, struct relay *relay)
-{
-    struct move_relay_end end = {0};
-    char text[ERROR_TEXT_SIZE];
-    move_relay_free(relay->relay, &end);
-    (void)snprintf(text, sizeof(text),
-                   "a relay of a move's has ended sent=%" PRIu64 " received=%" PRIu64
-                   " why=%s",
-                   end.bytes_out, end.bytes_in, end.error == 0 ? "done" : err_text(end.error));
-    note(moves, &relay->wish, text);
-    free(relay);
-}
-
-static void on_async(uv_async_t *async)
-{
-    struct moves *moves = async->data;
-    for (struct relay **at = &moves->relays; *at != NULL;) {
-        struct relay *relay = *at;
-        if (move_relay_ended(relay->relay)) {
-            *at = relay->next;
-            relay_end(moves, relay);
-        } else {
-            at = &relay->next;
-        }
-    }
-}
-
-/* As migration/transport_tcp.c does with sockets of its own; slower to notice without. */
-static void tune(int fd, uint32_t ack_ms)
-{
-    const int values[][3] = {
-        {SOL_SOCKET, SO_KEEPALIVE, 1},
-        {IPPROTO_TCP, TCP_KEEPIDLE, ack_ms < 2000 ? 1 : (int)(ack_ms / 2000)},
-        {IPPROTO_TCP, TCP_KEEPINTVL, ack_ms < 2000 ? 1 : (int)(ack_ms / 2000)},
-        {IPPROTO_TCP, TCP_KEEPCNT, 2},
-        {IPPROTO_TCP, TCP_USER_TIMEOUT, (int)ack_ms},
-    };
-    for (unsigned i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
-        (void)setsockopt(fd, values[i][0], values[i][1], &values[i][2], sizeof(int));
-    }
-}
-
-static void choose_encryption(struct move_dial *dial)
-{
-    bool by_kernel = false;
-    dial->by_kernel = moves_probed(dial->moves, &by_kernel) && by_kernel;
-}
-
 /* Out of the stream, into a socket for the VMM. */
 static int hand_over(struct move_dial *dial, struct move_socket *ret_socket)
 {
-    struct moves *moves = dial->moves;
-    CLEANUP(tls_taken_done) struct tls_taken taken = {.fd = -1};
     tls_stream_set_ops(dial->stream, &no_ops, NULL);
-    int rv = tls_stream_take(dial->stream, &taken);
-    if (rv != 0) {
-        tls_stream_close(dial->stream, rv, NULL);
-        return rv;
-    }
-    struct move_socket socket = {.fd = -1,
-                                 .by_kernel = true,
-                                 .cipher = SSL_get_cipher_name(taken.ssl)};
-    tune(taken.fd, moves->config.ack_ms);
-    rv = dial->by_kernel ? ktls_install(&taken) : -ENOTSUP;
-    if (rv == 0) {
-        socket.fd = taken.fd;
-        taken.fd = -1;
-    } else if (rv == -ENOTSUP) {
-        if (dial->by_kernel) {
-            note(moves, &dial->wish, "the kernel refuses this connection: a relay has it");
-        }
-        socket.by_kernel = false;
-        rv = relay_add(moves, &taken, &dial->wish, &socket.fd);
-    }
-    if (rv == 0) {
-        *ret_socket = socket;
-    }
-    return rv;
+    return move_sockets_make(dial->moves->sockets, dial->stream, &dial->wish,
+                             dial->by_kernel, ret_socket);
 }
 
 /* ---- both sides' words ---- */
@@ -287,7 +154,7 @@ static int say_open(struct move_dial *dial)
     open.vm_id = dial->wish.vm_id;
     open.epoch = dial->wish.epoch;
     open.stream = dial->wish.stream;
-    choose_encryption(dial);
+    dial->by_kernel = move_sockets_by_kernel(dial->moves->sockets);
     open.encryption = dial->by_kernel ? DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL
                                       : DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY;
     message.what_case = DROVER__PEER_MESSAGE__WHAT_MOVE_OPEN;
@@ -363,7 +230,7 @@ static void take_open(struct move_dial *dial, const Drover__PeerMessage *message
                                         .epoch = open->epoch,
                                         .stream = open->stream,
                                         .encryption = open->encryption};
-        choose_encryption(dial);
+        dial->by_kernel = move_sockets_by_kernel(dial->moves->sockets);
         rv = moves->config.ops->judge(moves->config.owner, dial->host_id, &dial->wish,
                                       &err);
     }
@@ -528,55 +395,14 @@ void moves_dial_cancel(struct move_dial *dial)
 }
 
 /* ---- all of them ---- */
-
-static void probe_drop(struct probe *probe)
-{
-    if (atomic_fetch_sub(&probe->users, 1) == 1) {
-        free(probe);
-    }
-}
-
-static void *probe_main(void *owner)
-{
-    struct probe *probe = owner;
-    atomic_store(&probe->state, ktls_probe() == 0 ? PROBE_CAN : PROBE_CANNOT);
-    probe_drop(probe);
-    return NULL;
-}
-
-static int probe_start(bool relay_only, struct probe **ret_probe)
-{
-    pthread_t thread;
-    sigset_t all, before;
-    struct probe *probe = calloc(1, sizeof(*probe));
-    if (probe == NULL) {
-        return -ENOMEM;
-    }
-    atomic_init(&probe->users, relay_only ? 1 : 2);
-    atomic_init(&probe->state, relay_only ? PROBE_CANNOT : PROBE_RUNS);
-    if (!relay_only) {
-        (void)sigfillset(&all); /* signals are the loop's */
-        CHECK(pthread_sigmask(SIG_SETMASK, &all, &before) == 0);
-        int rv = -pthread_create(&thread, NULL, probe_main, probe);
-        CHECK(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
-        if (rv != 0) {
-            free(probe);
-            return rv;
-        }
-        CHECK(pthread_detach(thread) == 0);
-    }
-    *ret_probe = probe;
-    return 0;
-}
-
 bool moves_probed(const struct moves *moves, bool *ret_by_kernel)
 {
-    int state = atomic_load(&moves->probe->state);
-    if (state == PROBE_RUNS) {
-        return false;
-    }
-    *ret_by_kernel = state == PROBE_CAN;
-    return true;
+    return move_sockets_probed(moves->sockets, ret_by_kernel);
+}
+
+static void on_note(void *owner, const struct move_wish *wish, const char *text)
+{
+    note(owner, wish, text);
 }
 
 int moves_create(const struct moves_config *config, struct moves **ret_moves)
@@ -586,26 +412,24 @@ int moves_create(const struct moves_config *config, struct moves **ret_moves)
         return -ENOMEM;
     }
     moves->config = *config;
-    int rv = probe_start(config->relay_only, &moves->probe);
+    const struct move_sockets_config sockets = {.loop = config->loop,
+                                                .ack_ms = config->ack_ms,
+                                                .relay_only = config->relay_only,
+                                                .note = on_note,
+                                                .owner = moves};
+    int rv = move_sockets_create(&sockets, &moves->sockets);
     if (rv != 0) {
         free(moves);
         return rv;
     }
-    rv = uv_async_init(config->loop, &moves->async, on_async);
-    if (rv != 0) {
-        probe_drop(moves->probe);
-        free(moves);
-        return rv;
-    }
-    moves->async.data = moves;
     *ret_moves = moves;
     return 0;
 }
 
-static void on_async_closed(uv_handle_t *handle)
+static void on_sockets_closed(void *owner)
 {
-    struct moves *moves = handle->data;
-    moves->async_closed = true;
+    struct moves *moves = owner;
+    moves->sockets_closed = true;
     finish_close(moves);
 }
 
@@ -617,12 +441,7 @@ void moves_close(struct moves *moves, void (*closed)(void *owner), void *owner)
     for (struct move_dial *dial = moves->dials; dial != NULL; dial = dial->next) {
         moves_dial_cancel(dial);
     }
-    while (moves->relays != NULL) {
-        struct relay *relay = moves->relays;
-        moves->relays = relay->next;
-        relay_end(moves, relay);
-    }
-    uv_close((uv_handle_t *)&moves->async, on_async_closed);
+    move_sockets_close(moves->sockets, on_sockets_closed, moves);
 }
 
 void moves_free(struct moves *moves)
@@ -630,7 +449,7 @@ void moves_free(struct moves *moves)
     if (moves == NULL) {
         return;
     }
-    CHECK(moves->dials == NULL && moves->relays == NULL && moves->async_closed);
-    probe_drop(moves->probe);
+    CHECK(moves->dials == NULL && moves->sockets_closed);
+    move_sockets_free(moves->sockets);
     free(moves);
 }
