@@ -5,7 +5,7 @@ cli_libcli_a_SOURCES = \
 	cli/client.c cli/client.h \
 	cli/console.c cli/console.h \
 	cli/cmd_cluster.c cli/cmd_events.c cli/cmd_node.c cli/cmd_vm.c cli/cmd_vm.h cli/cmd_vm_create.c \
-	cli/cmd_vm_console.c \
+	cli/cmd_vm_console.c cli/cmd_vm_migrate.c cli/cmd_vm_show.c \
 	cli/vm_file.c cli/vm_file.h cli/vm_spec.c cli/vm_spec.h \
 	cli/vm_wait.c cli/vm_wait.h \
 	cli/table.c cli/table.h
