@@ -17,7 +17,8 @@ const char cli_vm_migrate_help[] =
     "usage: drover vm migrate VM [--to HOST] [--max-downtime MS] [--deadline SECONDS] "
     "[--predict]\n"
     "                        [--transport tcp|rdma|auto]\n"
-    "                        [--post-copy auto|never|now] [--no-wait] [--timeout SECONDS]\n"
+    "                        [--post-copy auto|never|now] [--no-wait] [--timeout "
+    "SECONDS]\n"
     "\n"
     "  --to HOST          where to; else the cluster chooses\n"
     "  --max-downtime MS  the longest pause that the guest may see\n"
@@ -29,7 +30,8 @@ const char cli_vm_migrate_help[] =
     "allow-unencrypted-rdma on` allows\n"
     "                     it; where a host can't, over TCP, encrypted, with a notice\n"
     "  --transport auto   rdma where the cluster allows it, else tcp\n"
-    "  --post-copy WHEN   let the guest run on the target before all its memory is there: "
+    "  --post-copy WHEN   let the guest run on the target before all its memory is "
+    "there: "
     "never (default),\n"
     "                     auto (if the goals can't be met otherwise), or now. Until all "
     "has come it needs both\n"
@@ -60,7 +62,8 @@ struct migrate_options {
 
 static int parse_transport(json_t *body, const char *text)
 {
-    if (strcmp(text, "tcp") != 0 && strcmp(text, "rdma") != 0 && strcmp(text, "auto") != 0) {
+    if (strcmp(text, "tcp") != 0 && strcmp(text, "rdma") != 0 &&
+        strcmp(text, "auto") != 0) {
         return cli_usage("vm migrate", "--transport takes tcp, rdma or auto");
     }
     return json_object_set_new(body, "transport", json_string(text)) == 0
@@ -83,10 +86,11 @@ static int parse_goal(const char *verb, int option, const char *text, json_t *bo
 {
     bool deadline = option == OPTION_DEADLINE;
     uint64_t number = 0;
-    int status = cli_parse_number(verb, deadline ? "--deadline" : "--max-downtime", text, 1,
-                                  UINT32_MAX, &number);
-    if (status == CLI_OK && json_object_set_new(body, deadline ? "deadline_s" : "max_downtime_ms",
-                                                json_integer((json_int_t)number)) != 0) {
+    int status = cli_parse_number(verb, deadline ? "--deadline" : "--max-downtime", text,
+                                  1, UINT32_MAX, &number);
+    if (status == CLI_OK &&
+        json_object_set_new(body, deadline ? "deadline_s" : "max_downtime_ms",
+                            json_integer((json_int_t)number)) != 0) {
         status = cli_fail("out of memory");
     }
     return status;

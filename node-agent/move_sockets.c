@@ -120,7 +120,8 @@ static void on_relay_ended(void *owner)
 static unsigned relay_count(const struct move_sockets *sockets)
 {
     unsigned count = 0;
-    for (const struct relay *relay = sockets->relays; relay != NULL; relay = relay->next) {
+    for (const struct relay *relay = sockets->relays; relay != NULL;
+         relay = relay->next) {
         count++;
     }
     return count;
@@ -152,10 +153,10 @@ static void relay_end(struct move_sockets *sockets, struct relay *relay)
     struct move_relay_end end = {0};
     char text[ERROR_TEXT_SIZE];
     move_relay_free(relay->relay, &end);
-    (void)snprintf(text, sizeof(text),
-                   "a relay of a move's has ended sent=%" PRIu64 " received=%" PRIu64
-                   " why=%s",
-                   end.bytes_out, end.bytes_in, end.error == 0 ? "done" : err_text(end.error));
+    (void)snprintf(
+        text, sizeof(text),
+        "a relay of a move's has ended sent=%" PRIu64 " received=%" PRIu64 " why=%s",
+        end.bytes_out, end.bytes_in, end.error == 0 ? "done" : err_text(end.error));
     note(sockets, &relay->wish, text);
     free(relay);
 }
@@ -201,9 +202,8 @@ int move_sockets_make(struct move_sockets *sockets, struct tls_stream *stream,
         tls_stream_close(stream, rv, NULL);
         return rv;
     }
-    struct move_socket socket = {.fd = -1,
-                                 .by_kernel = true,
-                                 .cipher = SSL_get_cipher_name(taken.ssl)};
+    struct move_socket socket = {
+        .fd = -1, .by_kernel = true, .cipher = SSL_get_cipher_name(taken.ssl)};
     tune(taken.fd, sockets->config.ack_ms);
     rv = by_kernel ? ktls_install(&taken) : -ENOTSUP;
     if (rv == 0) {

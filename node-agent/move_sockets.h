@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Makes sockets for VMMs of connections that stand: the kernel goes on with their TLS where
- * it can, else a thread here does (move_relay.h). Which it will be is found out in the
- * background. For moves.c; loop thread only.
+ * Makes sockets for VMMs of connections that stand: the kernel goes on with their TLS
+ * where it can, else a thread here does (move_relay.h). Which it will be is found out in
+ * the background. For moves.c; loop thread only.
  */
 #ifndef DROVER_NODE_AGENT_MOVE_SOCKETS_H
 #define DROVER_NODE_AGENT_MOVE_SOCKETS_H
@@ -31,8 +31,8 @@ int move_sockets_create(const struct move_sockets_config *config,
 bool move_sockets_probed(const struct move_sockets *sockets, bool *ret_by_kernel);
 /* What the next one would be. */
 bool move_sockets_by_kernel(const struct move_sockets *sockets);
-/* Takes the stream in any case; its owner must not mind any more. `by_kernel` only if the kernel can; if it refuses all the
- * same, a relay has it. */
+/* Takes the stream in any case; its owner must not mind any more. `by_kernel` only if the
+ * kernel can; if it refuses all the same, a relay has it. */
 int move_sockets_make(struct move_sockets *sockets, struct tls_stream *stream,
                       const struct move_wish *wish, bool by_kernel,
                       struct move_socket *ret_socket);

@@ -275,12 +275,15 @@ tests_unit_test_serial_LDADD = $(VMM_TEST_LIBS)
 DECIDE_LIBS = node-agent/libagent.a consensus/libconsensus.a fencing/libfencing.a \
 	proto/libproto.a base/libbase.a $(PROTOBUF_C_LIBS) $(ZLIB_LIBS) $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/test_host_core
-tests_unit_test_host_core_SOURCES = tests/unit/test_host_core.c \
+HOST_TEST_SOURCES = tests/unit/host_fixture.c tests/unit/host_fixture.h \
 	tests/unit/small_cluster.c tests/unit/small_cluster.h tests/unit/unit.h
+tests_unit_test_host_core_SOURCES = tests/unit/test_host_core.c $(HOST_TEST_SOURCES)
 tests_unit_test_host_core_LDADD = $(DECIDE_LIBS)
+check_PROGRAMS += tests/unit/test_host_migration
+tests_unit_test_host_migration_SOURCES = tests/unit/test_host_migration.c $(HOST_TEST_SOURCES)
+tests_unit_test_host_migration_LDADD = $(DECIDE_LIBS)
 check_PROGRAMS += tests/unit/test_host_postcopy
-tests_unit_test_host_postcopy_SOURCES = tests/unit/test_host_postcopy.c \
-	tests/unit/small_cluster.c tests/unit/small_cluster.h tests/unit/unit.h
+tests_unit_test_host_postcopy_SOURCES = tests/unit/test_host_postcopy.c $(HOST_TEST_SOURCES)
 tests_unit_test_host_postcopy_LDADD = $(DECIDE_LIBS)
 check_PROGRAMS += tests/unit/test_controller
 tests_unit_test_controller_SOURCES = tests/unit/test_controller.c \

@@ -97,7 +97,8 @@ static unsigned free_port(void)
     return ntohs(address.sin_port);
 }
 
-struct moves_host *moves_fixture_host(struct moves_fixture *f, uint64_t host_id, struct pki_fixture *pki)
+struct moves_host *moves_fixture_host(struct moves_fixture *f, uint64_t host_id,
+                                      struct pki_fixture *pki)
 {
     struct moves_host *host = &f->hosts[f->count++];
     struct error err = {0};
@@ -188,7 +189,7 @@ static void on_tick(uv_timer_t *timer)
 }
 
 void moves_fixture_run(struct moves_fixture *f, const unsigned *counter, unsigned wanted,
-                      unsigned ms)
+                       unsigned ms)
 {
     uv_timer_t timer;
     assert_int_equal(uv_timer_init(&f->loop, &timer), 0);
@@ -202,7 +203,8 @@ void moves_fixture_run(struct moves_fixture *f, const unsigned *counter, unsigne
     (void)uv_run(&f->loop, UV_RUN_NOWAIT);
 }
 
-struct move_dial *moves_fixture_dial(struct moves_host *from, const struct moves_host *to, uint64_t host_id)
+struct move_dial *moves_fixture_dial(struct moves_host *from, const struct moves_host *to,
+                                     uint64_t host_id)
 {
     const struct move_wish wish = {.vm_id = 7, .epoch = 3, .stream = 1};
     struct move_dial *made = NULL;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The opening words of a move's connection, over real TLS on the loopback: who must not come
- * in does not, and who never answers is left. */
+/* The opening words of a move's connection, over real TLS on the loopback: who must not
+ * come in does not, and who never answers is left. */
 #include "tests/unit/unit.h"
 
 #include <arpa/inet.h>
