@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Guest memory: its layout, checked access, dirty pages, and what is given back. */
+/* Guest memory: its layout, checked access, and what is given back. Dirty pages:
+ * guest_ram_dirty.c. */
 #include "vmm/memory/guest_ram.h"
 
 #include <errno.h>
@@ -15,43 +16,9 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "vmm/layout.h"
-#include "vmm/memory/ram_backing.h"
+#include "vmm/memory/guest_ram_internal.h"
 
 #define MIB (UINT64_C(1) << 20)
-
-struct guest_ram {
-    struct ram_backing backing;
-    atomic_bool fd_asked;
-    pthread_mutex_t filling_lock;
-    pthread_cond_t filled;
-    atomic_uint held;       /* how often; nothing is given back then */
-    atomic_uint discarding; /* calls under way */
-    atomic_bool filling; /* written under filling_lock */
-    bool is_reserved; /* the guest's for good: what it does not use is not given back */
-    uint64_t size_bytes;
-    unsigned region_count;
-    struct guest_ram_region regions[GUEST_RAM_REGIONS_MAX];
-    atomic_bool tracking;
-    /*
-     * The range that guest_ram_populated() found last: the kernel finds the end of a
-     * range by walking all of it, and callers ask for one small part after the other.
-     * Good as long as nothing was given back since.
-     */
-    pthread_mutex_t found_lock;
-    struct {
-        uint64_t start, end; /* in the backing; empty: none */
-        uint64_t discards;
-    } found;
-    atomic_uint_least64_t discards; /* how often something was given back */
-    /* One bit per page; made by the first guest_ram_track_dirty(true), kept until the
-     * end. */
-    _Atomic(uint64_t) *_Atomic dirty[GUEST_RAM_REGIONS_MAX];
-};
-
-static uint64_t region_words(const struct guest_ram_region *region)
-{
-    return (region->size_bytes / GUEST_PAGE_SIZE + 63) / 64;
-}
 
 /* What the host could give without swapping; UINT64_MAX when it can't be told. */
 static uint64_t host_available_bytes(void)
@@ -194,8 +161,8 @@ uint64_t guest_ram_offset(const struct guest_ram *ram, unsigned index)
     return (uint64_t)(guest_ram_region(ram, index)->host - ram->backing.mapping);
 }
 
-static const struct guest_ram_region *region_find(const struct guest_ram *ram,
-                                                  uint64_t gpa, size_t size)
+const struct guest_ram_region *guest_ram_region_find(const struct guest_ram *ram,
+                                                     uint64_t gpa, size_t size)
 {
     for (unsigned i = 0; i < ram->region_count; i++) {
         const struct guest_ram_region *region = &ram->regions[i];
@@ -209,7 +176,7 @@ static const struct guest_ram_region *region_find(const struct guest_ram *ram,
 
 void *guest_ram_pointer(const struct guest_ram *ram, uint64_t gpa, size_t size)
 {
-    const struct guest_ram_region *region = region_find(ram, gpa, size);
+    const struct guest_ram_region *region = guest_ram_region_find(ram, gpa, size);
     return region == NULL ? NULL : region->host + (gpa - region->gpa);
 }
 
@@ -232,97 +199,6 @@ int guest_ram_write(struct guest_ram *ram, uint64_t gpa, const void *data, size_
     memcpy(to, data, size);
     guest_ram_mark_dirty(ram, gpa, size);
     return 0;
-}
-
-void guest_ram_mark_dirty(struct guest_ram *ram, uint64_t gpa, size_t size)
-{
-    if (size == 0 || !atomic_load_explicit(&ram->tracking, memory_order_acquire)) {
-        return;
-    }
-    const struct guest_ram_region *region = region_find(ram, gpa, size);
-    if (region == NULL) {
-        return;
-    }
-    _Atomic(uint64_t) *dirty = ram->dirty[region - ram->regions];
-    uint64_t first = (gpa - region->gpa) / GUEST_PAGE_SIZE;
-    uint64_t last = (gpa - region->gpa + size - 1) / GUEST_PAGE_SIZE;
-    for (uint64_t page = first; page <= last; page++) {
-        atomic_fetch_or(&dirty[page / 64], UINT64_C(1) << (page % 64));
-    }
-}
-
-int guest_ram_track_dirty(struct guest_ram *ram, bool on)
-{
-    if (!on) {
-        atomic_store(&ram->tracking, false);
-        return 0;
-    }
-    for (unsigned i = 0; i < ram->region_count; i++) {
-        uint64_t words = region_words(&ram->regions[i]);
-        if (ram->dirty[i] == NULL) {
-            ram->dirty[i] = calloc(words, sizeof(uint64_t));
-            if (ram->dirty[i] == NULL) {
-                return -ENOMEM;
-            }
-        }
-        for (uint64_t word = 0; word < words; word++) {
-            atomic_store(&ram->dirty[i][word], 0);
-        }
-    }
-    atomic_store_explicit(&ram->tracking, true, memory_order_release);
-    return 0;
-}
-
-void guest_ram_fetch_dirty_range(struct guest_ram *ram, unsigned region_index,
-                                 uint64_t *bitmap, uint64_t first_page,
-                                 uint64_t page_count)
-{
-    const struct guest_ram_region *region = guest_ram_region(ram, region_index);
-    CHECK(first_page % 64 == 0);
-    CHECK(first_page + page_count <= region->size_bytes / GUEST_PAGE_SIZE);
-    _Atomic(uint64_t) *dirty = ram->dirty[region_index];
-    if (dirty == NULL) {
-        return;
-    }
-    for (uint64_t word = 0; word < (page_count + 63) / 64; word++) {
-        _Atomic(uint64_t) *from = &dirty[first_page / 64 + word];
-        if (atomic_load_explicit(from, memory_order_relaxed) != 0) {
-            bitmap[word] |= atomic_exchange(from, 0);
-        }
-    }
-}
-
-void guest_ram_fetch_dirty(struct guest_ram *ram, unsigned region_index, uint64_t *bitmap)
-{
-    const struct guest_ram_region *region = guest_ram_region(ram, region_index);
-    guest_ram_fetch_dirty_range(ram, region_index, bitmap, 0,
-                                region->size_bytes / GUEST_PAGE_SIZE);
-}
-
-void guest_ram_peek_dirty(struct guest_ram *ram, unsigned region_index, uint64_t *bitmap)
-{
-    const struct guest_ram_region *region = guest_ram_region(ram, region_index);
-    uint64_t words = (region->size_bytes / GUEST_PAGE_SIZE + 63) / 64;
-    _Atomic(uint64_t) *dirty = ram->dirty[region_index];
-    for (uint64_t word = 0; dirty != NULL && word < words; word++) {
-        bitmap[word] |= atomic_load_explicit(&dirty[word], memory_order_acquire);
-    }
-}
-
-void guest_ram_forget_dirty(struct guest_ram *ram, unsigned region_index,
-                            const uint64_t *bitmap, uint64_t first_page,
-                            uint64_t page_count)
-{
-    CHECK(first_page % 64 == 0);
-    CHECK(first_page + page_count <=
-          guest_ram_region(ram, region_index)->size_bytes / GUEST_PAGE_SIZE);
-    _Atomic(uint64_t) *dirty = ram->dirty[region_index];
-    for (uint64_t word = 0; dirty != NULL && word < (page_count + 63) / 64; word++) {
-        _Atomic(uint64_t) *at = &dirty[first_page / 64 + word];
-        if ((atomic_load_explicit(at, memory_order_relaxed) & bitmap[word]) != 0) {
-            (void)atomic_fetch_and(at, ~bitmap[word]);
-        }
-    }
 }
 
 void guest_ram_filling_set(struct guest_ram *ram, bool filling)
@@ -441,7 +317,7 @@ void guest_ram_hold(struct guest_ram *ram, bool hold)
 
 int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size)
 {
-    const struct guest_ram_region *region = region_find(ram, gpa, size);
+    const struct guest_ram_region *region = guest_ram_region_find(ram, gpa, size);
     if (region == NULL) {
         return -EFAULT;
     }
@@ -465,7 +341,7 @@ int guest_ram_discard(struct guest_ram *ram, uint64_t gpa, uint64_t size)
 
 int guest_ram_vacate(struct guest_ram *ram, uint64_t gpa, uint64_t size)
 {
-    const struct guest_ram_region *region = region_find(ram, gpa, size);
+    const struct guest_ram_region *region = guest_ram_region_find(ram, gpa, size);
     if (region == NULL || guest_ram_is_huge(ram)) {
         return -EFAULT;
     }
@@ -493,7 +369,7 @@ void guest_ram_zero(struct guest_ram *ram, uint64_t gpa, uint64_t size)
 
 void guest_ram_back(struct guest_ram *ram, uint64_t gpa, uint64_t size)
 {
-    const struct guest_ram_region *region = region_find(ram, gpa, size);
+    const struct guest_ram_region *region = guest_ram_region_find(ram, gpa, size);
     if (region != NULL) {
         ram_backing_back(&ram->backing,
                          (uint64_t)(region->host - ram->backing.mapping) +
