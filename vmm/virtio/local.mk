@@ -24,6 +24,7 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/virtio_console.c vmm/virtio/virtio_console.h \
 	vmm/virtio/virtio_net.c vmm/virtio/virtio_net.h \
 	vmm/virtio/virtio_pci.c vmm/virtio/virtio_pci.h \
+	vmm/virtio/virtio_pci_common.c vmm/virtio/virtio_pci_common.h \
 	vmm/virtio/virtio_rng.c vmm/virtio/virtio_rng.h \
 	vmm/virtio/virtio_state.c vmm/virtio/virtio_state.h \
 	vmm/virtio/virtio_vsock.c vmm/virtio/virtio_vsock.h \
