@@ -143,6 +143,8 @@ struct migration_guest_ops {
                  uint64_t page_count);
     /* Takes what release() gave up. Between load and ready. */
     int (*claim)(struct migration_guest *guest, struct error *err);
+    /* Ready was said: whatever else can be done before the go comes. May be NULL. */
+    void (*go_expected)(struct migration_guest *guest);
     /* The go was obeyed: runs the guest at once. Time of the first entry, or now if it
      * may not run yet. */
     void (*start)(struct migration_guest *guest, uint64_t *ret_entered_ns);

@@ -213,6 +213,26 @@ static void note_foreseen(struct migration_source *source)
     figures->foreseen.trip_us = costs->round_trip_us;
 }
 
+/* The data streams' threads, on either side, have something to do for it: so they end before
+ * the guest stands. */
+static int data_streams_end(struct migration_source *source)
+{
+    uint64_t until_ms = clock_now_ms() + source->config.times.standing_ms;
+    streams_end(&source->streams);
+    int rv = -EAGAIN;
+    while (rv == -EAGAIN) {
+        rv = streams_wait(&source->streams, source->config.times.keepalive_ms / 4);
+        rv = rv == -EAGAIN && clock_now_ms() >= until_ms ? DROVER_ETIMEDOUT2 : rv;
+        if (rv == -EAGAIN) {
+            int told = source_tick(source);
+            if (told != 0) {
+                return told;
+            }
+        }
+    }
+    return rv != 0 ? source_link_error(source, rv, "ending the streams") : 0;
+}
+
 int source_handover(struct migration_source *source)
 {
 
@@ -226,8 +246,11 @@ int source_handover(struct migration_source *source)
     source->out.idle_ms = times->standing_ms;
     source->out.pace = NULL; /* the pause is not made longer */
     source->out.places_ask = false; /* what is asked for now would be waited for */
-    streams_end(&source->streams);
-    int rv = stream_out_plain(&source->out, WIRE_HANDOVER);
+    int rv = data_streams_end(source);
+    if (rv != 0) {
+        return rv;
+    }
+    rv = stream_out_plain(&source->out, WIRE_HANDOVER);
     if (rv != 0) {
         return source_link_error(source, rv, "beginning the handover");
     }

@@ -234,6 +234,9 @@ static int wait_for_go(struct migration_target *target, struct wire_go *ret_go,
     uint32_t go_ms = target->config.times.go_ms;
     uint64_t until_ms = clock_now_ms() + go_ms;
     int rv = stream_out_plain(&target->out, WIRE_READY);
+    if (rv == 0 && target->config.guest->ops->go_expected != NULL) {
+        target->config.guest->ops->go_expected(target->config.guest);
+    }
     rv = rv != 0
              ? rv
              : stream_in_message(&target->in, go_ms, until_ms, &type, &payload, &size);

@@ -152,6 +152,9 @@ int vm_hold_set(struct vm *vm, enum vm_hold hold, vm_quiet_handler quiet, void *
 void vm_hold_set_wait(struct vm *vm, enum vm_hold hold);
 /* Takes a hold back; with the last one the guest goes on. Any thread. */
 void vm_hold_clear(struct vm *vm, enum vm_hold hold);
+/* A guest has arrived and may be let go any moment: what can be done before is. VM_HOLD_INCOMING
+ * is set. */
+void vm_go_expected(struct vm *vm);
 /* The holds in force, an OR of enum vm_hold. */
 unsigned vm_holds(const struct vm *vm);
 /* True while all vCPUs are out of the guest and all I/O is drained, and a hold keeps it

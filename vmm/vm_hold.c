@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Holds, the lease, and the way between running and quiet. Any thread sets and clears
- * holds; main alone moves the phase. vCPUs need nobody to stop: they look at holds and
+ * holds; main alone moves the phase, but for a guest that has arrived. vCPUs need nobody to stop: they look at holds and
  * deadline before each entry, and their own timers put them out of the guest.
  */
 #include <errno.h>
@@ -23,6 +23,9 @@
 
 #define DRAIN_POLL_NS  NS_PER_MS
 #define SYNC_STEPS_MAX 16
+/* Around a handover nobody is told of the VM's state for so long: a pause is over by then,
+ * and who is told wants the processors that it needs. */
+#define TELL_LATER_NS (5 * NS_PER_MS)
 
 static const struct state_row phase_rows[] = {
     [VM_PHASE_STOPPED] = {"stopped", STATE_BIT(VM_PHASE_RUNNING)},
@@ -175,18 +178,42 @@ static void reset_run(struct vm *vm)
     vm_hold_clear(vm, VM_HOLD_RESET);
 }
 
+/* Under lock, with no hold in force. */
+static void run_begin(struct vm *vm)
+{
+    phase_move(vm, VM_PHASE_RUNNING);
+    vm->start_due = true;
+    atomic_store(&vm->may_run, true);
+}
+
+/* Main: the guest runs already, its devices follow. */
+static void start_devices(struct vm *vm)
+{
+    vm_lock(vm);
+    bool due = vm->start_due;
+    vm->start_due = false;
+    vm_unlock(vm);
+    for (struct device *device = vm->devices; due && device != NULL; device = device->next) {
+        if (device->ops->io_start != NULL) {
+            device->ops->io_start(device);
+        }
+    }
+}
+
 /* True if it runs now. */
 static bool try_running(struct vm *vm)
 {
-    if (atomic_load(&vm->holds) != 0) {
-        return false;
+    vm_lock(vm);
+    bool may = phase_get(vm) == VM_PHASE_STOPPED && atomic_load(&vm->holds) == 0;
+    vm_unlock(vm);
+    if (!may) {
+        return false; /* or it runs already: vm_hold_clear() */
     }
     kvm_vcpus_was_paused(vm);
     vm_lock(vm);
-    bool go = atomic_load(&vm->holds) == 0;
+    bool go = phase_get(vm) == VM_PHASE_STOPPED && atomic_load(&vm->holds) == 0;
     if (go) {
-        phase_move(vm, VM_PHASE_RUNNING);
-        atomic_store(&vm->may_run, true);
+        run_begin(vm);
     }
     vm_unlock(vm);
     if (!go) {
@@ -194,11 +221,7 @@ static bool try_running(struct vm *vm)
     }
     /* Unlocked: who is woken needs the lock at once. */
     CHECK(pthread_cond_broadcast(&vm->go) == 0);
-    for (struct device *device = vm->devices; device != NULL; device = device->next) {
-        if (device->ops->io_start != NULL) {
-            device->ops->io_start(device);
-        }
-    }
+    start_devices(vm);
     vm_state_changed(vm);
     return true;
 }
@@ -238,6 +261,7 @@ static bool sync_step(struct vm *vm)
 {
     switch (phase_get(vm)) {
     case VM_PHASE_RUNNING:
+        start_devices(vm); /* before they are stopped */
         if (atomic_load(&vm->may_run)) {
             return false;
         }
@@ -255,6 +279,18 @@ static bool sync_step(struct vm *vm)
     return false;
 }
 
+/* A change is told once nothing is in a hurry any more. */
+static bool tell_later(struct vm *vm)
+{
+    uint64_t after_ns = atomic_load(&vm->tell_after_ns);
+    if (after_ns == 0 || clock_now_ns() >= after_ns) {
+        return false;
+    }
+    /* While it is stopping the timer brings main back soon anyway. */
+    return phase_get(vm) == VM_PHASE_STOPPING ||
+           event_loop_timer_set(vm->poll_timer, after_ns) == 0;
+}
+
 static void sync_all(void *owner)
 {
     struct vm *vm = owner;
@@ -267,7 +303,8 @@ static void sync_all(void *owner)
             break;
         }
     }
-    if (atomic_exchange(&vm->state_changed, false) && vm->observer.handler != NULL) {
+    if (atomic_load(&vm->state_changed) && !tell_later(vm) &&
+        atomic_exchange(&vm->state_changed, false) && vm->observer.handler != NULL) {
         vm->observer.handler(vm, vm->observer.owner);
     }
 }
@@ -331,6 +368,9 @@ static int hold_set(struct vm *vm, unsigned hold, const struct vm_quiet_waiter *
         }
         vm->waiters[vm->waiter_count++] = *waiter;
     }
+    if (hold == VM_HOLD_HANDOVER) {
+        atomic_store(&vm->tell_after_ns, clock_now_ns() + TELL_LATER_NS);
+    }
     hold_mark(vm, hold);
     vm_unlock(vm);
     kvm_vcpus_kick(vm);
@@ -355,22 +395,53 @@ void vm_hold_set_wait(struct vm *vm, enum vm_hold hold)
     vm_unlock(vm);
 }
 
+/*
+ * Under lock. A guest that has arrived does not wait until main has heard of it: main only
+ * starts its devices' I/O. Whoever else wants something of a VM that is stopped has a hold,
+ * or is named here.
+ */
+static bool may_run_at_once(struct vm *vm)
+{
+    return atomic_load(&vm->holds) == 0 && phase_get(vm) == VM_PHASE_STOPPED &&
+           !atomic_load(&vm->reset_wanted) && vm->waiter_count == 0 && vm->told_paused;
+}
+
 void vm_hold_clear(struct vm *vm, enum vm_hold hold)
 {
+    bool at_once = false;
     vm_lock(vm);
     /* Ended is ended. */
     if (hold != VM_HOLD_SHUTDOWN) {
         atomic_fetch_and(&vm->holds, ~(unsigned)hold);
     }
+    if (hold == VM_HOLD_INCOMING) {
+        atomic_store(&vm->tell_after_ns, clock_now_ns() + TELL_LATER_NS);
+        at_once = may_run_at_once(vm);
+    }
+    if (at_once) {
+        run_begin(vm);
+    }
     CHECK(pthread_cond_broadcast(&vm->quiet_cond) ==
           0); /* quiet may follow from the end of a reset */
     vm_unlock(vm);
+    if (at_once) {
+        CHECK(pthread_cond_broadcast(&vm->go) == 0);
+    }
     vm_state_changed(vm);
 }
 
 unsigned vm_holds(const struct vm *vm)
 {
     return atomic_load(&vm->holds);
+}
+
+void vm_go_expected(struct vm *vm)
+{
+    CHECK((vm_holds(vm) & VM_HOLD_INCOMING) != 0);
+    kvm_vcpus_was_paused(vm);
+    vm_lock(vm);
+    vm->told_paused = true;
+    vm_unlock(vm);
 }
 
 bool vm_quiet(const struct vm *vm)

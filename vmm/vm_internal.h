@@ -107,9 +107,13 @@ struct vm {
     pthread_cond_t go;         /* vCPUs wait for RUNNING or ending */
     pthread_cond_t quiet_cond; /* vm_hold_set_wait() */
     atomic_uint holds;         /* enum vm_hold; written under lock */
-    atomic_uint phase;         /* enum vm_phase; written by main under lock */
+    atomic_uint phase;         /* enum vm_phase; written by main, and by who lets a guest go
+                                  that has arrived, under lock */
     atomic_bool may_run;       /* RUNNING, and no hold was set since */
     bool ending_threads;       /* under lock: vCPU threads return */
+    bool told_paused;          /* under lock: its vCPUs know that they stood still */
+    bool start_due;            /* under lock: runs, and its devices' I/O is still to be started */
+    _Atomic(uint64_t) tell_after_ns; /* the observer is told of changes from then on */
     unsigned vcpus_out;        /* under lock */
     unsigned waiter_count;     /* under lock */
     struct vm_quiet_waiter waiters[VM_QUIET_WAITERS_MAX];

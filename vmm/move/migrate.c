@@ -263,7 +263,9 @@ static void target_changed(void *owner)
                       vm_config(migrate->vm)->name);
         }
     }
-    vm_state_changed(migrate->vm);
+    if (status.state != MIGRATION_STATE_HANDOVER) { /* as on the source */
+        vm_state_changed(migrate->vm);
+    }
 }
 
 /* What `uri` alone does not say. */
@@ -390,7 +392,10 @@ static void source_changed(void *owner)
         event_loop_post(vm_main_loop(migrate->vm), moved_begin, migrate) != 0) {
         moved_over(migrate);
     }
-    vm_state_changed(migrate->vm);
+    /* Nobody is told in the middle of the pause: who is wants processors. */
+    if (status.state != MIGRATION_STATE_HANDOVER) {
+        vm_state_changed(migrate->vm);
+    }
 }
 
 /* Whether the guest may leave now; an earlier move that is over is forgotten. */

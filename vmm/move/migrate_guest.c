@@ -425,6 +425,11 @@ static int claim(struct migration_guest *guest, struct error *err)
     return storage_lock(vm, err);
 }
 
+static void go_expected(struct migration_guest *guest)
+{
+    vm_go_expected(vm_of(guest));
+}
+
 static void start(struct migration_guest *guest, uint64_t *ret_entered_ns)
 {
     struct vm *vm = vm_of(guest);
@@ -498,6 +503,7 @@ static const struct migration_guest_ops ops = {
     .back = back,
     .hold_memory = hold_memory,
     .claim = claim,
+    .go_expected = go_expected,
     .start = start,
     .announce = announce,
     .abandon = abandon,
