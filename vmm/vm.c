@@ -219,6 +219,9 @@ void vm_free(struct vm *vm)
     event_loop_free(vm->main_loop);
     kvm_vcpus_close(vm);
     kvm_vm_close(vm);
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        free(vm->vcpus[i].scratch);
+    }
     guest_ram_free(vm->ram);
     boot_close(vm->boot);
     buffer_done(&vm->power_on_cpu);
@@ -246,6 +249,14 @@ int vm_boot(struct vm *vm, struct error *err)
     return 0;
 }
 
+/* What was saved of vCPUs is of another life. */
+static void saved_forget(struct vm *vm)
+{
+    vm_lock(vm);
+    vm->standstill++;
+    vm_unlock(vm);
+}
+
 int vm_reset(struct vm *vm, struct error *err)
 {
     for (struct device *device = vm->devices; device != NULL; device = device->next) {
@@ -253,6 +264,7 @@ int vm_reset(struct vm *vm, struct error *err)
             device->ops->reset(device);
         }
     }
+    saved_forget(vm); /* before, and after: it may be under way */
     int result = kvm_irqchip_reset(vm);
     if (result < 0) {
         return error_set(err, result, "reset failed: KVM refused the irqchip's state");
@@ -264,7 +276,9 @@ int vm_reset(struct vm *vm, struct error *err)
             return result;
         }
     }
-    return vm_boot(vm, err);
+    result = vm_boot(vm, err);
+    saved_forget(vm);
+    return result;
 }
 
 void vm_device_add(struct vm *vm, struct device *device)

@@ -96,9 +96,16 @@ bool vm_vcpu_park(struct vm *vm, struct vcpu *vcpu)
         atomic_store(&vm->last_exit_ns, clock_now_ns());
         if (vm->vcpus_out == vm->vcpu_count) {
             vm_wake(vm);
+            if (vm->early_wanted && vm->vcpu_count > 1) {
+                CHECK(pthread_cond_broadcast(&vm->go) == 0);
+            }
         }
     }
     while (!vm->ending_threads && !atomic_load(&vm->may_run)) {
+        if (kvm_cpu_early_begin(vcpu)) {
+            kvm_cpu_early_run(vcpu);
+            continue;
+        }
         CHECK(pthread_cond_wait(&vm->go, &vm->lock) == 0);
         if (vm->echo_passed) {
             vm->echo_passed = false;
@@ -182,6 +189,7 @@ static void reset_run(struct vm *vm)
 static void run_begin(struct vm *vm)
 {
     phase_move(vm, VM_PHASE_RUNNING);
+    vm->standstill++;
     vm->start_due = true;
     atomic_store(&vm->may_run, true);
 }
@@ -322,6 +330,7 @@ static void woken(void *owner, uint32_t epoll_events)
 int vm_hold_init(struct vm *vm)
 {
     vm->vcpus_out = vm->vcpu_count;
+    vm->standstill = 1;
     vm->lease_bound = vm->config.ha;
     unsigned holds = VM_HOLD_START;
     holds |= vm->config.ha ? VM_HOLD_LEASE : 0;

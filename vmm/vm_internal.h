@@ -59,6 +59,10 @@ struct vcpu {
     bool has_deadline_timer;
     struct vcpu_throttle throttle;
     bool out; /* under lock: parked, or not started yet */
+    struct cpu_scratch *scratch; /* kvm_cpu_state.c; NULL before a move */
+    bool early_busy;             /* under lock: its own thread saves it */
+    uint64_t early_tried;        /* under lock: in that standstill */
+    uint64_t early_of;           /* under lock: of that one it was saved; 0: of none */
 };
 
 struct vm_quiet_waiter {
@@ -115,6 +119,8 @@ struct vm {
     bool start_due;            /* under lock: runs, and its devices' I/O is still to be started */
     _Atomic(uint64_t) tell_after_ns; /* the observer is told of changes from then on */
     unsigned vcpus_out;        /* under lock */
+    bool early_wanted;         /* under lock: vCPUs save themselves */
+    uint64_t standstill;       /* under lock: grows whenever vCPUs run on, or are made new */
     unsigned waiter_count;     /* under lock */
     struct vm_quiet_waiter waiters[VM_QUIET_WAITERS_MAX];
 

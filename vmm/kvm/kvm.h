@@ -64,6 +64,14 @@ int kvm_vcpu_boot_set(struct vcpu *vcpu, const struct kvm_boot_entry *entry);
 
 /* "cpu" sections. `elapsed_ns`: how long ago the state was saved, for the TSC. */
 int kvm_cpu_save(struct vcpu *vcpu, struct buffer *out);
+/*
+ * A move has begun: from now on each vCPU saves itself, on its own thread, as soon as all are
+ * out for the handover, and kvm_cpu_save() only what may have changed since. Under lock:
+ * begin, if it is due, and run, which unlocks meanwhile.
+ */
+int kvm_cpus_prepare(struct vm *vm);
+bool kvm_cpu_early_begin(struct vcpu *vcpu);
+void kvm_cpu_early_run(struct vcpu *vcpu);
 int kvm_cpu_load(struct vcpu *vcpu, const uint8_t *payload, size_t size,
                  uint64_t elapsed_ns, struct error *err);
 /* Power-on state of `vcpu`, from that of vCPU 0. */

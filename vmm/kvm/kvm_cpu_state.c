@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 
 #include "base/check.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "proto/device_state.pb-c.h"
@@ -177,6 +178,9 @@ static void events_load(const Drover__CpuEvents *from, struct kvm_vcpu_events *t
     to->exception_payload = from->exception_payload;
 }
 
+/* Nobody sends a vCPU one INIT after the other while it stands. */
+#define SAVE_TRIES 3u
+
 static int get(struct vcpu *vcpu, unsigned long request, void *data)
 {
     return ioctl(vcpu->fd, request, data) < 0 ? -errno : 0;
@@ -220,36 +224,126 @@ static int registers_save(struct vcpu *vcpu, struct cpu_message *message)
     return 0;
 }
 
-int kvm_cpu_save(struct vcpu *vcpu, struct buffer *out)
+/* What only the vCPU itself changes, while it runs. */
+static int still_save(struct vcpu *vcpu, struct cpu_scratch *scratch)
 {
-    struct cpu_message *message = calloc(1, sizeof(*message));
-    if (message == NULL) {
-        return -ENOMEM;
-    }
+    struct cpu_message *message = &scratch->message;
     drover__cpu_state__init(&message->state);
     /* First the MP state: reading it lets KVM settle INIT and SIPI that are still
      * pending. */
     struct kvm_mp_state mp_state = {0};
-    struct kvm_vcpu_events events = {0};
     int result = get(vcpu, KVM_GET_MP_STATE, &mp_state);
+    message->state.mp_state = mp_state.mp_state;
     result = result < 0 ? result : registers_save(vcpu, message);
     result = result < 0 ? result : get(vcpu, KVM_GET_XSAVE, &message->xsave);
-    result = result < 0 ? result : get(vcpu, KVM_GET_LAPIC, &message->lapic);
-    result = result < 0 ? result : get(vcpu, KVM_GET_VCPU_EVENTS, &events);
-    result = result < 0 ? result : kvm_msrs_save(vcpu, message);
-    result = result < 0 ? result : kvm_cpuid_save(vcpu, message);
+    result = result < 0 ? result : kvm_msrs_save(vcpu, scratch);
+    result = result < 0 ? result : kvm_cpuid_save(vcpu, scratch);
     if (result == 0) {
+        scratch->known = true;
         message->state.xsave = (ProtobufCBinaryData){sizeof(message->xsave),
                                                      (uint8_t *)message->xsave.region};
-        message->state.lapic =
-            (ProtobufCBinaryData){sizeof(message->lapic), (uint8_t *)message->lapic.regs};
-        message->state.mp_state = mp_state.mp_state;
-        events_save(&events, &message->events);
-        message->state.events = &message->events;
-        result = state_pack(&message->state.base, out);
     }
-    free(message);
     return result;
+}
+
+/* What interrupts of devices change, and the time. -EAGAIN: one of them was an INIT, and has
+ * changed all else. */
+static int rest_save(struct vcpu *vcpu, struct cpu_scratch *scratch, struct buffer *out)
+{
+    struct cpu_message *message = &scratch->message;
+    struct kvm_mp_state mp_state = {0};
+    struct kvm_vcpu_events events = {0};
+    int result = get(vcpu, KVM_GET_MP_STATE, &mp_state);
+    if (result == 0 && mp_state.mp_state != message->state.mp_state) {
+        return -EAGAIN;
+    }
+    result = result < 0 ? result : get(vcpu, KVM_GET_LAPIC, &message->lapic);
+    result = result < 0 ? result : get(vcpu, KVM_GET_VCPU_EVENTS, &events);
+    result = result < 0 ? result : kvm_tsc_save(vcpu, message);
+    if (result < 0) {
+        return result;
+    }
+    message->state.lapic =
+        (ProtobufCBinaryData){sizeof(message->lapic), (uint8_t *)message->lapic.regs};
+    events_save(&events, &message->events);
+    message->state.events = &message->events;
+    return state_pack(&message->state.base, out);
+}
+
+/* True if the vCPU has saved itself since it last ran. */
+static bool is_early(struct vcpu *vcpu)
+{
+    struct vm *vm = vcpu->vm;
+    vm_lock(vm);
+    while (vcpu->early_busy) {
+        CHECK(pthread_cond_wait(&vm->quiet_cond, &vm->lock) == 0);
+    }
+    bool early = vcpu->early_of == vm->standstill;
+    if (vm_quiet(vm)) {
+        vcpu->early_tried = vm->standstill; /* it need not begin any more */
+    }
+    vm_unlock(vm);
+    return early;
+}
+
+int kvm_cpu_save(struct vcpu *vcpu, struct buffer *out)
+{
+    CLEANUP(cleanup_free) struct cpu_scratch *own = NULL;
+    struct cpu_scratch *scratch = vcpu->scratch;
+    if (scratch == NULL) {
+        own = calloc(1, sizeof(*own));
+        scratch = own;
+    }
+    if (scratch == NULL) {
+        return -ENOMEM;
+    }
+    int result = is_early(vcpu) && scratch->known ? rest_save(vcpu, scratch, out) : -EAGAIN;
+    for (unsigned i = 0; result == -EAGAIN && i < SAVE_TRIES; i++) {
+        result = still_save(vcpu, scratch);
+        result = result < 0 ? result : rest_save(vcpu, scratch, out);
+    }
+    return result;
+}
+
+int kvm_cpus_prepare(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        if (vm->vcpus[i].scratch == NULL) {
+            vm->vcpus[i].scratch = calloc(1, sizeof(struct cpu_scratch));
+        }
+        if (vm->vcpus[i].scratch == NULL) {
+            return -ENOMEM;
+        }
+    }
+    vm_lock(vm);
+    vm->early_wanted = true;
+    vm_unlock(vm);
+    return 0;
+}
+
+bool kvm_cpu_early_begin(struct vcpu *vcpu)
+{
+    struct vm *vm = vcpu->vm;
+    bool due = vm->early_wanted && vm->vcpus_out == vm->vcpu_count &&
+               (atomic_load(&vm->holds) & VM_HOLD_HANDOVER) != 0 &&
+               vcpu->early_tried != vm->standstill;
+    if (due) {
+        vcpu->early_tried = vm->standstill;
+        vcpu->early_busy = true;
+    }
+    return due;
+}
+
+void kvm_cpu_early_run(struct vcpu *vcpu)
+{
+    struct vm *vm = vcpu->vm;
+    uint64_t standstill = vcpu->early_tried;
+    vm_unlock(vm);
+    int result = still_save(vcpu, vcpu->scratch);
+    vm_lock(vm);
+    vcpu->early_of = result == 0 ? standstill : 0;
+    vcpu->early_busy = false;
+    CHECK(pthread_cond_broadcast(&vm->quiet_cond) == 0);
 }
 
 static int state_judge(const Drover__CpuState *state, struct error *err)

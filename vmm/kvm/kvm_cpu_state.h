@@ -5,6 +5,7 @@
 #define DROVER_VMM_KVM_KVM_CPU_STATE_H
 
 #include <linux/kvm.h>
+#include <stdbool.h>
 
 #include "proto/device_state.pb-c.h"
 
@@ -47,8 +48,28 @@ struct cpu_message {
     struct kvm_lapic_state lapic;
 };
 
-/* All MSRs that KVM lists and lets be read, and the TSC. */
-int kvm_msrs_save(struct vcpu *vcpu, struct cpu_message *message);
+struct msr_batch {
+    unsigned count;
+    struct kvm_msr_entry entries[CPU_MSRS_MAX];
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entries[CPU_MSRS_MAX];
+    } call;
+};
+
+/* What a vCPU is saved with; kept from the first look of a move on, so that in its pause
+ * nothing is allocated, and nothing asked for that can't have changed. */
+struct cpu_scratch {
+    struct cpu_message message;
+    struct msr_batch msrs; /* those that this vCPU has, once `known` */
+    uint32_t cpuid_count, tsc_khz;
+    bool known;            /* the three above */
+};
+
+/* All MSRs that KVM lists and lets be read. */
+int kvm_msrs_save(struct vcpu *vcpu, struct cpu_scratch *scratch);
+/* The TSC, and the deadline that is measured by it: into what kvm_msrs_save() has saved. */
+int kvm_tsc_save(struct vcpu *vcpu, struct cpu_message *message);
 int kvm_msrs_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err);
 /* What a baseline's guest finds in MSRs that tell about the processor. */
 int kvm_baseline_msrs_set(struct vcpu *vcpu, struct error *err);
@@ -60,7 +81,7 @@ int kvm_cpu_promise_keep(struct vcpu *vcpu);
  * The guest keeps the processor that it booted on. Load refuses, with the feature's
  * place, what this host can't offer; it must come first.
  */
-int kvm_cpuid_save(struct vcpu *vcpu, struct cpu_message *message);
+int kvm_cpuid_save(struct vcpu *vcpu, struct cpu_scratch *scratch);
 int kvm_cpuid_load(struct vcpu *vcpu, const Drover__CpuState *state, struct error *err);
 /* Sets the TSC to what it was when saved plus the time since then: it never goes
  * backwards. */

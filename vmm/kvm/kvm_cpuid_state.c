@@ -42,8 +42,15 @@ static const struct feature_word {
 };
 #define FEATURE_WORDS (sizeof(feature_words) / sizeof(feature_words[0]))
 
-int kvm_cpuid_save(struct vcpu *vcpu, struct cpu_message *message)
+/* It is the same from the guest's boot on, but for what KVM itself keeps up to date. */
+int kvm_cpuid_save(struct vcpu *vcpu, struct cpu_scratch *scratch)
 {
+    struct cpu_message *message = &scratch->message;
+    if (scratch->known) {
+        message->state.n_cpuid = scratch->cpuid_count;
+        message->state.cpuid = message->cpuid_pointers;
+        return 0;
+    }
     size_t size =
         sizeof(struct kvm_cpuid2) + CPU_CPUID_MAX * sizeof(struct kvm_cpuid_entry2);
     CLEANUP(cleanup_free) struct kvm_cpuid2 *cpuid = calloc(1, size);
@@ -67,6 +74,7 @@ int kvm_cpuid_save(struct vcpu *vcpu, struct cpu_message *message)
         to->edx = from->edx;
         message->cpuid_pointers[i] = to;
     }
+    scratch->cpuid_count = cpuid->nent;
     message->state.n_cpuid = cpuid->nent;
     message->state.cpuid = message->cpuid_pointers;
     return 0;

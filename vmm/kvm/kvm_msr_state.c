@@ -39,15 +39,6 @@ struct msr_indices {
     uint32_t room[CPU_MSRS_MAX];
 };
 
-struct msr_batch {
-    unsigned count;
-    struct kvm_msr_entry entries[CPU_MSRS_MAX];
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entries[CPU_MSRS_MAX];
-    } call;
-};
-
 struct one_msr {
     struct kvm_msrs head;
     struct kvm_msr_entry entry;
@@ -106,14 +97,24 @@ uint64_t kvm_arch_capabilities(struct vcpu *vcpu)
     return msr_get(vcpu, MSR_ARCH_CAPABILITIES, &value) < 0 ? 0 : value;
 }
 
-static int tsc_save(struct vcpu *vcpu, Drover__CpuState *state)
+int kvm_tsc_save(struct vcpu *vcpu, struct cpu_message *message)
 {
-    int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0);
-    state->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
-    uint64_t tsc = 0;
-    int result = msr_get(vcpu, MSR_TSC, &tsc);
-    state->tsc = tsc;
-    return result;
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entries[2];
+    } call = {.head = {.nmsrs = 2},
+              .entries = {{.index = MSR_TSC}, {.index = MSR_DEADLINE}}};
+    int count = ioctl(vcpu->fd, KVM_GET_MSRS, &call);
+    if (count < 1) {
+        return count < 0 ? -errno : DROVER_ENOTFOUND;
+    }
+    message->state.tsc = call.entries[0].data;
+    for (size_t i = 0; count == 2 && i < message->state.n_msrs; i++) {
+        if (message->msrs[i].index == MSR_DEADLINE) {
+            message->msrs[i].value = call.entries[1].data;
+        }
+    }
+    return 0;
 }
 
 /* What this KVM lists, as far as it is saved; the TSC is not. */
@@ -152,27 +153,44 @@ static unsigned msrs_call(struct vcpu *vcpu, unsigned long request,
     return done;
 }
 
-int kvm_msrs_save(struct vcpu *vcpu, struct cpu_message *message)
+/* Those that are listed, but that this guest's CPUID does not have, are left out. */
+static void msrs_read(struct vcpu *vcpu, struct msr_batch *batch)
 {
-    CLEANUP(cleanup_free) struct msr_batch *batch = calloc(1, sizeof(*batch));
-    int result = batch == NULL ? -ENOMEM : msrs_list(vcpu, batch);
-    if (result < 0) {
-        return result;
-    }
     unsigned count = 0;
     for (unsigned i = 0; i < batch->count; i++) {
         unsigned done = msrs_call(vcpu, KVM_GET_MSRS, batch, i);
-        for (unsigned end = i + done; i < end; i++, count++) {
-            drover__cpu_msr__init(&message->msrs[count]);
-            message->msrs[count].index = batch->entries[i].index;
-            message->msrs[count].value = batch->entries[i].data;
-            message->msr_pointers[count] = &message->msrs[count];
-        }
-        /* `i` is now one that is listed, but that this guest's CPUID does not have. */
+        memmove(&batch->entries[count], &batch->entries[i], done * sizeof(batch->entries[0]));
+        count += done;
+        i += done; /* now one that was refused */
     }
-    message->state.n_msrs = count;
+    batch->count = count;
+}
+
+int kvm_msrs_save(struct vcpu *vcpu, struct cpu_scratch *scratch)
+{
+    struct msr_batch *batch = &scratch->msrs;
+    struct cpu_message *message = &scratch->message;
+    bool whole = scratch->known && msrs_call(vcpu, KVM_GET_MSRS, batch, 0) == batch->count;
+    if (!whole) {
+        batch->count = 0;
+        int result = msrs_list(vcpu, batch);
+        if (result < 0) {
+            return result;
+        }
+        msrs_read(vcpu, batch);
+        int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ, 0);
+        scratch->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+    }
+    for (unsigned i = 0; i < batch->count; i++) {
+        drover__cpu_msr__init(&message->msrs[i]);
+        message->msrs[i].index = batch->entries[i].index;
+        message->msrs[i].value = batch->entries[i].data;
+        message->msr_pointers[i] = &message->msrs[i];
+    }
+    message->state.n_msrs = batch->count;
     message->state.msrs = message->msr_pointers;
-    return tsc_save(vcpu, &message->state);
+    message->state.tsc_khz = scratch->tsc_khz;
+    return 0;
 }
 
 /* One that KVM refused. One that was never used (zero) may be unknown here. */

@@ -237,6 +237,11 @@ int vm_rehearse(struct vm *vm, struct vm_rehearsal *ret_rehearsal)
     if ((vm_holds(vm) & VM_HOLD_INCOMING) != 0) {
         return arrival_rehearse(vm, ret_rehearsal);
     }
+    result = kvm_cpus_prepare(vm);
+    if (result < 0) {
+        return result;
+    }
+    result = -EAGAIN;
     for (unsigned i = 0; i < REHEARSE_LOOKS; i++) {
         struct vm_rehearsal one;
         int ret = vcpu_rehearse(vm, i % vm->vcpu_count, &one);
