@@ -135,6 +135,24 @@ static int alone(struct process *process, struct error *err)
     return result < 0 ? result : limits_take(process, err);
 }
 
+/* All is started that needs more rights than this process keeps. */
+static int launcher_go(struct process *process, struct launcher *launcher,
+                       int *ret_status, struct error *err)
+{
+    int result = process->keeper == NULL ? 0 : storage_keeper_split(process->keeper, err);
+    if (result == 0) {
+        result = seccomp_enter(process_seccomp(process), SECCOMP_ROLE_LAUNCHER);
+        (void)error_set(result < 0 ? err : NULL, result,
+                        "cannot confine the launcher: seccomp: %s", err_text(result));
+    }
+    if (result < 0) {
+        launcher_give_up(launcher);
+        return result;
+    }
+    *ret_status = launcher_run(launcher);
+    return 0;
+}
+
 int process_split(struct process *process, bool *ret_is_vmm, int *ret_status,
                   struct error *err)
 {
@@ -150,8 +168,7 @@ int process_split(struct process *process, bool *ret_is_vmm, int *ret_status,
     int result = keeper_make(process, &launcher.list, err);
     result = result < 0 ? result : launcher_split(&launcher, ret_is_vmm, &broker_fd, err);
     if (result == 0 && !*ret_is_vmm) {
-        *ret_status = launcher_run(&launcher);
-        return 0;
+        return launcher_go(process, &launcher, ret_status, err);
     }
     storage_keeper_free(TAKE(process->keeper)); /* is the launcher's */
     if (result == 0) {
@@ -169,8 +186,9 @@ enum seccomp_mode process_seccomp(const struct process *process)
                                         : SECCOMP_KILL;
 }
 
-int process_confine(struct process *process, int (*settle)(void *owner, struct error *err),
-                    void *owner, struct error *err)
+int process_confine(struct process *process,
+                    int (*settle)(void *owner, struct error *err), void *owner,
+                    struct error *err)
 {
     const struct jail_config config = {
         .broker = process->broker,

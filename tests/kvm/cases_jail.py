@@ -45,6 +45,18 @@ def test_without_the_filters_the_rest_still_holds(folder):
     assert OWN <= reached <= OWN | HARMLESS, f"reached {sorted(reached - OWN - HARMLESS)}"
 
 
+def test_a_taken_launcher_starts_and_mounts_nothing(folder):
+    if os.geteuid() != 0:
+        return
+    found = probe("launcher")
+    reached = {name for name, what in found.items() if what == "REACHED"}
+    by_name = {"open-file", "open-above-root", "open-proc", "open-device", "unix-socket", "unix-socket-abstract"}
+    assert reached <= by_name | {"signal-outside", "signal-all", "more-files", "listener-connects"}, sorted(reached)
+    assert "BROKEN" not in found.values(), found
+    killed = {name for name, what in found.items() if what == "killed"}
+    assert {"run-program", "mount", "trace-outside", "kernel-module", "bpf", "mount-namespace", "become-root"} <= killed, found
+
+
 def storage_probe(*words):
     done = subprocess.run([STORAGE_PROBE, *words], capture_output=True, text=True, timeout=120)
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
@@ -102,6 +114,7 @@ def test_a_running_vmm_is_in_its_jail(folder):
             assert int(status[name], 16) == 0, (name, status[name])
         for thread in os.listdir(f"/proc/{pid}/task"):
             assert fields(pid, thread)["Seccomp"] == "2", f"thread {fields(pid, thread)['Name']} has no filter"
+        assert fields(vm.process.pid)["Seccomp"] == "2", "the launcher has no filter"
         for space in ("mnt", "net", "pid", "ipc", "uts", "cgroup"):
             assert os.readlink(f"/proc/{pid}/ns/{space}") != os.readlink(f"/proc/self/ns/{space}"), space
         assert status["NSpid"].split() == [str(pid), "1"]
@@ -125,6 +138,11 @@ def test_a_running_storage_daemon_is_in_its_jail(folder):
     with Vmm(folder, guest("block"), "--disk", f"{top},format=qcow2") as vm:
         vm.wait_text("ack ")
         pid = daemons(vm)[0]
+        with open(f"/proc/{vm.process.pid}/task/{vm.process.pid}/children", encoding="ascii") as children:
+            family = {fields(child)["Name"]: child for child in children.read().split()}
+        assert set(family) == {"drover-vmm", "drover-starter", "qemu-storage-da"}, family
+        starter = family["drover-starter"]
+        assert len(os.listdir(f"/proc/{starter}/fd")) == 4, "it has more than its standard streams and its launcher"
         status = fields(pid)
         assert status["Uid"].split() == [str(0x70000000 + vm.process.pid)] * 4 == status["Gid"].split(), status
         assert status["Groups"].strip() == "" and status["NoNewPrivs"] == "1"
@@ -147,6 +165,8 @@ def test_a_running_storage_daemon_is_in_its_jail(folder):
         assert os.listdir(f"/proc/{pid}/root/usr/bin") == ["qemu-storage-daemon"]
         opened = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         assert top in opened and not any(os.path.isdir(name) for name in opened), opened
+        os.kill(vm.process.pid, signal.SIGKILL)
+        wait_until(lambda: not any(os.path.exists(f"/proc/{child}") for child in family.values()), 5, "all are gone with the launcher")
 
 
 def test_a_vm_that_may_use_rdma_enters_its_jail_with_and_without_a_device(folder):

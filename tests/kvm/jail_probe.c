@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What can a VMM that a guest has taken over still reach? usage: jail_probe [SECCOMP]
+ * What can a VMM that a guest has taken over still reach? usage: jail_probe [off|launcher]
  *
  * Enters the jail of drover-vmm by the product's own code, with the same filters, once
  * for each thing to try, and prints a line for each: "refused NAME: why", "killed NAME"
- * or "REACHED NAME". SECCOMP "off" leaves the filters out, to show what namespaces, user
- * and capabilities hold back by themselves.
+ * or "REACHED NAME". "off" leaves the filters out, to show what namespaces, user and
+ * capabilities hold back by themselves. "launcher" tries the same as the launcher, which
+ * has nothing but its filter.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -398,6 +399,22 @@ static void jailed(const struct attempt *attempt, int broker_fd, enum seccomp_mo
     _exit(REFUSED);
 }
 
+/* What waitpid() says of a launcher that tried. */
+static int try_as_launcher(const struct attempt *attempt)
+{
+    (void)fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (seccomp_enter(SECCOMP_KILL, SECCOMP_ROLE_LAUNCHER) < 0) {
+            _exit(BROKEN);
+        }
+        errno = 0;
+        _exit(attempt->run() >= 0 ? REACHED : REFUSED);
+    }
+    int status = 0;
+    return waitpid(pid, &status, 0) == pid ? status : -1;
+}
+
 /* What waitpid() says of a launcher whose VMM tried. */
 static int try(const struct attempt *attempt, enum seccomp_mode mode)
 {
@@ -456,13 +473,20 @@ int main(int argc, char **argv)
     char folder[] = "/tmp/jail-probe-XXXXXX";
     char path[64];
     bool off = argc > 1 && strcmp(argv[1], "off") == 0;
+    bool launcher = argc > 1 && strcmp(argv[1], "launcher") == 0;
     if (geteuid() != 0 || mkdtemp(folder) == NULL) {
         (void)fputs("jail_probe: needs root\n", stderr);
         return 77;
     }
     world_make(folder);
     for (unsigned i = 0; i < sizeof(attempts) / sizeof(attempts[0]); i++) {
-        int status = try(&attempts[i], off ? SECCOMP_OFF : SECCOMP_KILL);
+        if (launcher && (strncmp(attempts[i].name, "own-", 4) == 0 ||
+                         strncmp(attempts[i].name, "broker-", 7) == 0 ||
+                         attempts[i].run == at_create_file)) {
+            continue; /* the VMM's; what it may do, and would leave behind */
+        }
+        int status = launcher ? try_as_launcher(&attempts[i])
+                              : try(&attempts[i], off ? SECCOMP_OFF : SECCOMP_KILL);
         const char *what = "BROKEN";
         if (WIFSIGNALED(status)) {
             what = WTERMSIG(status) == SIGSYS || WTERMSIG(status) == SIGKILL ? "killed"

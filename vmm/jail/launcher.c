@@ -253,6 +253,14 @@ static int end(struct launcher *launcher, int wait_status)
     return status == LAUNCHER_STATUS_ABORTED ? die_of(SIGABRT) : status;
 }
 
+void launcher_give_up(struct launcher *launcher)
+{
+    (void)kill(launcher->vmm_pid, SIGKILL);
+    while (waitpid(launcher->vmm_pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+    broker_list_done(&launcher->list);
+}
+
 int launcher_run(struct launcher *launcher)
 {
     for (;;) {

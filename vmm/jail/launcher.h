@@ -38,6 +38,8 @@ struct launcher {
  */
 int launcher_split(struct launcher *launcher, bool *ret_is_vmm, int *ret_broker_fd,
                    struct error *err);
+/* Instead of launcher_run(): kills the VMM. */
+void launcher_give_up(struct launcher *launcher);
 /* Until the VMM is gone; the process's exit status. Dies of the VMM's signal, if that is
  * what ended it. */
 int launcher_run(struct launcher *launcher);

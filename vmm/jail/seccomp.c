@@ -30,6 +30,8 @@ static const struct {
     [SECCOMP_ROLE_MAIN_RDMA] = {seccomp_filter_main_rdma,
                                 sizeof(seccomp_filter_main_rdma) /
                                     sizeof(struct sock_filter)},
+    [SECCOMP_ROLE_LAUNCHER] = {seccomp_filter_launcher, sizeof(seccomp_filter_launcher) /
+                                                            sizeof(struct sock_filter)},
     [SECCOMP_ROLE_STORAGE] = {seccomp_filter_storage, sizeof(seccomp_filter_storage) /
                                                           sizeof(struct sock_filter)},
     [SECCOMP_ROLE_STORAGE_NETWORK] = {seccomp_filter_storage_network,

@@ -25,6 +25,7 @@ enum seccomp_role {
     /* Of a program that knows nothing of it: all but what a list forbids. */
     SECCOMP_ROLE_STORAGE,
     SECCOMP_ROLE_STORAGE_NETWORK, /* of a disk on a server */
+    SECCOMP_ROLE_LAUNCHER,        /* once all is started */
     SECCOMP_ROLES,
 };
 

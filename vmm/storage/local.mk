@@ -14,4 +14,5 @@ vmm_libvmm_a_SOURCES += \
 	vmm/storage/storage_node.c vmm/storage/storage_node.h \
 	vmm/storage/storage_process.c vmm/storage/storage_process.h \
 	vmm/storage/storage_qmp.c vmm/storage/storage_qmp.h \
-	vmm/storage/storage_root.c vmm/storage/storage_root.h
+	vmm/storage/storage_root.c vmm/storage/storage_root.h \
+	vmm/storage/storage_starter.c vmm/storage/storage_starter.h

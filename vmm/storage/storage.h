@@ -14,6 +14,7 @@
 #include "vmm/jail/seccomp.h"
 
 struct error;
+struct storage_starter;
 
 /* For all that opening or closing may wait for, but the death of a daemon. */
 #define STORAGE_OPEN_MS 10000
@@ -41,6 +42,7 @@ struct storage_disk {
     bool jailed;
     uid_t jail_uid;
     enum seccomp_mode seccomp;
+    struct storage_starter *starter; /* starts it; NULL: this process does. Borrowed */
 };
 
 /*

@@ -236,7 +236,8 @@ int storage_jail_start(const struct storage_jail *jail, bool sibling,
         }
         while (pid > 0 && !sibling && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
         }
-        ret_jailed->pid = pid > 0 && sibling ? pid : 0;
+        *ret_jailed = (struct storage_jailed){
+            .pid = pid > 0 && sibling ? pid : 0, .talk_fd = -1, .folder_fd = -1};
         return error_set(
             err, ret,
             "the storage daemon can't enter its jail: %s: %s; give "

@@ -9,6 +9,8 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "vmm/storage/storage_daemon.h"
+#include "vmm/storage/storage_process.h"
+#include "vmm/storage/storage_starter.h"
 
 #define ORDER_SHIFT 24
 #define TIME_MASK   ((1u << ORDER_SHIFT) - 1)
@@ -16,6 +18,7 @@
 
 struct storage_keeper {
     unsigned count;
+    struct storage_starter *starter; /* NULL: daemons are started by this process */
     struct storage_disk disks[LIMIT_VM_DISKS];
     struct storage_daemon *daemons[LIMIT_VM_DISKS]; /* NULL: never asked for */
 };
@@ -46,6 +49,20 @@ void storage_keeper_stop(void *owner)
         storage_daemon_free(keeper->daemons[i]);
         keeper->daemons[i] = NULL;
     }
+    storage_starter_free(keeper->starter);
+    keeper->starter = NULL;
+}
+
+int storage_keeper_split(struct storage_keeper *keeper, struct error *err)
+{
+    if (keeper->count == 0 || !keeper->disks[0].jailed) {
+        return 0;
+    }
+    int ret = storage_process_starter(&keeper->disks[0], &keeper->starter, err);
+    for (unsigned i = 0; i < keeper->count; i++) {
+        keeper->disks[i].starter = keeper->starter;
+    }
+    return ret;
 }
 
 void storage_keeper_free(struct storage_keeper *keeper)

@@ -28,6 +28,9 @@ struct storage_keeper *storage_keeper_create(void); /* NULL: no memory */
 void storage_keeper_free(struct storage_keeper *keeper);
 /* The next disk; `disk` is copied, its strings are borrowed. */
 void storage_keeper_add(struct storage_keeper *keeper, const struct storage_disk *disk);
+/* Forks who starts the daemons of jailed disks, before the calling process gives up the
+ * rights for that. After the last disk. */
+int storage_keeper_split(struct storage_keeper *keeper, struct error *err);
 /* A broker_storage_handler (broker_list.h). */
 int storage_keeper_handle(void *keeper, unsigned index, const char *path, uint32_t number,
                           int *ret_fd, struct error *err);

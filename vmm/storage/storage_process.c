@@ -16,6 +16,7 @@
 #include "vmm/storage/storage.h"
 #include "vmm/storage/storage_chain.h"
 #include "vmm/storage/storage_jail.h"
+#include "vmm/storage/storage_starter.h"
 
 /* In the program. */
 #define QMP_FD  STORAGE_JAIL_TALK_FD
@@ -104,22 +105,37 @@ static int start_free(const struct storage_disk *disk,
     return 0;
 }
 
+static struct storage_jail jail_of(const struct storage_disk *disk)
+{
+    return (struct storage_jail){
+        .program = STORAGE_PROGRAM,
+        .arguments = (char *const *)arguments, /* it only reads them */
+        .uid = disk->jail_uid,
+        .lock_fd = disk->lock_fd,
+        .seccomp = disk->seccomp,
+    };
+}
+
+int storage_process_starter(const struct storage_disk *disk,
+                            struct storage_starter **ret_starter, struct error *err)
+{
+    const struct storage_jail common = jail_of(disk);
+    return storage_starter_create(&common, ret_starter, err);
+}
+
 static int start_jailed(const struct storage_disk *disk,
                         const struct storage_chain *files,
                         struct storage_process *ret_process, struct error *err)
 {
-    const struct storage_jail jail = {
-        .program = STORAGE_PROGRAM,
-        .arguments = (char *const *)arguments, /* it only reads them */
-        /* A server of files knows root, and no user that is made up here. */
-        .uid = files->networked ? 0 : disk->jail_uid,
-        .network = on_network(disk),
-        .lock_fd = disk->lock_fd,
-        .seccomp = disk->seccomp,
-        .files = files,
-    };
+    struct storage_jail jail = jail_of(disk);
     struct storage_jailed jailed;
-    int ret = storage_jail_start(&jail, false, &jailed, err);
+    /* A server of files knows root, and no user that is made up here. */
+    jail.uid = files->networked ? 0 : jail.uid;
+    jail.network = on_network(disk);
+    jail.files = files;
+    int ret = disk->starter != NULL
+                  ? storage_starter_start(disk->starter, &jail, &jailed, err)
+                  : storage_jail_start(&jail, false, &jailed, err);
 
     if (ret == 0) {
         *ret_process = (struct storage_process){

@@ -8,6 +8,7 @@
 struct error;
 struct storage_chain;
 struct storage_disk;
+struct storage_starter;
 
 #define STORAGE_PROGRAM "/usr/bin/qemu-storage-daemon"
 
@@ -20,5 +21,8 @@ struct storage_process {
 int storage_process_start(const struct storage_disk *disk,
                           const struct storage_chain *files,
                           struct storage_process *ret_process, struct error *err);
+/* For all jailed disks of the VM that `disk` is one of. */
+int storage_process_starter(const struct storage_disk *disk,
+                            struct storage_starter **ret_starter, struct error *err);
 
 #endif
