@@ -15,8 +15,10 @@ migration_libmigration_a_SOURCES = \
 	migration/pages.c migration/pages.h \
 	migration/placing.c migration/placing.h \
 	migration/plan.c migration/plan.h \
-	migration/postcopy_source.c migration/postcopy_source.h \
-	migration/postcopy_target.c migration/postcopy_target.h \
+	migration/postcopy_source.c migration/postcopy_source.h migration/postcopy_source_internal.h \
+	migration/postcopy_source_link.c migration/postcopy_source_pages.c \
+	migration/postcopy_target.c migration/postcopy_target.h migration/postcopy_target_internal.h \
+	migration/postcopy_target_link.c migration/postcopy_target_pages.c migration/postcopy_target_run.c \
 	migration/predict.c migration/predict.h \
 	migration/probe.c migration/probe.h \
 	migration/rounds.c \
@@ -29,6 +31,7 @@ migration_libmigration_a_SOURCES = \
 	migration/streams.c migration/streams.h \
 	migration/target.c migration/target.h migration/target_internal.h \
 	migration/target_greet.c \
+	migration/target_start.c migration/target_start.h \
 	migration/throttle.c migration/throttle.h \
 	migration/times.c migration/times.h \
 	migration/transport.c migration/transport.h migration/transport_handed.c \

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The source's part of post-copy: after the go it keeps the guest's memory, which it never
- * runs again, and sends what the target lacks: first what somebody waits for there, then
- * the rest. A lost link is waited for: both sides keep what they have. For source.c,
+ * The source's part of post-copy: after the go it keeps the guest's memory, which it
+ * never runs again, and sends what the target lacks: first what somebody waits for there,
+ * then the rest. A lost link is waited for: both sides keep what they have. For source.c,
  * rounds.c and handover.c; engine's thread but where said.
  */
 #ifndef DROVER_MIGRATION_POSTCOPY_SOURCE_H
@@ -23,14 +23,14 @@ struct postcopy_source {
     bool entered; /* the go was sent, or may have been */
     uint64_t session;
     /* private */
-    bool connects;    /* by itself; else a link is handed to it */
-    bool done_heard;  /* the target runs the guest */
+    bool connects;   /* by itself; else a link is handed to it */
+    bool done_heard; /* the target runs the guest */
     uint64_t stopped_ns, go_sent_ns;
     uint64_t *told[MIGRATION_REGIONS_MAX]; /* pages that the target knows to be missing */
     unsigned region;                       /* where the background goes on */
     uint64_t page;
     uint64_t pages_sent, pages_placed; /* over this link */
-    uint64_t pages_after; /* over all of them */
+    uint64_t pages_after;              /* over all of them */
     uint64_t heard_ms, heard_bytes;
     uint64_t published_ms;
     zero_page_function is_zero;

@@ -97,7 +97,8 @@ bool postcopy_target_hears(struct postcopy_target *postcopy, enum wire_type type
                            const uint8_t *payload, size_t size, int *ret_result);
 /*
  * Instead of load, READY and the wait for the go, once pages are missing: 0 when the go
- * was obeyed, and the guest is being started. Fills config.err; then the guest never runs.
+ * was obeyed, and the guest is being started. Fills config.err; then the guest never
+ * runs.
  */
 int postcopy_target_arrive(struct postcopy_target *postcopy, const uint8_t *payload,
                            size_t size);
@@ -107,9 +108,5 @@ void postcopy_target_never(struct postcopy_target *postcopy);
 void postcopy_target_finish(struct postcopy_target *postcopy);
 /* Ends it, whatever is missing. Any thread. */
 void postcopy_target_quit(struct postcopy_target *postcopy);
-
-/* The go's figures; the time from its arrival to the guest's first entry. */
-void target_figures_tell(struct status_board *board, const struct wire_go *go,
-                         uint64_t entered_us);
 
 #endif

@@ -71,6 +71,18 @@ void status_board_unlock(struct status_board *board)
     CHECK(pthread_mutex_unlock(&board->lock) == 0);
 }
 
+void status_board_interrupt(struct status_board *board, const struct error *err)
+{
+    struct migration_status *status = status_board_lock(board);
+    bool changed = status->interrupted != (err != NULL);
+    status->interrupted = err != NULL;
+    status->error = err != NULL ? *err : (struct error){0};
+    status_board_unlock(board);
+    if (changed && board->changed != NULL) {
+        board->changed(board->owner);
+    }
+}
+
 void status_board_move(struct status_board *board, enum migration_state state,
                        const struct error *err)
 {

@@ -103,6 +103,8 @@ void status_board_get(struct status_board *board, struct migration_status *ret_s
 /* For more than one field: `status` may be changed in between, but not its state. */
 struct migration_status *status_board_lock(struct status_board *board);
 void status_board_unlock(struct status_board *board);
+/* POSTCOPY: the link is lost, and why, or (NULL) there is one again. */
+void status_board_interrupt(struct status_board *board, const struct error *err);
 /* `err` may be NULL. */
 void status_board_move(struct status_board *board, enum migration_state state,
                        const struct error *err);

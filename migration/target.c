@@ -16,8 +16,8 @@
 #include "base/clock.h"
 #include "migration/placing.h"
 #include "migration/target_internal.h"
+#include "migration/target_start.h"
 
-#define NS_PER_US UINT64_C(1000)
 /* After an ABORT: how long the source is listened to, so that the reason reaches it
  * before a reset does. */
 #define LINGER_MS    100u
@@ -258,44 +258,19 @@ static int wait_for_go(struct migration_target *target, struct wire_go *ret_go,
     return 0;
 }
 
-void target_figures_tell(struct status_board *board, const struct wire_go *go,
-                         uint64_t entered_us)
-{
-    uint64_t entry_us = go->one_way_us + entered_us;
-    struct migration_status *status = status_board_lock(board);
-    status->figures = (struct migration_figures){
-        .total_us = go->total_us + entry_us,
-        .downtime_us = go->standing_us + entry_us,
-        .predicted_downtime_us = go->predicted_downtime_us,
-        .bytes_sent = go->bytes_sent,
-        .pages_sent = go->pages_sent,
-        .pages_zero = go->pages_zero,
-        .rounds = go->rounds,
-    };
-    status_board_unlock(board);
-}
-
 static void run(struct migration_target *target, const struct wire_go *go,
                 uint64_t received_ns)
 {
-    struct migration_guest *guest = target->config.guest;
-    uint64_t entered_ns = 0;
-    /* Whoever sees the guest run must see figures, if only without its entry. */
-    target_figures_tell(&target->board, go, (clock_now_ns() - received_ns) / NS_PER_US);
-    guest->ops->start(guest, &entered_ns);
-    struct wire_done done = {.entered_us = entered_ns > received_ns
-                                               ? (entered_ns - received_ns) / NS_PER_US
-                                               : 0};
-    done.answer_us = (clock_now_ns() - received_ns) / NS_PER_US;
+    struct wire_done done;
+    target_guest_start(target->config.guest, &target->board, go, received_ns, &done);
     CLEANUP(buffer_done) struct buffer frame = {0};
     target->link->ops->set_cancel(target->link, -1);
     if (wire_done_encode(&frame, &done) == 0) {
         /* If the source never hears it, the guest runs here nevertheless. */
         (void)stream_out_frames(&target->out, &frame, NULL);
     }
-    target_figures_tell(&target->board, go, done.entered_us);
     status_board_move(&target->board, MIGRATION_STATE_DONE, NULL);
-    guest->ops->announce(guest);
+    target->config.guest->ops->announce(target->config.guest);
 }
 
 static int arrive(struct migration_target *target, struct wire_go *ret_go,

@@ -2,7 +2,6 @@
 /* Encoding and decoding of post-copy's messages, field by field. */
 #include "migration/wire_postcopy.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 #include "base/buffer.h"
@@ -113,6 +112,21 @@ uint64_t wire_missing_word(const struct wire_missing *missing, uint32_t index)
 {
     CHECK(index < missing->word_count);
     return integer_at(missing->words + (size_t)index * WORD_BYTES, WORD_BYTES);
+}
+
+bool wire_missing_fits(const struct wire_missing *missing, uint64_t page_count)
+{
+    uint64_t words = page_count / 64 + (page_count % 64 != 0);
+    uint64_t first = missing->first_page / 64;
+    return first <= words && missing->word_count <= words - first;
+}
+
+uint64_t wire_missing_within(const struct wire_missing *missing, uint32_t index,
+                             uint64_t page_count)
+{
+    uint64_t word = wire_missing_word(missing, index);
+    uint64_t past = missing->first_page + (index + UINT64_C(1)) * 64;
+    return past > page_count ? word & UINT64_MAX >> (past - page_count) : word;
 }
 
 /*

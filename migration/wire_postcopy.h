@@ -25,6 +25,7 @@
 #ifndef DROVER_MIGRATION_WIRE_POSTCOPY_H
 #define DROVER_MIGRATION_WIRE_POSTCOPY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -84,6 +85,11 @@ int wire_answer_decode(const uint8_t *payload, size_t size,
 int wire_missing_decode(const uint8_t *payload, size_t size,
                         struct wire_missing *ret_missing);
 uint64_t wire_missing_word(const struct wire_missing *missing, uint32_t index);
+/* It lies in a region of `page_count` pages; its last word may reach beyond. */
+bool wire_missing_fits(const struct wire_missing *missing, uint64_t page_count);
+/* A word of one that fits, without what reaches beyond. */
+uint64_t wire_missing_within(const struct wire_missing *missing, uint32_t index,
+                             uint64_t page_count);
 int wire_fetch_decode(const uint8_t *payload, size_t size, struct wire_fetch *ret_fetch);
 int wire_pages_decode(const uint8_t *payload, size_t size, struct wire_pages *ret_pages);
 int wire_placed_decode(const uint8_t *payload, size_t size, uint64_t *ret_page_count);
