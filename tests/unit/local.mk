@@ -150,8 +150,12 @@ tests_unit_test_net_guard_SOURCES = tests/unit/test_net_guard.c tests/unit/net_f
 	$(VIRTIO_TEST_SOURCES)
 tests_unit_test_net_guard_LDADD = $(VIRTIO_TEST_LIBS)
 check_PROGRAMS += tests/unit/test_virtio_vsock
-tests_unit_test_virtio_vsock_SOURCES = tests/unit/test_virtio_vsock.c $(VIRTIO_TEST_SOURCES)
+VSOCK_TEST_SOURCES = tests/unit/vsock_fixture.c tests/unit/vsock_fixture.h $(VIRTIO_TEST_SOURCES)
+tests_unit_test_virtio_vsock_SOURCES = tests/unit/test_virtio_vsock.c $(VSOCK_TEST_SOURCES)
 tests_unit_test_virtio_vsock_LDADD = $(VIRTIO_TEST_LIBS)
+check_PROGRAMS += tests/unit/test_virtio_vsock_state
+tests_unit_test_virtio_vsock_state_SOURCES = tests/unit/test_virtio_vsock_state.c $(VSOCK_TEST_SOURCES)
+tests_unit_test_virtio_vsock_state_LDADD = $(VIRTIO_TEST_LIBS)
 
 # ---- vmm ----
 
