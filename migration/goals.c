@@ -23,6 +23,10 @@
 /* Devices' state that a rehearsal leaves out, and I/O that is drained. */
 #define DEVICES_US 60u
 #define TRIP_TIMES_MAX 6u
+/* Before the handover it is rehearsed so often once more, and where a round trip takes no
+ * longer. */
+#define LOOKS_AGAIN        3u
+#define LOOK_AGAIN_TRIP_US 1000u
 /* What no rehearsal goes through: the queues' end and the vCPUs' notes of it; the last look
  * before the go, and that from then on a guest wants processors where the answer is awaited
  * (measured: the first entry comes some 110 us later than its parts would make it). */
@@ -46,7 +50,10 @@ static void rehearse(struct migration_source *source)
         costs->stop_us = rehearsal.stop_us;
         costs->drain_us = rehearsal.drain_us + NOTICE_US;
         costs->save_us = rehearsal.save_us + DEVICES_US;
-        costs->load_us = rehearsal.save_us; /* as long as the target has not said */
+        if (rehearsal.early_us > costs->drain_us) {
+            costs->save_us += rehearsal.early_us - costs->drain_us; /* is waited for */
+        }
+        costs->load_us = rehearsal.early_us + rehearsal.save_us; /* as long as the target has not said */
         costs->state_bytes = rehearsal.state_bytes;
     }
 }
@@ -61,6 +68,13 @@ static bool has_goals(const struct migration_source *source)
 static bool may_probe(const struct migration_source *source)
 {
     return source->version >= WIRE_VERSION_STREAMS && !source->out.places;
+}
+
+static void rehearsed_take(struct goals *goals)
+{
+    goals->costs.load_us = recent_typical(&goals->probe.load_us) + DEVICES_US;
+    goals->costs.enter_us = goals->probe.enter_us + GO_US;
+    goals->costs.state_bytes = 0; /* went with the round trips */
 }
 
 int goals_watch(struct migration_source *source)
@@ -91,9 +105,7 @@ int goals_watch(struct migration_source *source)
         source->round_trip_us = goals->probe.round_trip_us;
     }
     if (recent_typical(&goals->probe.load_us) != 0) {
-        goals->costs.load_us = recent_typical(&goals->probe.load_us) + DEVICES_US;
-        goals->costs.enter_us = goals->probe.enter_us + GO_US;
-        goals->costs.state_bytes = 0; /* went with the round trips */
+        rehearsed_take(goals);
     } else if (goals->probe.told_us != 0) { /* the link is too slow for rehearsals */
         goals->costs.load_us = goals->probe.told_us;
     }
@@ -225,6 +237,46 @@ int goals_foresee(struct migration_source *source)
         return foretell(source, &measure, &decision);
     }
     return goals_apply(source, &decision);
+}
+
+/* What was written since the last round, while the guest still runs. */
+static int written_send(struct migration_source *source)
+{
+    uint64_t dirty_count = 0;
+    int rv = pages_peek_dirty(&source->pages, &dirty_count);
+    if (rv != 0) {
+        return error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv));
+    }
+    rv = pages_send(&source->pages, &source->out, false, source_tick, source);
+    return rv == 0 || source->err.code != 0
+               ? rv
+               : source_link_error(source, rv, "sending memory");
+}
+
+int goals_look_again(struct migration_source *source)
+{
+    struct goals *goals = &source->goals;
+    struct plan_measure measure;
+    bool quick = goals->probe.rehearsals != 0 && goals->throttle.percent == 0 &&
+                 source->round_trip_us <= LOOK_AGAIN_TRIP_US;
+    if (!may_probe(source) || source->postcopy.agreed || !quick) {
+        return 0;
+    }
+    uint64_t fetch_us = goals->costs.fetch_us;
+    rehearse(source);
+    goals->costs.fetch_us = fetch_us;
+    int rv = probe_rehearse(source, LOOKS_AGAIN, true);
+    rv = rv != 0 ? rv : written_send(source);
+    /* Once more: then the target has taken what was sent. */
+    rv = rv != 0 ? rv : probe_rehearse(source, 1, false);
+    if (rv != 0) {
+        return rv;
+    }
+    rehearsed_take(goals);
+    fill(source, &measure);
+    goals->predicted_downtime_us =
+        predict_pause_us(&measure.model, measure.remaining_bytes);
+    return 0;
 }
 
 void goals_measure(struct migration_source *source, uint64_t us, uint64_t dirty_pages,

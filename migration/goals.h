@@ -34,6 +34,9 @@ void goals_measure(struct migration_source *source, uint64_t us, uint64_t dirty_
                    struct plan_measure *ret_measure);
 /* The guest is slowed down as far as was decided, and what is expected now is shown. */
 int goals_apply(struct migration_source *source, const struct plan_decision *decision);
+/* Right before the guest is handed over: what the pause will take is tried once more, where that
+ * takes some ms only, and what the guest has written meanwhile is sent. Fills source->err. */
+int goals_look_again(struct migration_source *source);
 /* However the move ends: the guest is as fast as ever. */
 void goals_end(struct migration_source *source);
 

@@ -25,7 +25,8 @@ struct migration_rehearsal {
     uint64_t stop_us; /* until the vCPUs are out */
     uint64_t drain_us; /* from then on, until that is noticed */
     uint64_t enter_us; /* from the go to the first entry; 0: not tried */
-    uint64_t save_us; /* devices' state */
+    uint64_t early_us; /* what is saved while I/O is drained; 0: nothing */
+    uint64_t save_us; /* devices' state, after that */
     uint64_t load_us; /* the same on the target; 0: not tried */
     uint64_t state_bytes;
 };

@@ -242,7 +242,6 @@ int source_handover(struct migration_source *source)
     uint64_t state_sent_ms = 0;
     const uint8_t *payload;
     size_t size;
-    note_foreseen(source);
     source->out.idle_ms = times->standing_ms;
     source->out.pace = NULL; /* the pause is not made longer */
     source->out.places_ask = false; /* what is asked for now would be waited for */
@@ -250,6 +249,11 @@ int source_handover(struct migration_source *source)
     if (rv != 0) {
         return rv;
     }
+    rv = goals_look_again(source);
+    if (rv != 0) {
+        return rv;
+    }
+    note_foreseen(source);
     rv = stream_out_plain(&source->out, WIRE_HANDOVER);
     if (rv != 0) {
         return source_link_error(source, rv, "beginning the handover");

@@ -109,7 +109,7 @@ static int rehearse(struct migration_source *source)
     recent_add(&probe->load_us, load_us);
     recent_add(&probe->trip_us, us > load_us ? us - load_us : us);
     probe->rehearsals++;
-    if (probe->rehearsals < REHEARSALS) {
+    if (probe->rehearsals != REHEARSALS) {
         return 0;
     }
     rv = burst(source, 0, &us);
@@ -179,6 +179,20 @@ int probe_finish(struct migration_source *source)
         rv = probe_step(source, UINT64_MAX);
     }
     return rv < 0 ? rv : 0;
+}
+
+int probe_rehearse(struct migration_source *source, unsigned count, bool anew)
+{
+    struct probe *probe = &source->goals.probe;
+    if (anew) {
+        probe->load_us = (struct recent){0};
+        probe->trip_us = (struct recent){0};
+    }
+    int rv = 0;
+    for (unsigned i = 0; rv == 0 && i < count; i++) {
+        rv = rehearse(source);
+    }
+    return rv;
 }
 
 int probe_again(struct migration_source *source)

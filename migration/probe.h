@@ -42,6 +42,9 @@ void probe_done(struct probe *probe);
 int probe_step(void *source, uint64_t us);
 /* The rest of it, whatever it takes. */
 int probe_finish(struct migration_source *source);
+/* `count` rehearsals more; `anew`: what earlier ones have shown is forgotten. Fills
+ * source->err. */
+int probe_rehearse(struct migration_source *source, unsigned count, bool anew);
 /* Once more, and thoroughly this time. */
 int probe_again(struct migration_source *source);
 

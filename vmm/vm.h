@@ -230,7 +230,8 @@ struct vm_rehearsal {
     uint64_t stop_ns; /* until a vCPU is out */
     uint64_t drain_ns; /* from then on, until whoever stopped them knows */
     uint64_t enter_ns; /* from the order to run until a vCPU that is parked has it; 0: none is */
-    uint64_t save_ns;
+    uint64_t early_ns; /* what each vCPU saves of itself meanwhile */
+    uint64_t save_ns;  /* the rest, then */
     uint64_t load_ns; /* 0: not tried */
     uint64_t state_bytes;
 };

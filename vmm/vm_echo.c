@@ -10,6 +10,7 @@
 #include "vmm/vm_internal.h"
 
 #define ECHO_WAIT_MS 20
+#define ECHO_LOOKS   10u /* in each of them */
 
 /* Passes it on as is done when the vCPUs may run. */
 void vm_echo_answer(struct vm *vm)
@@ -22,6 +23,27 @@ void vm_echo_answer(struct vm *vm)
     vm_unlock(vm);
     CHECK(pthread_cond_broadcast(&vm->go) == 0);
     (void)eventfd_write(vm->echo_fd, 1); /* full means that it is readable */
+}
+
+int vm_echo_vcpu(struct vm *vm, uint64_t *ret_ns)
+{
+    atomic_store(&vm->echo_ns, 0);
+    uint64_t start_ns = clock_now_ns();
+    vm_lock(vm);
+    bool parked = vm->vcpus_out > 0;
+    vm->echo_passed = parked;
+    vm_unlock(vm);
+    CHECK(pthread_cond_broadcast(&vm->go) == 0);
+    uint64_t heard_ns = 0;
+    for (unsigned i = 0; parked && heard_ns == 0 && i < ECHO_WAIT_MS * ECHO_LOOKS; i++) {
+        (void)usleep(1000 / ECHO_LOOKS); /* a shorter sleep does no harm */
+        heard_ns = atomic_load(&vm->echo_ns);
+    }
+    if (heard_ns == 0) {
+        return -EAGAIN;
+    }
+    *ret_ns = heard_ns > start_ns ? heard_ns - start_ns : 0;
+    return 0;
 }
 
 int vm_echo(struct vm *vm, struct vm_echo *ret_echo)

@@ -62,6 +62,7 @@ struct vcpu {
     struct cpu_scratch *scratch; /* kvm_cpu_state.c; NULL before a move */
     bool early_busy;             /* under lock: its own thread saves it */
     uint64_t early_tried;        /* under lock: in that standstill */
+    uint64_t early_ns;           /* what its own part of a save took, when it did not save itself */
     uint64_t early_of;           /* under lock: of that one it was saved; 0: of none */
 };
 
@@ -172,6 +173,9 @@ struct vm_echo {
  * they did not hear it in time, the host is busy. */
 int vm_echo(struct vm *vm, struct vm_echo *ret_echo);
 void vm_echo_answer(struct vm *vm); /* main, when it is woken */
+/* As a guest that has arrived is let go: until a vCPU that is parked has heard of it from
+ * this thread. -EAGAIN: none is, or not in time. */
+int vm_echo_vcpu(struct vm *vm, uint64_t *ret_ns);
 void vm_rehearsal_done(struct vm *vm);
 /* Main looks at holds, requests and drains soon. Any thread, also in a vCPU's loop. */
 void vm_wake(struct vm *vm);

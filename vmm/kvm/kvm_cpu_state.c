@@ -299,7 +299,9 @@ int kvm_cpu_save(struct vcpu *vcpu, struct buffer *out)
     }
     int result = is_early(vcpu) && scratch->known ? rest_save(vcpu, scratch, out) : -EAGAIN;
     for (unsigned i = 0; result == -EAGAIN && i < SAVE_TRIES; i++) {
+        uint64_t start_ns = clock_now_ns();
         result = still_save(vcpu, scratch);
+        vcpu->early_ns = clock_now_ns() - start_ns;
         result = result < 0 ? result : rest_save(vcpu, scratch, out);
     }
     return result;

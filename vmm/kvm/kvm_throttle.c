@@ -200,7 +200,8 @@ static int vcpu_rehearse(struct vm *vm, unsigned index, struct vm_rehearsal *ret
     uint64_t end_ns = clock_now_ns();
     (void)vm_vcpu_throttle(vm, index, before); /* as above: it has its timer */
     *ret_rehearsal = (struct vm_rehearsal){.stop_ns = out_ns - start_ns,
-                                           .save_ns = end_ns - out_ns,
+                                           .early_ns = vcpu->early_ns,
+                                           .save_ns = end_ns - out_ns - vcpu->early_ns,
                                            .state_bytes = state.size};
     return result;
 }
@@ -212,10 +213,10 @@ static int arrival_rehearse(struct vm *vm, struct vm_rehearsal *ret_rehearsal)
     struct recent entries = {0};
     int result = -EAGAIN;
     for (unsigned i = 0; i < REHEARSE_LOOKS; i++) {
-        struct vm_echo echo;
-        int ret = vm_echo(vm, &echo);
+        uint64_t entry_ns = 0;
+        int ret = vm_echo_vcpu(vm, &entry_ns);
         if (ret == 0) {
-            recent_add(&entries, echo.vcpu_ns);
+            recent_add(&entries, entry_ns);
         }
         result = result == 0 ? 0 : ret;
     }
@@ -231,6 +232,7 @@ int vm_rehearse(struct vm *vm, struct vm_rehearsal *ret_rehearsal)
 {
     struct recent stops = {0};
     struct recent saves = {0};
+    struct recent earlies = {0};
     struct recent calls = {0};
     struct vm_rehearsal typical = {0};
     int result = -EAGAIN;
@@ -248,6 +250,7 @@ int vm_rehearse(struct vm *vm, struct vm_rehearsal *ret_rehearsal)
         if (ret == 0) {
             recent_add(&stops, one.stop_ns);
             recent_add(&saves, one.save_ns);
+            recent_add(&earlies, one.early_ns);
             typical.state_bytes = one.state_bytes;
         }
         struct vm_echo echo;
@@ -261,6 +264,7 @@ int vm_rehearse(struct vm *vm, struct vm_rehearsal *ret_rehearsal)
     }
     typical.stop_ns = recent_typical(&stops);
     typical.drain_ns = recent_typical(&calls);
+    typical.early_ns = recent_typical(&earlies);
     typical.save_ns = recent_typical(&saves) * vm->vcpu_count;
     typical.state_bytes *= vm->vcpu_count;
     CLEANUP(buffer_done) struct buffer state = {0};
