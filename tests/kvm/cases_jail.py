@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The jail (docs/jail.md): what a VMM that a guest has taken over can reach, and what a running VMM looks like from
 outside."""
+import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 
-from cases_storage import NEEDED, daemons, image_make
+from cases_storage import NEEDED, daemons, image_make, rounds_run
 from process import BUILD, Vmm, guest, wait_until
 
 PROBE = os.path.join(BUILD, "tests/kvm/jail_probe")
@@ -91,6 +93,36 @@ def test_without_its_filter_a_storage_daemon_is_still_jailed(folder):
                 "perf", "signal-all"}
     reached = {name for name, what in found.items() if what == "REACHED"}
     assert STORAGE_OWN <= reached <= STORAGE_OWN | harmless, sorted(reached - STORAGE_OWN - harmless)
+
+
+def landlock():
+    """Whether this kernel has it: landlock_create_ruleset(NULL, 0, LANDLOCK_CREATE_RULESET_VERSION)."""
+    return ctypes.CDLL(None).syscall(444, None, 0, 1) > 0
+
+
+def test_a_device_as_backing_file_is_read_only_too(folder):
+    base = os.path.join(folder, "base")
+    with open(base, "wb") as file:
+        file.truncate(4 << 20)
+    if os.geteuid() != 0 or not shutil.which("losetup") or not landlock():
+        return
+    made = subprocess.run(["losetup", "-f", "--show", base], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        return  # a machine without loop devices
+    device = made.stdout.strip()
+    try:
+        done = subprocess.run([STORAGE_PROBE, "backing", device], capture_output=True, text=True, timeout=60)
+        if done.returncode != 77:
+            assert {line for line in done.stdout.splitlines() if "backing" in line} == {
+                "REACHED own-backing", "refused backing-write Permission denied"}, (done.stdout, done.stderr)
+            assert "REACHED own-image" in done.stdout, done.stdout
+        if NEEDED:
+            top = image_make(folder, "top.qcow2", "4M", "qcow2", "-b", device, "-F", "raw")
+            rounds_run(folder, f"{top},format=qcow2", 1)
+            with open(base, "rb") as file:
+                assert file.read().strip(b"\0") == b"", "the backing device was written"
+    finally:
+        subprocess.run(["losetup", "-d", device], check=False)
 
 
 def fields(pid, thread=None):

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What can a storage daemon that an image or a VMM has taken over still reach? usage:
- * storage_probe [off|network]
+ * storage_probe [off|network|backing FILE]
  *
  * Starts itself in the jail of storage daemons by the product's own code, once for each
  * thing to try, and prints a line for each: "refused NAME: why", "killed NAME" or
@@ -425,7 +425,7 @@ static const struct attempt {
 
 /* ---- in the jail ---------------------------------------------------------------- */
 
-/* PROGRAM NUMBER FOLDER PID PORT */
+/* PROGRAM NUMBER FOLDER PID PORT BACKING */
 static void world_name(const char *folder)
 {
     (void)snprintf(world.image, sizeof(world.image), "%s/image", folder);
@@ -441,6 +441,7 @@ static int jailed_main(char **argv)
     world_name(argv[2]);
     world.pid = (pid_t)strtol(argv[3], NULL, 10);
     world.port = (uint16_t)strtoul(argv[4], NULL, 10);
+    (void)snprintf(world.backing, sizeof(world.backing), "%s", argv[5]);
     errno = 0;
     bool reached = number < ATTEMPTS && attempts[number].run() >= 0;
     int why = reached ? 0 : errno;
@@ -461,7 +462,8 @@ static void try(unsigned number, const char *folder, const struct storage_chain 
     (void)snprintf(words[1], OUTSIDE_MAX, "%d", (int)getpid());
     (void)snprintf(words[2], OUTSIDE_MAX, "%u", world.port);
     char *const arguments[] = {
-        (char *)world.program, words[0], (char *)folder, words[1], words[2], NULL};
+        (char *)world.program, words[0], (char *)folder, words[1], words[2],
+        world.backing,         NULL};
     const struct storage_jail jail = {
         .program = world.program,
         .arguments = arguments,
@@ -538,7 +540,7 @@ int main(int argc, char **argv)
 {
     char folder[] = "/tmp/storage-probe-XXXXXX";
     const char *mode = argc > 1 ? argv[1] : "";
-    if (argc == 5) {
+    if (argc == 6) {
         return jailed_main(argv);
     }
     world.program = realpath("/proc/self/exe", NULL);
@@ -549,17 +551,28 @@ int main(int argc, char **argv)
         return SKIPPED;
     }
     world_make(folder);
+    bool device = strcmp(mode, "backing") == 0 && argc == 3;
+    if (device) {
+        (void)unlink(world.backing);
+        (void)snprintf(world.backing, sizeof(world.backing), "%s", argv[2]);
+    }
     const struct storage_chain files = {
         .count = 2,
         .files = {{.path = world.image, .writable = true}, {.path = world.backing}},
     };
     for (unsigned i = 0; i < ATTEMPTS; i++) {
+        bool own = strncmp(attempts[i].name, "own-", 4) == 0;
+        if (device && !own && attempts[i].run != at_backing_write) {
+            continue;
+        }
         (void)fflush(stdout);
         try(i, folder, &files, mode);
     }
     (void)shmctl(shmget(SHARED_KEY, 0, 0), IPC_RMID, NULL);
     (void)unlink(world.image);
-    (void)unlink(world.backing);
+    if (!device) {
+        (void)unlink(world.backing);
+    }
     (void)unlink(world.other);
     (void)unlink(world.socket);
     return rmdir(folder) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

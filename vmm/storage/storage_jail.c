@@ -126,6 +126,7 @@ static _Noreturn void child_main(const struct storage_jail *jail, int talk_fd)
         child_fail(STEP_ROOT, ret);
     }
     ret = rights_give_up(jail->uid);
+    ret = ret < 0 ? ret : storage_root_guard(jail->files, STORAGE_JAIL_FOLDER);
     if (ret < 0) {
         child_fail(STEP_RIGHTS, ret);
     }

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/landlock.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "vmm/storage/storage_chain.h"
 
 /* Any folder that each host has: the new root lies over it until it is one. */
@@ -183,5 +185,40 @@ int storage_root_make(const char *program, const struct storage_chain *files,
     ret = ret < 0 ? ret : files_bind(files);
     ret = ret < 0 ? ret : root_change();
     (void)umask(077);
+    return ret;
+}
+
+/* ---- writing -------------------------------------------------------------- */
+
+static int write_allow(int rules, const char *path)
+{
+    CLEANUP(cleanup_fd) int fd = open(path, O_PATH | O_CLOEXEC);
+    struct landlock_path_beneath_attr rule = {
+        .allowed_access = LANDLOCK_ACCESS_FS_WRITE_FILE, .parent_fd = fd};
+    if (fd < 0) {
+        return errno == ENOENT ? 0 : -errno; /* nothing is there to be written to */
+    }
+    return syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0
+               ? -errno
+               : 0;
+}
+
+int storage_root_guard(const struct storage_chain *files, const char *folder)
+{
+    const struct landlock_ruleset_attr all = {.handled_access_fs =
+                                                  LANDLOCK_ACCESS_FS_WRITE_FILE};
+    CLEANUP(cleanup_fd)
+    int rules = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof(all), 0);
+    if (rules < 0) {
+        return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
+    }
+    int ret = write_allow(rules, folder);
+    ret = ret < 0 ? ret : write_allow(rules, NULL_DEVICE);
+    for (unsigned i = 0; ret == 0 && i < files->count; i++) {
+        ret = files->files[i].writable ? write_allow(rules, files->files[i].path) : 0;
+    }
+    if (ret == 0 && syscall(SYS_landlock_restrict_self, rules, 0) < 0) {
+        ret = -errno;
+    }
     return ret;
 }

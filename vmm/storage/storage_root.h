@@ -16,4 +16,11 @@ struct storage_chain;
 int storage_root_make(const char *program, const struct storage_chain *files,
                       const char *folder, uid_t uid);
 
+/*
+ * Of the process that is to be the daemon, without new privileges: from then on it can
+ * open for writing what is writable only, devices included, for which a read-only mount
+ * is none. Kernels without Landlock do without. -errno.
+ */
+int storage_root_guard(const struct storage_chain *files, const char *folder);
+
 #endif
