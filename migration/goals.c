@@ -262,9 +262,13 @@ int goals_look_again(struct migration_source *source)
     if (!may_probe(source) || source->postcopy.agreed || !quick) {
         return 0;
     }
-    uint64_t fetch_us = goals->costs.fetch_us;
+    const struct predict_costs before = goals->costs;
     rehearse(source);
-    goals->costs.fetch_us = fetch_us;
+    goals->costs.fetch_us = before.fetch_us;
+    /* All looks may be made longer, by whoever else wants the processors, but none shorter. */
+    if (before.drain_us < goals->costs.drain_us) {
+        goals->costs.drain_us = before.drain_us;
+    }
     int rv = probe_rehearse(source, LOOKS_AGAIN, true);
     rv = rv != 0 ? rv : written_send(source);
     /* Once more: then the target has taken what was sent. */
