@@ -25,7 +25,7 @@ static void measure_speed(struct migration_source *source, uint64_t bytes, uint6
 /* Over all streams: what is pending, and the end of the round on each. */
 static int round_send(struct migration_source *source)
 {
-    source->out.idle_ms = source_patience_ms(source);
+    source->out.idle_ms = source_send_patience_ms(source);
     pages_deal_begin(&source->pages);
     streams_round(&source->streams, source->round, source->out.idle_ms);
     int rv = pages_deal(&source->pages, &source->out, false, source_tick, source);

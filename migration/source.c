@@ -25,7 +25,7 @@
  * after each extent. */
 #define TICK_MS 1u
 /* How long the word that a move has failed may wait for room on a busy link. */
-#define SAY_WHY_MS    200u
+#define SAY_WHY_MS    500u
 /* When a data stream has failed: how long the target's reason is waited for on the
  * control stream. The guest runs. */
 #define PEER_REASON_MS 100u
@@ -49,6 +49,7 @@ static int peer_reason(struct migration_source *source, uint32_t wait_ms)
         return error_set(&source->err, DROVER_EPEER,
                          "the target sent something out of turn: is it another version?");
     }
+    source->peer_ended = true;
     return error_set(&source->err, refusal.code, "the target gave up: %s",
                      refusal.reason);
 }
@@ -80,6 +81,12 @@ uint32_t source_patience_ms(const struct migration_source *source)
 {
     uint32_t left = left_ms(source);
     return left < source->config.times.idle_ms ? left : source->config.times.idle_ms;
+}
+
+uint32_t source_send_patience_ms(const struct migration_source *source)
+{
+    uint32_t patience_ms = source_patience_ms(source);
+    return patience_ms > SAY_WHY_MS ? patience_ms : SAY_WHY_MS;
 }
 
 static int deadline_error(struct migration_source *source)
@@ -127,7 +134,7 @@ int source_tick(void *owner)
         return deadline_error(source);
     }
     if (!source->stopping) {
-        source->out.idle_ms = source_patience_ms(source);
+        source->out.idle_ms = source_send_patience_ms(source);
     }
     int rv = stream_out_keepalive(&source->out, source->config.times.keepalive_ms / 2);
     if (rv != 0) {
@@ -172,6 +179,7 @@ int source_expect(struct migration_source *source, enum wire_type type, uint32_t
     struct wire_refusal refusal;
     if ((got == WIRE_ABORT || got == WIRE_REFUSE) &&
         wire_refusal_decode(*ret_payload, *ret_size, &refusal) == 0) {
+        source->peer_ended = true;
         return error_set(&source->err, refusal.code,
                          got == WIRE_REFUSE ? "the target refuses: %s"
                                             : "the target gave up: %s",
@@ -217,6 +225,9 @@ static void close_link(struct migration_source *source, bool say_why)
         if (wire_refusal_encode(&frame, WIRE_ABORT, &refusal) == 0) {
             (void)stream_out_frames(&source->out, &frame,
                                     NULL); /* it will notice the end anyway */
+        }
+        if (!source->stopping && !source->out.broken && !source->peer_ended) {
+            transport_link_linger(source->link, source->config.times.keepalive_ms);
         }
     }
     streams_stop(&source->streams);

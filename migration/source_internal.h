@@ -52,6 +52,7 @@ struct migration_source {
     bool stopping;                    /* stop_begin() was called */
     bool handed_over;                 /* the go may have left */
     struct postcopy_source postcopy;
+    bool peer_ended;  /* the target has said why, and waits for nothing */
     struct error err; /* why it ends */
 };
 
@@ -70,6 +71,9 @@ uint64_t source_bytes_sent(const struct migration_source *source); /* over all s
 uint64_t source_bytes_placed(const struct migration_source *source);
 /* How long a silent target is waited for, but not beyond the deadline. */
 uint32_t source_patience_ms(const struct migration_source *source);
+/* For sending: a frame that is under way at the deadline may be ended, for one that is cut
+ * leaves no way to say why. */
+uint32_t source_send_patience_ms(const struct migration_source *source);
 /* Until little enough is left. Fills source->err. */
 int source_rounds(struct migration_source *source);
 struct wire_done;

@@ -21,7 +21,6 @@
 /* After an ABORT: how long the source is listened to, so that the reason reaches it
  * before a reset does. */
 #define LINGER_MS    100u
-#define LINGER_READS 4096u
 
 /* ---- memory and state -------------------------------------------------------------- */
 
@@ -293,21 +292,6 @@ static int arrive(struct migration_target *target, struct wire_go *ret_go,
                                              : wait_for_go(target, ret_go, ret_received_ns);
 }
 
-/* Reads on for a moment: closing with unread input would reset the connection, and lose
- * the reason. */
-static void linger(struct migration_target *target)
-{
-    uint8_t waste[16384];
-    struct iovec iov = {.iov_base = waste, .iov_len = sizeof(waste)};
-    size_t size;
-    uint64_t until_ms = clock_now_ms() + LINGER_MS;
-    for (unsigned i = 0; i < LINGER_READS && clock_now_ms() < until_ms; i++) {
-        if (target->link->ops->recv(target->link, &iov, 1, LINGER_MS, &size) != 0) {
-            return;
-        }
-    }
-}
-
 static void *target_main(void *owner)
 {
     struct migration_target *target = owner;
@@ -332,7 +316,7 @@ static void *target_main(void *owner)
         target->config.guest->ops->abandon(target->config.guest);
         if (target->link != NULL && !target->out.broken) {
             target_say(target, WIRE_ABORT);
-            linger(target);
+            transport_link_linger(target->link, LINGER_MS);
         }
         status_board_move(&target->board,
                           rv == DROVER_ECANCELLED ? MIGRATION_STATE_CANCELLED

@@ -4,7 +4,10 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/err.h"
+
+#define LINGER_READS 4096u
 
 int transport_find(const char *uri, const struct transport_ops **ret_ops,
                    const char **ret_address, struct error *err)
@@ -38,6 +41,19 @@ int transport_find(const char *uri, const struct transport_ops **ret_ops,
     return error_set(err, DROVER_EBADINPUT,
                      "this build can't migrate over '%.*s': use tcp:HOST:PORT or rdma:HOST:PORT",
                      (int)scheme_size, uri);
+}
+
+void transport_link_linger(struct transport_link *link, uint32_t ms)
+{
+    uint8_t waste[16384];
+    struct iovec iov = {.iov_base = waste, .iov_len = sizeof(waste)};
+    size_t size;
+    uint64_t until_ms = clock_now_ms() + ms;
+    for (unsigned i = 0; i < LINGER_READS && clock_now_ms() < until_ms; i++) {
+        if (link->ops->recv(link, &iov, 1, ms, &size) != 0) {
+            return;
+        }
+    }
 }
 
 void transport_link_close(struct transport_link *link)

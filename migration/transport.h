@@ -135,6 +135,9 @@ int transport_handed_accept(struct transport_listener *listener, int other_fd,
 int transport_find(const char *uri, const struct transport_ops **ret_ops,
                    const char **ret_address, struct error *err);
 
+/* Reads on until the peer closes, for a moment at most: closing with unread input would reset
+ * the connection, and lose what was said last. */
+void transport_link_linger(struct transport_link *link, uint32_t ms);
 void transport_link_close(struct transport_link *link);             /* NULL is fine */
 void transport_listener_close(struct transport_listener *listener); /* NULL is fine */
 
