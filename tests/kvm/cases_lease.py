@@ -15,6 +15,22 @@ def state(client):
     return client.order(process.STATUS, **IDS)[2].get(4)
 
 
+def lease_until_text(vm, client, text, lease_ms, timeout_s):
+    """Renews as an agent does, until the guest has written it; the last deadline. The VM runs then."""
+    end = time.monotonic() + timeout_s
+    while text not in vm.text():
+        assert time.monotonic() < end, f"no {text!r} within {timeout_s} s: {vm.text()!r}"
+        assert client.lease(boottime_ns() + lease_ms * MS, **IDS)[0] == 0
+        time.sleep(lease_ms / 10_000)
+    while True:
+        deadline = boottime_ns() + lease_ms * MS
+        error, _, status = client.lease(deadline, **IDS)
+        assert error == 0
+        if status[4] == process.RUNNING or state(client) == process.RUNNING:
+            return deadline
+        assert time.monotonic() < end, "it does not run, though it has a lease"
+
+
 def test_without_a_lease_it_never_enters(folder):
     with Vmm(folder, guest("hello"), *OPTIONS) as vm:
         time.sleep(0.3)
@@ -26,10 +42,7 @@ def test_lease_starts_ends_and_thaws_in_place(folder):
         client = vm.client()
         watcher = vm.client()
         watcher.order(process.SUBSCRIBE, **IDS)
-        deadline = boottime_ns() + 2000 * MS
-        error, _, _ = client.lease(deadline, **IDS)
-        assert error == 0
-        vm.wait_text("tick 1 ", 20)
+        deadline = lease_until_text(vm, client, "tick 1 ", 2000, 40)
         wait_until(lambda: state(client) == process.FROZEN, 5, "frozen")
         frozen_at = boottime_ns()
         assert frozen_at >= deadline, "frozen too early"

@@ -159,7 +159,8 @@ class Vmm:
         def ready():
             if self.process.poll() is not None:
                 raise AssertionError(f"it ended: {self.process.stderr.read()}")
-            return os.path.exists(self.control)
+            with socket.socket(socket.AF_UNIX) as probe:  # it is there before it listens
+                return probe.connect_ex(self.control) == 0
         wait_until(ready, 10, "the control socket")
         return self
 
