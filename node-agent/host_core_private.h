@@ -133,11 +133,34 @@ void host_wake_at(struct host_core *core, uint64_t at_ms);
  * shows it. */
 void host_state(struct host_core *core, struct host_vm *vm,
                 const Drover__Command *command, uint64_t now_ms);
+/* The same for a message of the VM's, after saying whose word it is. */
+#define HOST_STATE(core, vm, field, WHAT, statement, now_ms)                             \
+    do {                                                                                 \
+        Drover__Command command_ = DROVER__COMMAND__INIT;                                \
+        (statement)->vm_id = (vm)->vm_id;                                                \
+        (statement)->host_id = (core)->identity.host_id;                                 \
+        (statement)->incarnation = /* only packed from */                                \
+            (char *)(uintptr_t)(core)->identity.incarnation;                             \
+        command_.what_case = DROVER__COMMAND__WHAT_##WHAT;                               \
+        command_.field = (statement);                                                    \
+        host_state(core, vm, &command_, now_ms);                                         \
+    } while (0)
 
 /* host_vm.c */
 /* Sends it, unless the same order was sent less than retry_ms ago. */
 void host_order(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
                 enum host_order kind, Drover__ControlRequest *request, uint64_t now_ms);
+/* The same for one of its messages. */
+#define HOST_ORDER(core, vm, vmm, field, KIND, order, now_ms)                            \
+    do {                                                                                 \
+        Drover__ControlRequest request_ = DROVER__CONTROL_REQUEST__INIT;                 \
+        request_.order_case = DROVER__CONTROL_REQUEST__ORDER_##KIND;                     \
+        request_.field = (order);                                                        \
+        host_order(core, vm, vmm, HOST_ORDER_##KIND, &request_, now_ms);                 \
+    } while (0)
+/* A move shall end; or a guest that needs what never comes. */
+void host_order_cancel(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                       uint64_t now_ms);
 void host_order_quit(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
                      uint64_t now_ms);
 void host_extend(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,

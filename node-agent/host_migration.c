@@ -4,22 +4,24 @@
  * migration is told in consensus/apply_loss.c; here is what each side knows for certain,
  * and so may state:
  *
- *   source   never ordered to send (by any run of the agent), or the VMM says that it
- * failed before the go   -> BY_SOURCE the target is lost, and the VMM here (handed over,
- * or gone) is gone   -> BY_SOURCE_AFTER_TARGET_DIED else: wait for the target target the
- * VMM has the guest, or had it                                      -> MigrationDone the
- * VMM is gone, and said that it never got it (or nobody could send) -> BY_TARGET the VMM
- * is gone, and nobody knows                                     -> BY_TARGET_UNSURE: the
- * source decides
+ * source: it was never ordered to send (by any run of the agent), or the VMM says that it
+ *         failed before the go: BY_SOURCE.
+ *         The target is lost, and the VMM here (handed over, or gone) is gone:
+ *         BY_SOURCE_AFTER_TARGET_DIED.
+ *         Else: wait for the target.
+ *
+ * target: the VMM has the guest, or had it: MigrationDone.
+ *         The VMM is gone, and said that it never got it (or nobody could send): BY_TARGET.
+ *         The VMM is gone, and nobody knows: BY_TARGET_UNSURE; the source decides.
  */
 #include <string.h>
 
 #include "base/check.h"
 #include "node-agent/host_core_private.h"
 
-/* Nobody has connected this many leases after the source was told where: nobody will. */
 /* A move that gets less never ends. */
 #define SHARE_MIN (UINT64_C(1) << 20)
+/* Nobody has connected this many leases after the source was told where: nobody will. */
 #define TARGET_PATIENCE_LEASES 2
 /* A target that isn't ready after this many has trouble that it can't tell. */
 #define SOURCE_PATIENCE_LEASES 6
@@ -50,17 +52,10 @@ static void state_abort(struct host_core *core, struct host_vm *vm,
                         const char *reason, uint64_t now_ms)
 {
     Drover__MigrationAbort abort = DROVER__MIGRATION_ABORT__INIT;
-    abort.vm_id = vm->vm_id;
     abort.next_epoch = record->migration->next_epoch;
-    abort.host_id = core->identity.host_id;
-    abort.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     abort.by = by;
     abort.reason = (char *)(uintptr_t)reason;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_ABORT;
-    command.migration_abort = &abort;
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, migration_abort, MIGRATION_ABORT, &abort, now_ms);
 }
 
 /* ---- source --------------------------------------------------------------------------
@@ -120,11 +115,8 @@ static void order_limit(struct host_core *core, struct host_vm *vm, struct host_
 {
     Drover__ControlMigrateLimit limit = DROVER__CONTROL_MIGRATE_LIMIT__INIT;
     limit.bandwidth_bytes_per_second = share(core);
-    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
-    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LIMIT;
-    request.migrate_limit = &limit;
     uint64_t last_ms = vmm->ordered_ms[HOST_ORDER_MIGRATE_LIMIT];
-    host_order(core, vm, vmm, HOST_ORDER_MIGRATE_LIMIT, &request, now_ms);
+    HOST_ORDER(core, vm, vmm, migrate_limit, MIGRATE_LIMIT, &limit, now_ms);
     if (vmm->ordered_ms[HOST_ORDER_MIGRATE_LIMIT] != last_ms) {
         vmm->bandwidth = limit.bandwidth_bytes_per_second;
     }
@@ -172,21 +164,14 @@ static void order_migrate(struct host_core *core, struct host_vm *vm,
     migrate.rdma_address = migration->rdma_address;
     migrate.postcopy = postcopy_of(migration);
     migrate.bandwidth_bytes_per_second = vmm->bandwidth = share(core);
-    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
-    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE;
-    request.migrate = &migrate;
-    host_order(core, vm, vmm, HOST_ORDER_MIGRATE, &request, now_ms);
+    HOST_ORDER(core, vm, vmm, migrate, MIGRATE, &migrate, now_ms);
 }
 
 static void order_cancel(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
                          uint64_t now_ms)
 {
-    Drover__ControlMigrateCancel cancel = DROVER__CONTROL_MIGRATE_CANCEL__INIT;
-    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
-    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL;
-    request.migrate_cancel = &cancel;
     uint64_t last_ms = vmm->ordered_ms[HOST_ORDER_MIGRATE_CANCEL];
-    host_order(core, vm, vmm, HOST_ORDER_MIGRATE_CANCEL, &request, now_ms);
+    host_order_cancel(core, vm, vmm, now_ms);
     vmm->cancels += vmm->ordered_ms[HOST_ORDER_MIGRATE_CANCEL] != last_ms;
 }
 
@@ -242,16 +227,9 @@ static void state_notice(struct host_core *core, struct host_vm *vm,
         return;
     }
     Drover__MigrationNotice notice = DROVER__MIGRATION_NOTICE__INIT;
-    notice.vm_id = vm->vm_id;
     notice.next_epoch = migration->next_epoch;
-    notice.host_id = core->identity.host_id;
-    notice.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     notice.text = report->notice;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_NOTICE;
-    command.migration_notice = &notice;
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, migration_notice, MIGRATION_NOTICE, &notice, now_ms);
 }
 
 static void source_with_guest(struct host_core *core, struct host_vm *vm,
@@ -373,20 +351,13 @@ static void state_ready(struct host_core *core, struct host_vm *vm, struct host_
 {
     vm->ready_epoch = migration->next_epoch;
     Drover__MigrationReady ready = DROVER__MIGRATION_READY__INIT;
-    ready.vm_id = vm->vm_id;
     ready.next_epoch = migration->next_epoch;
-    ready.host_id = core->identity.host_id;
-    ready.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     ready.uri = vmm->status->incoming_uri;
     ready.rdma_address = vmm->status->incoming_rdma;
     if (vmm->status->migration != NULL) {
         ready.notice = vmm->status->migration->notice;
     }
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_READY;
-    command.migration_ready = &ready;
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, migration_ready, MIGRATION_READY, &ready, now_ms);
 }
 
 bool host_figures(const struct host_vmm *vmm, Drover__MigrationFigures *ret_figures)
@@ -411,11 +382,7 @@ static void state_done(struct host_core *core, struct host_vm *vm,
     Drover__MigrationDone done = DROVER__MIGRATION_DONE__INIT;
     Drover__MigrationFigures figures;
     done.figures = host_figures(vmm, &figures) ? &figures : NULL;
-    done.vm_id = vm->vm_id;
     done.next_epoch = migration->next_epoch;
-    done.host_id = core->identity.host_id;
-    done.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     if (vmm != NULL && vmm->status->migration != NULL) {
         /* Also while that is not known yet: it is told when all has come. */
         done.depends = migration->postcopy !=
@@ -423,10 +390,7 @@ static void state_done(struct host_core *core, struct host_vm *vm,
                        vmm->status->migration->state !=
                            DROVER__VM_MIGRATION_STATE__VM_MIGRATION_DONE;
     }
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_DONE;
-    command.migration_done = &done;
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, migration_done, MIGRATION_DONE, &done, now_ms);
 }
 
 /* No VMM of the next epoch is here (any more). */

@@ -60,10 +60,7 @@ void host_order_links(struct host_core *core, struct host_vm *vm, struct host_vm
         return;
     }
     Drover__ControlMigrateLinks links = DROVER__CONTROL_MIGRATE_LINKS__INIT;
-    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
-    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_LINKS;
-    request.migrate_links = &links;
-    host_order(core, vm, vmm, HOST_ORDER_MIGRATE_LINKS, &request, now_ms);
+    HOST_ORDER(core, vm, vmm, migrate_links, MIGRATE_LINKS, &links, now_ms);
     host_wake_at(core, now_ms + core->timing.retry_ms);
 }
 
@@ -86,15 +83,8 @@ void host_memory_reconcile(struct host_core *core, struct host_vm *vm,
         return;
     }
     Drover__MigrationSourceLost lost = DROVER__MIGRATION_SOURCE_LOST__INIT;
-    lost.vm_id = vm->vm_id;
     lost.epoch = dependence->epoch;
-    lost.host_id = core->identity.host_id;
-    lost.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_SOURCE_LOST;
-    command.migration_source_lost = &lost;
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, migration_source_lost, MIGRATION_SOURCE_LOST, &lost, now_ms);
 }
 
 /* ---- owner ---------------------------------------------------------------------------
@@ -133,21 +123,14 @@ static void state_complete(struct host_core *core, struct host_vm *vm,
 {
     bool died = host_need_judge(record, vm, vmm) == HOST_NEED_DIED;
     Drover__MigrationComplete complete = DROVER__MIGRATION_COMPLETE__INIT;
-    complete.vm_id = vm->vm_id;
     complete.epoch = record->epoch;
-    complete.host_id = core->identity.host_id;
-    complete.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     complete.lost = died;
     if (died && vm->gone.epoch == record->epoch) {
         complete.reason = vm->gone.reason;
     }
     Drover__MigrationFigures figures;
     complete.figures = !died && host_figures(vmm, &figures) ? &figures : NULL;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_MIGRATION_COMPLETE;
-    command.migration_complete = &complete;
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, migration_complete, MIGRATION_COMPLETE, &complete, now_ms);
 }
 
 static void order_give_up(struct host_core *core, struct host_vm *vm,
@@ -156,11 +139,7 @@ static void order_give_up(struct host_core *core, struct host_vm *vm,
 {
     /* Rule: a guest is given up only when the record says that its memory is lost. */
     CHECK(record->dependence->lost && record->dependence->epoch == vmm->epoch);
-    Drover__ControlMigrateCancel cancel = DROVER__CONTROL_MIGRATE_CANCEL__INIT;
-    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
-    request.order_case = DROVER__CONTROL_REQUEST__ORDER_MIGRATE_CANCEL;
-    request.migrate_cancel = &cancel;
-    host_order(core, vm, vmm, HOST_ORDER_MIGRATE_CANCEL, &request, now_ms);
+    host_order_cancel(core, vm, vmm, now_ms);
     host_wake_at(core, now_ms + core->timing.retry_ms);
 }
 

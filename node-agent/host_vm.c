@@ -31,10 +31,14 @@ void host_order_quit(struct host_core *core, struct host_vm *vm, struct host_vmm
                      uint64_t now_ms)
 {
     Drover__ControlQuit quit = DROVER__CONTROL_QUIT__INIT;
-    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
-    request.order_case = DROVER__CONTROL_REQUEST__ORDER_QUIT;
-    request.quit = &quit;
-    host_order(core, vm, vmm, HOST_ORDER_QUIT, &request, now_ms);
+    HOST_ORDER(core, vm, vmm, quit, QUIT, &quit, now_ms);
+}
+
+void host_order_cancel(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
+                       uint64_t now_ms)
+{
+    Drover__ControlMigrateCancel cancel = DROVER__CONTROL_MIGRATE_CANCEL__INIT;
+    HOST_ORDER(core, vm, vmm, migrate_cancel, MIGRATE_CANCEL, &cancel, now_ms);
 }
 
 static void order_pause(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
@@ -62,10 +66,7 @@ static void order_reclaim(struct host_core *core, struct host_vm *vm,
     CHECK(record->migration == NULL && record->epoch == vmm->epoch);
     CHECK(record->owner_host_id == core->identity.host_id);
     Drover__ControlReclaim reclaim = DROVER__CONTROL_RECLAIM__INIT;
-    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
-    request.order_case = DROVER__CONTROL_REQUEST__ORDER_RECLAIM;
-    request.reclaim = &reclaim;
-    host_order(core, vm, vmm, HOST_ORDER_RECLAIM, &request, now_ms);
+    HOST_ORDER(core, vm, vmm, reclaim, RECLAIM, &reclaim, now_ms);
 }
 
 /* This VMM's epoch has the right to run here, by the record. */
@@ -94,11 +95,8 @@ void host_extend(struct host_core *core, struct host_vm *vm, struct host_vmm *vm
     CHECK(vmm->lease_ms < core->lease.deadline_ms);
     Drover__ControlLease lease = DROVER__CONTROL_LEASE__INIT;
     lease.deadline_ns = core->lease.deadline_ms * NS_PER_MS;
-    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
-    request.order_case = DROVER__CONTROL_REQUEST__ORDER_LEASE;
-    request.lease = &lease;
     vmm->lease_ms = core->lease.deadline_ms;
-    host_order(core, vm, vmm, HOST_ORDER_LEASE, &request, now_ms);
+    HOST_ORDER(core, vm, vmm, lease, LEASE, &lease, now_ms);
 }
 
 void host_start(struct host_core *core, struct host_vm *vm,
@@ -126,15 +124,8 @@ static void state_started(struct host_core *core, struct host_vm *vm,
                           const Drover__VmRecord *record, uint64_t now_ms)
 {
     Drover__VmStarted started = DROVER__VM_STARTED__INIT;
-    started.vm_id = vm->vm_id;
     started.epoch = record->epoch;
-    started.host_id = core->identity.host_id;
-    started.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_VM_STARTED;
-    command.vm_started = &started;
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, vm_started, VM_STARTED, &started, now_ms);
 }
 
 static void state_stopped(struct host_core *core, struct host_vm *vm,
@@ -143,22 +134,15 @@ static void state_stopped(struct host_core *core, struct host_vm *vm,
     CHECK(vm->vmm_count == 0 && record->migration == NULL);
     bool known = vm->gone.epoch == record->epoch;
     Drover__VmStopped stopped = DROVER__VM_STOPPED__INIT;
-    stopped.vm_id = vm->vm_id;
     stopped.epoch = record->epoch;
-    stopped.host_id = core->identity.host_id;
-    stopped.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     stopped.guest_powered_off = known && vm->gone.powered_off;
     stopped.reason = known ? vm->gone.reason : (char *)(uintptr_t) "";
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_VM_STOPPED;
-    command.vm_stopped = &stopped;
     /* Rule: from the first time that this is said, the epoch is never started here again.
      */
     if (vm->given_up_epoch < record->epoch) {
         vm->given_up_epoch = record->epoch;
     }
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, vm_stopped, VM_STOPPED, &stopped, now_ms);
 }
 
 static void state_problem(struct host_core *core, struct host_vm *vm,
@@ -169,20 +153,13 @@ static void state_problem(struct host_core *core, struct host_vm *vm,
         return;
     }
     Drover__VmProblem problem = DROVER__VM_PROBLEM__INIT;
-    problem.vm_id = vm->vm_id;
     problem.epoch = record->epoch;
-    problem.host_id = core->identity.host_id;
-    problem.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     problem.text = vm->gone.reason;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_VM_PROBLEM;
-    command.vm_problem = &problem;
     if (vm->proposal_id == 0 && now_ms >= vm->state_again_ms) {
         vm->problem =
             false; /* told once: a lost one is told again with the next failure */
     }
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, vm_problem, VM_PROBLEM, &problem, now_ms);
 }
 
 /*
@@ -202,16 +179,9 @@ static bool state_panicked(struct host_core *core, struct host_vm *vm,
         return false;
     }
     Drover__VmPanicked panicked = DROVER__VM_PANICKED__INIT;
-    panicked.vm_id = vm->vm_id;
     panicked.epoch = record->epoch;
-    panicked.host_id = core->identity.host_id;
-    panicked.incarnation =
-        (char *)(uintptr_t)core->identity.incarnation; /* only packed from */
     panicked.at_unix_ms = vm->panic_unix_ms;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_VM_PANICKED;
-    command.vm_panicked = &panicked;
-    host_state(core, vm, &command, now_ms);
+    HOST_STATE(core, vm, vm_panicked, VM_PANICKED, &panicked, now_ms);
     return true;
 }
 
@@ -259,11 +229,8 @@ static void stop_softly(struct host_core *core, struct host_vm *vm, struct host_
                         now_ms); /* a paused guest feels no button */
         }
         Drover__ControlPowerButton button = DROVER__CONTROL_POWER_BUTTON__INIT;
-        Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
-        request.order_case = DROVER__CONTROL_REQUEST__ORDER_POWER_BUTTON;
-        request.power_button = &button;
-        vmm->pressed_ms = now_ms;
-        host_order(core, vm, vmm, HOST_ORDER_POWER_BUTTON, &request, now_ms);
+            vmm->pressed_ms = now_ms;
+        HOST_ORDER(core, vm, vmm, power_button, POWER_BUTTON, &button, now_ms);
         host_wake_at(core, now_ms + core->timing.stop_grace_ms);
         return;
     }
@@ -286,11 +253,8 @@ static void order_balloon(struct host_core *core, struct host_vm *vm,
         return;
     }
     Drover__ControlBalloon order = DROVER__CONTROL_BALLOON__INIT;
-    Drover__ControlRequest request = DROVER__CONTROL_REQUEST__INIT;
     order.memory_bytes = wanted;
-    request.order_case = DROVER__CONTROL_REQUEST__ORDER_BALLOON;
-    request.balloon = &order;
-    host_order(core, vm, vmm, HOST_ORDER_BALLOON, &request, now_ms);
+    HOST_ORDER(core, vm, vmm, balloon, BALLOON, &order, now_ms);
 }
 
 /* A VMM that has the guest, against what is wanted of it. */
