@@ -36,6 +36,28 @@ static void save_but_index(const struct world *world, struct buffer *out)
     out->size = size;
 }
 
+int world_setup(void **state)
+{
+    static struct world world;
+    world_init(&world);
+    *state = &world;
+    return 0;
+}
+
+int world_setup_vm(void **state)
+{
+    (void)world_setup(state);
+    world_hosts(*state, 3);
+    assert_int_equal(world_running_vm(*state, "web", 1, true), 1);
+    return 0;
+}
+
+int world_teardown(void **state)
+{
+    world_done(*state);
+    return 0;
+}
+
 int world_apply(struct world *world, const Drover__Command *command)
 {
     CLEANUP(buffer_done) struct buffer encoded = {0};
@@ -152,6 +174,17 @@ void world_proof(const struct world *world, uint64_t host_id, Drover__ProofKind 
     ret_proof->margin_ms = 500;
     ret_proof->leader_host_id = host_id == 1 ? 2 : 1;
     ret_proof->term = 3;
+}
+
+void world_old_host(struct world *world, uint64_t host_id)
+{
+    Drover__HostUp up = DROVER__HOST_UP__INIT;
+    up.host_id = host_id;
+    up.boot_id = world_host(world, host_id)->boot_id;
+    up.incarnation = text_of("older");
+    up.memory_bytes = UINT64_C(1) << 30;
+    COMMAND(host_up, HOST_UP, &up);
+    assert_done(world_apply(world, &command));
 }
 
 int world_host_dead(struct world *world, uint64_t host_id, Drover__ProofKind kind)

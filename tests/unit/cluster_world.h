@@ -21,6 +21,10 @@ struct world {
 
 void world_init(struct world *world);
 void world_done(struct world *world);
+/* Fixtures: an empty one; one with three hosts and VM 1 set for HA, which runs on host 1. */
+int world_setup(void **state);
+int world_setup_vm(void **state);
+int world_teardown(void **state);
 
 /* Applies; the result's error. Fails the test when the state is not valid afterwards,
  * or a refusal has changed it. */
@@ -33,6 +37,8 @@ int world_host_add(struct world *world, const char *token_id, const char *name,
                    const char *address);
 int world_host_up(struct world *world, uint64_t host_id, const char *boot,
                   const char *run);
+/* Up again, but of a release that knows neither post-copy, nor settings and transports. */
+void world_old_host(struct world *world, uint64_t host_id);
 int world_host_dead(struct world *world, uint64_t host_id, Drover__ProofKind kind);
 int world_host_remove(struct world *world, uint64_t host_id);
 int world_host_drain(struct world *world, uint64_t host_id, bool draining);

@@ -19,20 +19,6 @@
 #define DEAD     DROVER__HOST_STATE__HOST_STATE_DEAD
 #define JOINING  DROVER__HOST_STATE__HOST_STATE_JOINING
 
-static int setup(void **state)
-{
-    static struct world world;
-    world_init(&world);
-    *state = &world;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    world_done(*state);
-    return 0;
-}
-
 /* ---- beginning --------------------------------------------------------------------- */
 
 static void test_nothing_but_init_works_without_a_cluster(void **state)
@@ -541,7 +527,7 @@ static void test_damaged_snapshot_is_refused_and_changes_nothing(void **state)
 
 int main(void)
 {
-#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
     const struct CMUnitTest tests[] = {
         ON_WORLD(test_nothing_but_init_works_without_a_cluster),
         ON_WORLD(test_second_init_is_refused),

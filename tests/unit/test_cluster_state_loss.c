@@ -33,12 +33,6 @@ static int setup_plain(void **state)
     return setup_with(state, false);
 }
 
-static int teardown(void **state)
-{
-    world_done(*state);
-    return 0;
-}
-
 static void begin_ready(struct world *world)
 {
     assert_done(world_begin(world, 1, 2));
@@ -139,8 +133,8 @@ static void test_vm_without_ha_stays_with_its_dead_host_when_both_die(void **sta
 
 int main(void)
 {
-#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-#define WITHOUT_HA(test) cmocka_unit_test_setup_teardown(test, setup_plain, teardown)
+#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, setup, world_teardown)
+#define WITHOUT_HA(test) cmocka_unit_test_setup_teardown(test, setup_plain, world_teardown)
     const struct CMUnitTest tests[] = {
         ON_WORLD(test_both_dead_frees_the_vm),
         ON_WORLD(test_both_dead_the_other_way_round_frees_the_vm),

@@ -14,22 +14,6 @@
 #define AFTER_TARGET_DIED                                                                \
     DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE_AFTER_TARGET_DIED
 
-static int setup(void **state)
-{
-    static struct world world;
-    world_init(&world);
-    world_hosts(&world, 3);
-    assert_int_equal(world_running_vm(&world, "web", 1, true), 1);
-    *state = &world;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    world_done(*state);
-    return 0;
-}
-
 static void begin_ready(struct world *world)
 {
     assert_done(world_begin(world, 1, 2));
@@ -376,7 +360,7 @@ static void test_unsure_target_of_a_dead_source_frees_the_vm(void **state)
 
 int main(void)
 {
-#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, world_setup_vm, world_teardown)
     const struct CMUnitTest tests[] = {
         ON_WORLD(test_done_gives_the_vm_to_the_target),
         ON_WORLD(test_abort_by_source_or_target_leaves_the_vm_where_it_was),

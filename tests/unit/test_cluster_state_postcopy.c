@@ -13,22 +13,6 @@
 #define NEVER    DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NEVER
 #define NOW      DROVER__MIGRATION_POSTCOPY__MIGRATION_POSTCOPY_NOW
 
-static int setup(void **state)
-{
-    static struct world world;
-    world_init(&world);
-    world_hosts(&world, 3);
-    assert_int_equal(world_running_vm(&world, "web", 1, true), 1);
-    *state = &world;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    world_done(*state);
-    return 0;
-}
-
 static char *run_of(const struct world *world, uint64_t host_id)
 {
     const Drover__HostRecord *host = world_host(world, host_id);
@@ -147,15 +131,7 @@ static void test_a_move_without_post_copy_leaves_no_dependence(void **state)
 static void test_post_copy_is_never_while_a_member_does_not_know_it(void **state)
 {
     struct world *world = *state;
-    Drover__HostUp up = DROVER__HOST_UP__INIT;
-    up.host_id = 3;
-    up.boot_id = (char *)(uintptr_t) "boot3";
-    up.incarnation = (char *)(uintptr_t) "run3old";
-    up.memory_bytes = UINT64_C(1) << 30;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_HOST_UP;
-    command.host_up = &up;
-    assert_done(world_apply(world, &command));
+    world_old_host(world, 3);
     begin_ready(world, NOW);
     assert_int_equal(world_vm(world, 1)->migration->postcopy, NEVER);
     assert_done(done_depends(world));
@@ -249,7 +225,7 @@ static void test_source_that_died_before_done_is_lost_from_the_start(void **stat
     assert_true(world_vm(world, 1)->dependence->lost);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, world_setup_vm, world_teardown)
 
 int main(void)
 {

@@ -14,22 +14,6 @@
 #define RELAY DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY
 #define BY_SOURCE DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE
 
-static int setup(void **state)
-{
-    static struct world world;
-    world_init(&world);
-    world_hosts(&world, 3);
-    assert_int_equal(world_running_vm(&world, "web", 1, true), 1);
-    *state = &world;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    world_done(*state);
-    return 0;
-}
-
 static int notice_say(struct world *world, uint64_t host_id, const char *text)
 {
     Drover__MigrationNotice notice = DROVER__MIGRATION_NOTICE__INIT;
@@ -154,24 +138,10 @@ static void test_who_encrypted_is_told_and_kept_with_the_figures(void **state)
     }
 }
 
-/* Host 3 is of a release that knows neither settings nor transports. */
-static void old_member(struct world *world)
-{
-    Drover__HostUp up = DROVER__HOST_UP__INIT;
-    up.host_id = 3;
-    up.boot_id = (char *)(uintptr_t) "boot3";
-    up.incarnation = (char *)(uintptr_t) "run3old";
-    up.memory_bytes = UINT64_C(1) << 30;
-    Drover__Command command = DROVER__COMMAND__INIT;
-    command.what_case = DROVER__COMMAND__WHAT_HOST_UP;
-    command.host_up = &up;
-    assert_done(world_apply(world, &command));
-}
-
 static void test_all_judge_as_a_member_that_knows_no_transports(void **state)
 {
     struct world *world = *state;
-    old_member(world);
+    world_old_host(world, 3);
     assert_refused(world_allow_rdma(world, 1), DROVER_EWRONGSTATE);
     assert_done(world_begin_over(world, 1, 2, RDMA)); /* which it takes for any move */
     assert_int_equal(world_vm(world, 1)->migration->transport, TCP);
@@ -182,14 +152,14 @@ static void test_an_old_member_that_comes_back_ends_what_was_allowed(void **stat
 {
     struct world *world = *state;
     assert_done(world_allow_rdma(world, 1));
-    old_member(world);
+    world_old_host(world, 3);
     assert_done(world_begin_over(world, 1, 2, RDMA));
     assert_int_equal(world_vm(world, 1)->migration->transport, TCP);
 }
 
 int main(void)
 {
-#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, world_setup_vm, world_teardown)
     const struct CMUnitTest tests[] = {
         ON_WORLD(test_rdma_must_be_allowed_by_name),
         ON_WORLD(test_unknown_setting_is_refused),

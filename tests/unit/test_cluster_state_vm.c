@@ -13,20 +13,6 @@
 #define PAUSED  DROVER__VM_WANTED__VM_WANTED_PAUSED
 #define KILLED  DROVER__VM_WANTED__VM_WANTED_KILLED
 
-static int setup(void **state)
-{
-    static struct world world;
-    world_init(&world);
-    *state = &world;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    world_done(*state);
-    return 0;
-}
-
 /* ---- VMs --------------------------------------------------------------------------- */
 
 static void test_vm_is_given_to_one_host_at_a_time(void **state)
@@ -513,7 +499,7 @@ static void test_too_many_disks_or_nics_are_refused(void **state)
 
 int main(void)
 {
-#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define ON_WORLD(test) cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
     const struct CMUnitTest tests[] = {
         ON_WORLD(test_vm_is_given_to_one_host_at_a_time),
         ON_WORLD(test_assignment_that_was_decided_on_old_knowledge_is_refused),
