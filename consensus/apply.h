@@ -34,6 +34,9 @@ int apply_vm_started(struct apply_step *step, const Drover__VmStarted *order);
 int apply_vm_stopped(struct apply_step *step, const Drover__VmStopped *order);
 int apply_vm_problem(struct apply_step *step, const Drover__VmProblem *order);
 int apply_vm_panicked(struct apply_step *step, const Drover__VmPanicked *order);
+/* The one that goes on under this epoch; else NULL, after refusing. */
+const Drover__Migration *apply_migration_find(struct apply_step *step, uint64_t vm_id,
+                                              uint64_t next_epoch);
 int apply_migration_begin(struct apply_step *step, const Drover__MigrationBegin *order);
 int apply_migration_ready(struct apply_step *step, const Drover__MigrationReady *order);
 int apply_migration_cancel(struct apply_step *step, const Drover__MigrationCancel *order);

@@ -12,12 +12,6 @@
 #include "consensus/apply.h"
 #include "consensus/apply_step.h"
 
-static struct step_subject subject_of(const Drover__VmRecord *vm, uint64_t host_id)
-{
-    return (struct step_subject){
-        .host_id = host_id, .vm_id = vm->vm_id, .epoch = vm->epoch};
-}
-
 bool apply_postcopy_known(const struct apply_step *step)
 {
     for (size_t i = 0; i < step->record->n_hosts; i++) {
@@ -70,7 +64,7 @@ static int lose(struct apply_step *step, size_t position, const char *how)
     }
     vm->dependence->lost = true;
     char name[STEP_NAME_SIZE];
-    step_event(step, "migration.source_lost", subject_of(vm, vm->dependence->host_id),
+    step_event(step, "migration.source_lost", step_subject_of(vm, vm->dependence->host_id, vm->epoch),
                "host %s, where memory of VM '%s' still was, %s: unless all has come, the "
                "VM starts anew",
                step_host_name(step, vm->dependence->host_id, name), vm->spec->name, how);
@@ -159,13 +153,13 @@ int apply_migration_complete(struct apply_step *step,
     char name[STEP_NAME_SIZE];
     (void)step_host_name(step, vm->dependence->host_id, name);
     if (order->lost) {
-        step_event(step, "migration.lost", subject_of(vm, order->host_id),
+        step_event(step, "migration.lost", step_subject_of(vm, order->host_id, vm->epoch),
                    "VM '%s' ended before all its memory had come from host %s, and starts "
                    "anew if it is wanted%s%s",
                    vm->spec->name, name, order->reason[0] == '\0' ? "" : ": ",
                    order->reason);
     } else {
-        step_event(step, "migration.complete", subject_of(vm, order->host_id),
+        step_event(step, "migration.complete", step_subject_of(vm, order->host_id, vm->epoch),
                    "all memory of VM '%s' has come from host %s", vm->spec->name, name);
     }
     if (order->figures != NULL) {

@@ -81,6 +81,12 @@ struct step_subject {
     uint64_t epoch;
     const Drover__Proof *proof; /* copied */
 };
+/* Of what became of a VM on, or by, this host under that epoch. */
+static inline struct step_subject step_subject_of(const Drover__VmRecord *vm,
+                                                  uint64_t host_id, uint64_t epoch)
+{
+    return (struct step_subject){.host_id = host_id, .vm_id = vm->vm_id, .epoch = epoch};
+}
 void step_event(struct apply_step *step, const char *kind, struct step_subject subject,
                 const char *format, ...) __attribute__((format(printf, 4, 5)));
 

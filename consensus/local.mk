@@ -6,6 +6,7 @@ consensus_libconsensus_a_SOURCES = \
 	consensus/apply_loss.c \
 	consensus/apply_request.c \
 	consensus/apply_migration.c \
+	consensus/apply_migration_end.c \
 	consensus/apply_setting.c \
 	consensus/apply_postcopy.c \
 	consensus/apply_step.c consensus/apply_step.h \
