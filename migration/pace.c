@@ -63,6 +63,14 @@ int pace_wait(struct pace *pace, uint32_t wait_ms)
     }
 }
 
+uint32_t pace_left_ms(struct pace *pace)
+{
+    uint64_t now_ns = clock_now_ns();
+    uint64_t next_ns = atomic_load(&pace->bytes_per_second) == 0 ? 0 : next_of(pace);
+    uint64_t left_ms = next_ns <= now_ns ? 0 : (next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS;
+    return left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX;
+}
+
 void pace_sent(struct pace *pace, uint64_t bytes)
 {
     uint64_t bytes_per_second = atomic_load(&pace->bytes_per_second);

@@ -27,6 +27,8 @@ void pace_set(struct pace *pace, uint64_t bytes_per_second);
  * (call again), DROVER_ECANCELLED.
  */
 int pace_wait(struct pace *pace, uint32_t wait_ms);
+/* How long it may not be yet, in ms; 0: it may be. */
+uint32_t pace_left_ms(struct pace *pace);
 /* After it. */
 void pace_sent(struct pace *pace, uint64_t bytes);
 

@@ -219,6 +219,14 @@ static bool background_wants(const struct migration_source *source)
            postcopy->pages_sent < postcopy->pages_placed + WINDOW_PAGES;
 }
 
+/* Until the background's next block may be sent, at most `most_ms`. What is asked for
+ * waits for no limit, but counts. */
+static uint32_t background_wait_ms(struct migration_source *source, uint32_t most_ms)
+{
+    uint32_t left_ms = background_wants(source) ? pace_left_ms(&source->pace) : most_ms;
+    return left_ms < most_ms ? left_ms : most_ms;
+}
+
 /* As long as the link holds. 1: the target has all. */
 static int serve(struct migration_source *source)
 {
@@ -227,11 +235,9 @@ static int serve(struct migration_source *source)
     source->out.idle_ms = source->config.times.idle_ms;
     postcopy->heard_ms = clock_now_ms();
     for (;;) {
-        int rv = listen(source, background_wants(source) ? 0 : keepalive_ms / 2);
-        if (rv == 0 && background_wants(source)) {
-            source->out.pace = &source->pace; /* nobody waits for it */
+        int rv = listen(source, background_wait_ms(source, keepalive_ms / 2));
+        if (rv == 0 && background_wait_ms(source, 1) == 0) {
             rv = postcopy_source_background(source);
-            source->out.pace = NULL;
         } else if (rv == 0) {
             rv = stream_out_keepalive(&source->out, keepalive_ms / 2);
         }

@@ -70,6 +70,8 @@ static int pages_answer(struct migration_source *source, unsigned index,
     iov[0] = (struct iovec){.iov_base = frame.data, .iov_len = frame.size};
     rv = rv != 0 ? rv : stream_out_vector(&source->out, iov, count);
     if (rv == 0) {
+        pace_sent(&source->pace,
+                  frame.size + (count - 1) * (uint64_t)MIGRATION_PAGE_SIZE);
         unsigned sent = (unsigned)__builtin_popcountll(mask);
         pages->regions[index].pending[first_page / WORD_PAGES] &= ~mask;
         pages->pending_count -= sent;

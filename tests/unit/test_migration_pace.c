@@ -50,6 +50,18 @@ static void test_the_limit_holds_over_all_threads(void **state)
     pace_done(&pace);
 }
 
+static void test_how_long_it_may_not_be_yet(void **state)
+{
+    struct pace pace;
+    assert_int_equal(pace_init(&pace, 10 * MEGABYTE, -1), 0);
+    assert_int_equal(pace_left_ms(&pace), 0);
+    pace_sent(&pace, 2 * MEGABYTE); /* 200 ms, of which a burst is free */
+    assert_in_range(pace_left_ms(&pace), 100, 200);
+    pace_set(&pace, 0);
+    assert_int_equal(pace_left_ms(&pace), 0);
+    pace_done(&pace);
+}
+
 static void test_without_a_limit_nobody_waits(void **state)
 {
     struct pace pace;
@@ -80,6 +92,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_limit_holds_over_all_threads),
+        cmocka_unit_test(test_how_long_it_may_not_be_yet),
         cmocka_unit_test(test_without_a_limit_nobody_waits),
         cmocka_unit_test(test_a_cancel_ends_the_wait),
     };
