@@ -15,6 +15,8 @@
 #include "migration/wire.h"
 
 #define BACK_PAGES_MIN 8u /* a system call costs less than so many faults */
+/* What is received and then looked at in one go: it is still in the cache. */
+#define WINDOW_PAGES 64u
 
 int arrival_init(struct arrival *arrival, struct migration_guest *guest)
 {
@@ -152,24 +154,40 @@ static bool fits(const struct arrival *arrival, const struct extent *extent)
     return extent->first_page <= page_count && pages <= page_count - extent->first_page;
 }
 
-/* Zeroes what is to be zero; the places of the data go to `iov` (EXTENT_PAGES entries),
- * whose count is returned. */
-static unsigned place(struct arrival *arrival, const struct extent *extent,
-                      struct iovec *iov)
+/* Zeroes what is to be zero, and backs what data comes for. */
+static void prepare(struct arrival *arrival, const struct extent *extent)
 {
-    uint8_t *region = arrival->regions[extent->region].where.host;
     uint64_t page = extent->first_page;
-    unsigned count = 0;
     for (unsigned i = 0; i < extent->run_count; i++) {
         uint64_t pages = extent->runs[i].page_count;
         if (extent->runs[i].kind == EXTENT_RUN_DATA) {
-            iov[count++] = (struct iovec){.iov_base = region + page * MIGRATION_PAGE_SIZE,
-                                          .iov_len = pages * MIGRATION_PAGE_SIZE};
             mark(arrival, extent->region, page, pages);
         } else if (extent->runs[i].kind == EXTENT_RUN_ZERO) {
             clear(arrival, extent->region, page, pages);
         }
         page += pages;
+    }
+}
+
+/* Where the data of pages [first, end) of an extent lies; `iov` has EXTENT_PAGES entries,
+ * whose count is returned. */
+static unsigned pieces(const struct arrival *arrival, const struct extent *extent,
+                       unsigned first, unsigned end, struct iovec *iov)
+{
+    uint8_t *host = arrival->regions[extent->region].where.host +
+                    extent->first_page * MIGRATION_PAGE_SIZE;
+    unsigned page = 0;
+    unsigned count = 0;
+    for (unsigned i = 0; i < extent->run_count; i++) {
+        unsigned next = page + extent->runs[i].page_count;
+        unsigned from = page > first ? page : first;
+        unsigned to = next < end ? next : end;
+        if (extent->runs[i].kind == EXTENT_RUN_DATA && from < to) {
+            iov[count++] =
+                (struct iovec){.iov_base = host + (size_t)from * MIGRATION_PAGE_SIZE,
+                               .iov_len = (size_t)(to - from) * MIGRATION_PAGE_SIZE};
+        }
+        page = next;
     }
     CHECK(count <= EXTENT_PAGES);
     return count;
@@ -191,29 +209,55 @@ static uint32_t checksum(const struct arrival *arrival, const struct extent *ext
     return crc;
 }
 
-/* Looks at each page's checksum; how many were wrong. */
-static unsigned pages_check(struct arrival *arrival, const struct extent *extent)
+/* Looks at the checksums of the pages of `iov`, the first of which is that of number
+ * `*next`, and counts on; how many were wrong. */
+static unsigned pages_check(struct arrival *arrival, const struct extent *extent,
+                            const struct iovec *iov, unsigned count, unsigned *next)
 {
     const uint8_t *region = arrival->regions[extent->region].where.host;
     atomic_uint_least64_t *suspect = arrival->regions[extent->region].suspect;
-    uint64_t page = extent->first_page;
-    unsigned next = 0;
     unsigned wrong = 0;
-    for (unsigned i = 0; i < extent->run_count; i++) {
-        uint64_t end = page + extent->runs[i].page_count;
-        bool data = extent->runs[i].kind == EXTENT_RUN_DATA;
-        for (; data && page < end; page++) {
-            if (arrival->crc32c(0, region + page * MIGRATION_PAGE_SIZE,
-                                MIGRATION_PAGE_SIZE) == extent->page_crcs[next++]) {
+    for (unsigned i = 0; i < count; i++) {
+        const uint8_t *at = iov[i].iov_base;
+        const uint8_t *end = at + iov[i].iov_len;
+        for (; at < end; at += MIGRATION_PAGE_SIZE) {
+            uint64_t page = (uint64_t)(at - region) / MIGRATION_PAGE_SIZE;
+            uint32_t crc = extent->page_crcs[(*next)++];
+            if (arrival->crc32c(0, at, MIGRATION_PAGE_SIZE) == crc) {
                 bit_clear(suspect, page);
             } else {
                 bit_set(suspect, page);
                 wrong++;
             }
         }
-        page = end;
     }
     return wrong;
+}
+
+/* Reads the data of an extent straight into place, and looks at it part by part. */
+static int receive(struct arrival *arrival, const struct extent *extent,
+                   struct stream_in *in, uint32_t idle_ms, unsigned *ret_wrong)
+{
+    struct iovec iov[EXTENT_PAGES];
+    unsigned step = extent->data_pages <= WINDOW_PAGES ? EXTENT_PAGES : WINDOW_PAGES;
+    unsigned left = extent->data_pages;
+    unsigned next = 0;
+    for (unsigned first = 0; left > 0; first += step) {
+        CHECK(first < EXTENT_PAGES); /* the extent is valid */
+        unsigned count = pieces(arrival, extent, first, first + step, iov);
+        for (unsigned i = 0; i < count; i++) {
+            left -= (unsigned)(iov[i].iov_len / MIGRATION_PAGE_SIZE);
+        }
+        int rv = count == 0 ? 0 : stream_in_pages(in, iov, count, left > 0, idle_ms);
+        if (rv != 0) {
+            return rv;
+        }
+        if (extent->pages_checked) {
+            count = pieces(arrival, extent, first, first + step, iov);
+            *ret_wrong += pages_check(arrival, extent, iov, count, &next);
+        }
+    }
+    return 0;
 }
 
 /* Makes the pages of what a coder made of them. */
@@ -244,30 +288,36 @@ int arrival_extent(struct arrival *arrival, const uint8_t *payload, size_t size,
                    struct error *err)
 {
     struct extent extent;
-    struct iovec iov[EXTENT_PAGES];
     int rv = wire_extent_decode(payload, size, &extent);
     if (rv != 0 || !fits(arrival, &extent) || (extent.placed && !in->places) ||
         (standing && !extent.checked && !extent.pages_checked)) {
         return error_set(err, DROVER_EMALFORMED, "memory came with a malformed map");
     }
-    unsigned count = place(arrival, &extent, iov);
+    unsigned wrong = 0;
+    bool comes = extent.coded_bytes == 0 && !extent.placed;
+    prepare(arrival, &extent);
     atomic_fetch_add(&arrival->pages_received, extent.data_pages);
-    if (extent.coded_bytes != 0) {
+    if (comes) {
+        rv = receive(arrival, &extent, in, idle_ms, &wrong);
+    } else if (extent.coded_bytes != 0) {
         rv = decode(arrival, &extent, in, idle_ms);
-    } else if (count > 0 && !extent.placed) {
-        rv = stream_in_pages(in, iov, count, idle_ms);
     }
     if (rv != 0) {
         return error_set(err, rv, "receiving memory: %s", err_text(rv));
     }
-    bool wrong = extent.checked && checksum(arrival, &extent) != extent.crc;
-    if (extent.pages_checked) {
-        /* What was coded was a copy: no write of the guest's explains a wrong one. */
-        wrong = pages_check(arrival, &extent) != 0 &&
-                (standing || extent.coded_bytes != 0);
+    if (extent.pages_checked && !comes) {
+        struct iovec iov[EXTENT_PAGES];
+        unsigned next = 0;
+        unsigned count = pieces(arrival, &extent, 0, EXTENT_PAGES, iov);
+        wrong = pages_check(arrival, &extent, iov, count, &next);
     }
-    return wrong ? error_set(err, DROVER_EMALFORMED, "memory came with a wrong checksum")
-                 : 0;
+    /* What was coded was a copy: no write of the guest's explains a wrong one. */
+    bool bad = wrong != 0 && (standing || extent.coded_bytes != 0);
+    if (extent.checked && !extent.pages_checked) {
+        bad = checksum(arrival, &extent) != extent.crc;
+    }
+    return bad ? error_set(err, DROVER_EMALFORMED, "memory came with a wrong checksum")
+               : 0;
 }
 
 void arrival_vacated(struct arrival *arrival, unsigned region, uint64_t word,

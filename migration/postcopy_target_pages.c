@@ -224,7 +224,7 @@ int postcopy_pages_take(struct postcopy_target *postcopy, const uint8_t *payload
     size_t bytes = (size_t)__builtin_popcountll(pages.data) * MIGRATION_PAGE_SIZE;
     struct iovec iov = {.iov_base = postcopy->staging, .iov_len = bytes};
     int rv = bytes == 0 ? 0
-                        : stream_in_pages(postcopy->config.in, &iov, 1,
+                        : stream_in_pages(postcopy->config.in, &iov, 1, false,
                                           postcopy->config.times->idle_ms);
     if (rv == 0 && postcopy->crc32c(0, postcopy->staging, bytes) != pages.crc) {
         rv = DROVER_EMALFORMED;

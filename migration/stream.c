@@ -363,20 +363,22 @@ static void fill_from_buffer(struct stream_in *in, struct iovec **iov, unsigned 
     }
 }
 
-int stream_in_pages(struct stream_in *in, struct iovec *iov, unsigned count,
+int stream_in_pages(struct stream_in *in, struct iovec *iov, unsigned count, bool more,
                     uint32_t idle_ms)
 {
     CHECK(count <= EXTENT_PAGES);
     struct iovec wanted[EXTENT_PAGES + 1];
     fill_from_buffer(in, &iov, &count);
     while (count > 0) {
-        /* The buffer is empty: what comes behind the pages is read ahead into it. */
+        /* The buffer is empty: what comes behind the pages is read ahead into it, if it
+         * has no place of its own yet. */
         in->start = 0;
         in->end = 0;
         memcpy(wanted, iov, count * sizeof(*iov));
         wanted[count] = (struct iovec){.iov_base = in->data, .iov_len = IN_AHEAD_BYTES};
         size_t size = 0;
-        int rv = in->link->ops->recv(in->link, wanted, count + 1, idle_ms, &size);
+        int rv =
+            in->link->ops->recv(in->link, wanted, more ? count : count + 1, idle_ms, &size);
         if (rv != 0) {
             return rv;
         }
@@ -408,7 +410,7 @@ int stream_in_coded(struct stream_in *in, size_t size, uint32_t idle_ms,
         }
     }
     struct iovec iov = {.iov_base = in->coded, .iov_len = size};
-    int rv = stream_in_pages(in, &iov, 1, idle_ms);
+    int rv = stream_in_pages(in, &iov, 1, false, idle_ms);
     if (rv == 0) {
         *ret_data = in->coded;
     }

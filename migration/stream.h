@@ -87,12 +87,12 @@ void stream_in_done(struct stream_in *in);
 int stream_in_message(struct stream_in *in, uint32_t idle_ms, uint64_t until_ms,
                       enum wire_type *ret_type, const uint8_t **ret_payload,
                       size_t *ret_size);
-/* Fills `iov` (changed, at most EXTENT_PAGES entries) with the next bytes of the stream.
- */
 /* The next `size` bytes, at most COMPRESS_BYTES_MAX; valid until the next call. */
 int stream_in_coded(struct stream_in *in, size_t size, uint32_t idle_ms,
                     const uint8_t **ret_data);
-int stream_in_pages(struct stream_in *in, struct iovec *iov, unsigned count,
+/* Fills `iov` (changed, at most EXTENT_PAGES entries) with the next bytes of the stream.
+ * `more`: this is called again for those behind them, which are not read ahead then. */
+int stream_in_pages(struct stream_in *in, struct iovec *iov, unsigned count, bool more,
                     uint32_t idle_ms);
 
 #endif
