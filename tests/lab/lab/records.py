@@ -33,6 +33,10 @@ class Client:
             raise OSError("the guest closed the connection")
         return answer.rstrip("\n")
 
+    def be_patient(self, seconds):
+        """An answer may take so long from now on."""
+        self._socket.settimeout(seconds)
+
     def line(self):
         return self._stream.readline()
 
@@ -65,6 +69,7 @@ class Writer(threading.Thread):
     def __init__(self, address, name="w", pause_s=0.02):
         super().__init__(daemon=True)
         self.address, self.name_, self.pause_s = address, name, pause_s
+        self.patience_s = PATIENCE_S  # may be changed while it runs: counts from the next record on
         self.acknowledged = {}   # text -> number
         self.answer_times = []   # of each acknowledgement, CLOCK_MONOTONIC
         self.connections = 0
@@ -76,8 +81,9 @@ class Writer(threading.Thread):
         while not self._ended.is_set():
             try:
                 if client is None:
-                    client = Client(self.address, 1.0, PATIENCE_S)
+                    client = Client(self.address, 1.0)
                     self.connections += 1
+                client.be_patient(self.patience_s)
                 text = f"{self.name_}-{number}"
                 # An attempt without an answer may be on the disk or not; its text is not used again.
                 number += 1

@@ -118,6 +118,15 @@ class Scenario:
                 why = ", ".join(what for _, what in host.history if what.startswith("machine ended"))
                 self.check(count == 0, f"{host.name} reset itself {count} times ({why})")
 
+    def remove_guests(self):
+        while self.guests:
+            guest = self.guests[-1]
+            guest.writer.stop()
+            self.cluster.ask("vm", "stop", guest.name)
+            self.cluster.wait_vm(guest.name, lambda vm: True, 90, state="stopped")
+            self.cluster.ask("vm", "delete", guest.name)
+            self.guests.pop()
+
     def end(self):
         """Leaves the cluster as it was found: all hosts up, no VM. True if that worked."""
         for guest in self.guests:
@@ -129,10 +138,7 @@ class Scenario:
                 host.wait_ready()
             if self.cluster:
                 self.cluster.wait_nodes_up(60 + 4 * self.lease_s)
-            for guest in self.guests:
-                self.cluster.ask("vm", "stop", guest.name)
-                self.cluster.wait_vm(guest.name, lambda vm: True, 90, state="stopped")
-                self.cluster.ask("vm", "delete", guest.name)
+            self.remove_guests()
             return True
         except LabError as error:
             self.say(f"cannot be used for another scenario: {error}")
