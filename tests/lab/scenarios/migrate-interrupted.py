@@ -6,7 +6,6 @@ import time
 
 from lab import records
 
-UNSETTLED = "it has not been run yet: the lab was busy"
 HELD_MIB = 32
 VMMS = "pgrep -f '[d]rover-vmm --name {} '"
 

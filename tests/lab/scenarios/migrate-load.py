@@ -5,7 +5,6 @@ import statistics
 
 from lab import records
 
-UNSETTLED = "it has not been run yet: the lab was busy"
 MOVES, WRITERS, HELD_MIB = 20, 2, 8
 
 
