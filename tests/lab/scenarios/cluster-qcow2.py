@@ -4,7 +4,6 @@ then the image holds every record, and is sound."""
 from lab import alone, whole
 
 MEDIA = True
-UNSETTLED = "it has not been run to its end yet"
 DISK = 3
 DEVICE, BACKING = f"/dev/disk/by-id/virtio-shared{DISK}", "/dev/disk/by-id/virtio-debian"
 
