@@ -187,17 +187,17 @@ static void test_the_limit_holds_in_postcopy_too(void **state)
     struct fake_guest_config config = {.page_count = 4096,
                                        .used_pages = 2048,
                                        .hot_pages = 2048,
-                                       .pages_per_second = 3000};
+                                       .pages_per_second = 1200};
     struct move move = {.bandwidth = 8000000};
     move_begin(&move, &config, 2000, MIGRATION_POSTCOPY_NOW, 0);
     move_wait(&move);
     assert_int_equal(move.left.state, MIGRATION_STATE_DONE);
     assert_true(move.left.figures.postcopy_pages > 512);
-    /* What somebody waits for is sent at once, but counts: more than the limit only while
-     * the guest itself asks for more. */
+    /* What somebody waits for is sent at once, but counts; this guest can't ask for as much
+     * as the limit. */
     uint64_t bytes_per_second =
         move.left.figures.bytes_sent * 1000000 / move.left.figures.total_us;
-    assert_true(bytes_per_second < move.bandwidth + move.bandwidth * 4 / 10);
+    assert_true(bytes_per_second < move.bandwidth + move.bandwidth / 4);
     assert_runs_unharmed_on_exactly_one_side(&move);
     move_end(&move);
 }
