@@ -31,20 +31,23 @@ static void run_deferred(struct agent *agent)
     }
 }
 
-static uint32_t tick_member(struct agent *agent, uint64_t now_ms)
+/* Each looks at the clock anew: what the one before has done (that this host leads, say) is
+ * noted with a later time than any that was read before it. */
+static uint32_t tick_member(struct agent *agent)
 {
     struct agent_member *member = agent->member;
-    uint32_t wait_ms = agent_raft_tick(agent, now_ms);
-    wait_ms = sooner(wait_ms, agent_host_tick(agent, now_ms));
+    uint32_t wait_ms = agent_raft_tick(agent, clock_now_ms());
+    wait_ms = sooner(wait_ms, agent_host_tick(agent, clock_now_ms()));
     if (member->core != NULL) {
-        wait_ms = sooner(wait_ms, host_core_tick(member->core, member->state, now_ms));
+        wait_ms = sooner(wait_ms,
+                         host_core_tick(member->core, member->state, clock_now_ms()));
     }
     if (member->leads) {
-        wait_ms =
-            sooner(wait_ms, controller_tick(member->controller, member->state, now_ms));
+        wait_ms = sooner(wait_ms, controller_tick(member->controller, member->state,
+                                                  clock_now_ms()));
     }
     /* After the decisions: what they ask for goes out in this turn. */
-    return sooner(wait_ms, propose_tick(member->propose, now_ms));
+    return sooner(wait_ms, propose_tick(member->propose, clock_now_ms()));
 }
 
 static void on_turn(uv_timer_t *timer)
@@ -54,10 +57,9 @@ static void on_turn(uv_timer_t *timer)
     agent->in_turn = true;
     agent->woken = false;
     run_deferred(agent);
-    uint64_t now_ms = clock_now_ms();
-    uint32_t wait_ms = sooner(TURN_MS_MAX, agent_cluster_tick(agent, now_ms));
+    uint32_t wait_ms = sooner(TURN_MS_MAX, agent_cluster_tick(agent, clock_now_ms()));
     if (agent->member != NULL && agent->member->closing == 0) {
-        wait_ms = sooner(wait_ms, tick_member(agent, now_ms));
+        wait_ms = sooner(wait_ms, tick_member(agent));
     }
     if (agent->state_changed && agent->api != NULL) {
         agent->state_changed = false;

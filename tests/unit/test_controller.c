@@ -304,6 +304,18 @@ static void test_silence_counts_from_the_last_answer(void **state)
     assert_true(f->now_ms - last_ms >= timing_proof_ms(&f->timing, 2000));
 }
 
+/* A turn may have read the clock right before this host began to lead in it. */
+static void test_a_clock_read_before_it_led_proves_nothing(void **state)
+{
+    struct fixture *f = *state;
+    f->now_ms--;
+    tick(f);
+    assert_int_equal(f->deaths, 0);
+    f->now_ms += timing_proof_ms(&f->timing, 2000);
+    tick(f);
+    assert_int_equal(f->deaths, 0);
+}
+
 static void test_no_lease_while_a_death_is_out(void **state)
 {
     struct fixture *f = *state;
@@ -535,6 +547,7 @@ int main(void)
         TEST(test_follower_grants_nothing),
         TEST(test_new_leader_calls_nobody_dead_before_lease_and_watchdog_are_over),
         TEST(test_silence_counts_from_the_last_answer),
+        TEST(test_a_clock_read_before_it_led_proves_nothing),
         TEST(test_no_lease_while_a_death_is_out),
         TEST(test_known_refusal_of_a_death_gives_leases_again),
         TEST(test_host_with_a_request_that_waits_is_not_dead),
