@@ -80,6 +80,15 @@ static int direction_install(int fd, int direction, const uint8_t *secret,
     return rv;
 }
 
+int ktls_attach(int fd)
+{
+    /* Once is enough; without keys the socket goes on as before. */
+    return setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) == 0 ||
+                   errno == EEXIST
+               ? 0
+               : -ENOTSUP;
+}
+
 int ktls_install(const struct tls_taken *taken)
 {
     const SSL_CIPHER *cipher = SSL_get_current_cipher(taken->ssl);
@@ -88,13 +97,12 @@ int ktls_install(const struct tls_taken *taken)
                       : suite == SUITE_AES_256_GCM ? TLS_CIPHER_AES_GCM_256_KEY_SIZE
                                                    : 0;
     const struct tls_secrets *secrets = &taken->secrets;
-    if (key_size == 0 || !tls_secrets_whole(secrets) ||
-        setsockopt(taken->fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) != 0) {
+    if (key_size == 0 || !tls_secrets_whole(secrets) || ktls_attach(taken->fd) != 0) {
         return -ENOTSUP;
     }
     const uint8_t *out = taken->server ? secrets->server : secrets->client;
     const uint8_t *in = taken->server ? secrets->client : secrets->server;
-    /* Without keys the socket goes on as before: up to here there is a way back. */
+    /* Up to here there is a way back. */
     if (direction_install(taken->fd, TLS_TX, out, secrets->client_size, key_size,
                           taken->records_out) != 0) {
         return -ENOTSUP;
@@ -140,8 +148,7 @@ int ktls_probe(void)
     if (rv != 0) {
         return rv;
     }
-    if (setsockopt(one, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) != 0 ||
-        setsockopt(other, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) != 0 ||
+    if (ktls_attach(one) != 0 || ktls_attach(other) != 0 ||
         setsockopt(one, SOL_TLS, TLS_TX, &info, size) != 0 ||
         setsockopt(other, SOL_TLS, TLS_RX, &info, size) != 0) {
         return -ENOTSUP;

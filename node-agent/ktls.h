@@ -9,6 +9,11 @@
 #include "node-agent/tls_stream.h"
 
 /*
+ * 0: this connection can be given to the kernel, if it can do with its cipher; nothing else has
+ * changed. -ENOTSUP: this kernel can't. Borrows.
+ */
+int ktls_attach(int fd);
+/*
  * 0: the connection at `taken->fd` is the kernel's. -ENOTSUP: this kernel can't, or not with the
  * connection's cipher; nothing has changed. Any other error: the connection is of no use
  * any more. Borrows.

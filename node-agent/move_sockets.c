@@ -109,6 +109,12 @@ bool move_sockets_by_kernel(const struct move_sockets *sockets)
     return move_sockets_probed(sockets, &by_kernel) && by_kernel;
 }
 
+bool move_sockets_prepare(const struct move_sockets *sockets,
+                          const struct tls_stream *stream)
+{
+    return move_sockets_by_kernel(sockets) && ktls_attach(tls_stream_fd(stream)) == 0;
+}
+
 /* ---- relays ---- */
 
 static void on_relay_ended(void *owner)

@@ -31,6 +31,10 @@ int move_sockets_create(const struct move_sockets_config *config,
 bool move_sockets_probed(const struct move_sockets *sockets, bool *ret_by_kernel);
 /* What the next one would be. */
 bool move_sockets_by_kernel(const struct move_sockets *sockets);
+/* Whether the kernel will have this connection; it is made ready for that. So what is told of it
+ * is true, though a module may have gone since the kernel was tried. */
+bool move_sockets_prepare(const struct move_sockets *sockets,
+                          const struct tls_stream *stream);
 /* Takes the stream in any case; its owner must not mind any more. `by_kernel` only if the
  * kernel can; if it refuses all the same, a relay has it. */
 int move_sockets_make(struct move_sockets *sockets, struct tls_stream *stream,

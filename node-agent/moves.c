@@ -154,7 +154,7 @@ static int say_open(struct move_dial *dial)
     open.vm_id = dial->wish.vm_id;
     open.epoch = dial->wish.epoch;
     open.stream = dial->wish.stream;
-    dial->by_kernel = move_sockets_by_kernel(dial->moves->sockets);
+    dial->by_kernel = move_sockets_prepare(dial->moves->sockets, dial->stream);
     open.encryption = dial->by_kernel ? DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_KERNEL
                                       : DROVER__MOVE_ENCRYPTION__MOVE_ENCRYPTION_RELAY;
     message.what_case = DROVER__PEER_MESSAGE__WHAT_MOVE_OPEN;
@@ -230,7 +230,7 @@ static void take_open(struct move_dial *dial, const Drover__PeerMessage *message
                                         .epoch = open->epoch,
                                         .stream = open->stream,
                                         .encryption = open->encryption};
-        dial->by_kernel = move_sockets_by_kernel(dial->moves->sockets);
+        dial->by_kernel = move_sockets_prepare(dial->moves->sockets, dial->stream);
         rv = moves->config.ops->judge(moves->config.owner, dial->host_id, &dial->wish,
                                       &err);
     }

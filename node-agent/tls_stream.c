@@ -386,6 +386,12 @@ bool tls_stream_is_move(const struct tls_stream *stream)
            memcmp(name, TLS_STREAM_ALPN_MOVE, size) == 0;
 }
 
+int tls_stream_fd(const struct tls_stream *stream)
+{
+    uv_os_fd_t fd = -1;
+    return uv_fileno((const uv_handle_t *)&stream->tcp, &fd) == 0 ? fd : -1;
+}
+
 int tls_stream_take(struct tls_stream *stream, struct tls_taken *ret_taken)
 {
     int socket = -1;

@@ -103,6 +103,8 @@ struct tls_taken {
     uint64_t records_in, records_out; /* under the secrets */
     struct tls_secrets secrets;
 };
+/* Its socket, borrowed; -1: it has none. */
+int tls_stream_fd(const struct tls_stream *stream);
 /* Of an open stream for a move, between two messages. The stream ends with `closed` (0) as ever, but not the connection.
  * DROVER_EWRONGSTATE when something is still to be sent, or more was received than the owner was given; -errno. */
 int tls_stream_take(struct tls_stream *stream, struct tls_taken *ret_taken);
