@@ -101,7 +101,7 @@ def run(s):
 def end(s):
     """The cluster goes on without these VMs, whose disks others want."""
     for name in ("crash1", "crash2"):
-        if any(vm["name"] == name for vm in s.cluster.ask("vm", "list")):
+        if any(vm["name"] == name for vm in s.cluster.ask("vm", "list")["vms"]):
             s.cluster.ask("vm", "kill", name)
             s.cluster.wait_vm(name, lambda vm: True, 60, state="stopped")
             s.cluster.ask("vm", "delete", name)
