@@ -127,6 +127,12 @@ int tls_stream_peer_identity(const struct tls_stream *stream,
     return 0;
 }
 
+int tls_stream_fd(const struct tls_stream *stream)
+{
+    (void)stream;
+    return -1;
+}
+
 const char *tls_stream_peer_text(const struct tls_stream *stream)
 {
     return "fuzz";
@@ -147,6 +153,11 @@ void tls_taken_done(struct tls_taken *taken)
     cleanup_fd(&taken->fd);
     SSL_free(taken->ssl);
     *taken = (struct tls_taken){.fd = -1};
+}
+
+int ktls_attach(int fd)
+{
+    abort();
 }
 
 int ktls_install(const struct tls_taken *taken)
