@@ -61,7 +61,10 @@ int pages_init(struct pages *pages, struct migration_guest *guest)
         region->page_count = region->where.size_bytes / MIGRATION_PAGE_SIZE;
         region->pending = calloc(words_of(region->page_count), sizeof(uint64_t));
         region->held = calloc(words_of(region->page_count), sizeof(uint64_t));
-        if (region->pending == NULL || region->held == NULL) {
+        region->hot = calloc(words_of(region->page_count), sizeof(*region->hot));
+        region->looked = calloc(words_of(region->page_count), sizeof(uint64_t));
+        if (region->pending == NULL || region->held == NULL || region->hot == NULL ||
+            region->looked == NULL) {
             pages_done(pages);
             return -ENOMEM;
         }
@@ -74,8 +77,12 @@ void pages_done(struct pages *pages)
     for (unsigned i = 0; i < MIGRATION_REGIONS_MAX; i++) {
         free(pages->regions[i].pending);
         free(pages->regions[i].held);
+        free((void *)pages->regions[i].hot);
+        free(pages->regions[i].looked);
         pages->regions[i].pending = NULL;
         pages->regions[i].held = NULL;
+        pages->regions[i].hot = NULL;
+        pages->regions[i].looked = NULL;
     }
 }
 
@@ -190,8 +197,58 @@ int pages_peek_dirty(struct pages *pages, uint64_t *ret_dirty_count)
                               ret_dirty_count);
 }
 
+int pages_defer_dirty(struct pages *pages)
+{
+    struct migration_guest *guest = pages->guest;
+    if (guest->ops->dirty_forget == NULL) {
+        return 0; /* what was fetched is not dirty any more */
+    }
+    pages->is_deferring = true;
+    for (unsigned i = 0; i < pages->region_count; i++) {
+        struct pages_region *region = &pages->regions[i];
+        uint64_t words = words_of(region->page_count);
+        memset(region->looked, 0, words * sizeof(uint64_t));
+        int rv = guest->ops->dirty_peek(guest, i, region->looked);
+        if (rv != 0) {
+            return rv;
+        }
+        for (uint64_t word = 0; word < words; word++) {
+            if (region->looked[word] != 0) {
+                atomic_fetch_or_explicit(&region->hot[word], region->looked[word],
+                                         memory_order_relaxed);
+            }
+        }
+    }
+    return 0;
+}
+
+static void defer_end(struct pages *pages)
+{
+    for (unsigned i = 0; pages->is_deferring && i < pages->region_count; i++) {
+        uint64_t words = words_of(pages->regions[i].page_count);
+        for (uint64_t word = 0; word < words; word++) {
+            atomic_store_explicit(&pages->regions[i].hot[word], 0, memory_order_relaxed);
+        }
+    }
+    pages->is_deferring = false;
+}
+
+/* Takes what of an extent is to be sent now. Nobody else has it. */
+static void extent_take(struct pages_region *region, uint64_t first_page,
+                        uint64_t ret_words[EXTENT_WORDS])
+{
+    uint64_t *pending = region->pending + first_page / WORD_PAGES;
+    _Atomic(uint64_t) *hot = region->hot + first_page / WORD_PAGES;
+    for (unsigned i = 0; i < EXTENT_WORDS; i++) {
+        ret_words[i] =
+            pending[i] & ~atomic_load_explicit(&hot[i], memory_order_relaxed);
+        pending[i] = 0;
+    }
+}
+
 /* What is sent now is not dirty any more; what is written from here on is. */
-static int extent_forget(struct pages *pages, unsigned index, uint64_t first_page)
+static int extent_forget(struct pages *pages, unsigned index, uint64_t first_page,
+                         const uint64_t *words)
 {
     struct migration_guest *guest = pages->guest;
     struct pages_region *region = &pages->regions[index];
@@ -199,8 +256,7 @@ static int extent_forget(struct pages *pages, unsigned index, uint64_t first_pag
     if (guest->ops->dirty_forget == NULL) {
         return 0;
     }
-    return guest->ops->dirty_forget(guest, index,
-                                    region->pending + first_page / WORD_PAGES, first_page,
+    return guest->ops->dirty_forget(guest, index, words, first_page,
                                     left < EXTENT_PAGES ? left : EXTENT_PAGES);
 }
 
@@ -323,20 +379,24 @@ static int send_extent(struct pages *pages, unsigned index, uint64_t first_page,
 {
     struct pages_region *region = &pages->regions[index];
     struct extent extent;
-    uint64_t *words = region->pending + first_page / WORD_PAGES;
-    uint64_t pending = count_bits(words, EXTENT_WORDS);
+    uint64_t words[EXTENT_WORDS];
     uint64_t there[EXTENT_WORDS];
-    int rv = standing ? 0 : extent_forget(pages, index, first_page);
+    uint64_t pending =
+        count_bits(region->pending + first_page / WORD_PAGES, EXTENT_WORDS);
+    extent_take(region, first_page, words);
+    atomic_fetch_sub(&pages->pending_count, pending);
+    if (count_bits(words, EXTENT_WORDS) == 0) {
+        return 0;
+    }
+    int rv = standing ? 0 : extent_forget(pages, index, first_page, words);
     rv = rv != 0 ? rv : there_find(pages, index, first_page, there);
     if (rv != 0) {
         return rv;
     }
     extent_init(&extent, (uint16_t)index, first_page);
     uint64_t zero_count = extent_fill(pages, region, words, there, &extent);
-    memset(words, 0, EXTENT_WORDS * sizeof(*words));
     atomic_fetch_add(&pages->zero_count, zero_count);
     atomic_fetch_add(&pages->sent_count, extent.data_pages);
-    atomic_fetch_sub(&pages->pending_count, pending);
     if (extent.run_count == 0) {
         return 0;
     }
@@ -351,6 +411,7 @@ static int send_extent(struct pages *pages, unsigned index, uint64_t first_page,
 
 void pages_deal_begin(struct pages *pages)
 {
+    defer_end(pages);
     atomic_store(&pages->next_extent, 0);
 }
 

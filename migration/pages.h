@@ -22,6 +22,8 @@ struct pages_region {
     uint64_t page_count;
     uint64_t *pending; /* bit n: page n must be sent */
     uint64_t *held;    /* bit n: the target may hold something else than zeros there */
+    _Atomic(uint64_t) *hot; /* bit n: left for the next round */
+    uint64_t *looked;       /* what hot is made from */
 };
 
 struct pages {
@@ -37,6 +39,7 @@ struct pages {
     zero_page_function is_zero;
     crc32c_function crc32c;
     atomic_uint_least64_t next_extent; /* of all regions, to be dealt out */
+    bool is_deferring; /* some of `hot` may be set */
     uint64_t given_back; /* how often the guest had, when populated pages were marked */
 };
 
@@ -55,6 +58,12 @@ int pages_fetch_dirty(struct pages *pages, uint64_t *ret_dirty_count);
 /* The same, but it stays dirty until pages_deal() is about to read it: what is written
  * before that does not come twice. */
 int pages_peek_dirty(struct pages *pages, uint64_t *ret_dirty_count);
+/*
+ * While it is dealt out, and the guest runs: what is pending and dirty again already is not
+ * sent, but left to the next pages_peek_dirty(), so that what the guest writes all the time
+ * does not go in each round. Until the next pages_deal_begin().
+ */
+int pages_defer_dirty(struct pages *pages);
 /* Begins to deal out all that is pending. */
 void pages_deal_begin(struct pages *pages);
 /*

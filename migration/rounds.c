@@ -11,6 +11,9 @@
 /* A round that sends less says nothing about the link's speed. */
 #define SPEED_BYTES_MIN (1024u * 1024u)
 
+/* How often it is looked in the first round what the guest has written again already. */
+#define LOOK_MS 100u
+
 /* The link's speed, from a round that took `ns` up to the target's word that it has all.
  */
 static void measure_speed(struct migration_source *source, uint64_t bytes, uint64_t ns)
@@ -22,13 +25,33 @@ static void measure_speed(struct migration_source *source, uint64_t bytes, uint6
     source->bytes_per_second = speed < 1 ? 1 : (uint64_t)speed;
 }
 
+/*
+ * The first round sends all that the guest ever touched, and takes long where the link is slow:
+ * what has been written since it began, before its turn has come, is most likely written all the
+ * time. It stays for a later round, in which it goes in any case.
+ */
+static int round_tick(void *owner)
+{
+    struct migration_source *source = owner;
+    int rv = source_tick(source);
+    uint64_t now_ms = clock_now_ms();
+    if (rv != 0 || source->round != 1 || now_ms < source->look_ms) {
+        return rv;
+    }
+    source->look_ms = now_ms + LOOK_MS;
+    rv = pages_defer_dirty(&source->pages);
+    return rv != 0
+               ? error_set(&source->err, rv, "reading the dirty log: %s", err_text(rv))
+               : 0;
+}
+
 /* Over all streams: what is pending, and the end of the round on each. */
 static int round_send(struct migration_source *source)
 {
     source->out.idle_ms = source_send_patience_ms(source);
     pages_deal_begin(&source->pages);
     streams_round(&source->streams, source->round, source->out.idle_ms);
-    int rv = pages_deal(&source->pages, &source->out, false, source_tick, source);
+    int rv = pages_deal(&source->pages, &source->out, false, round_tick, source);
     struct wire_round round = {.round = source->round};
     CLEANUP(buffer_done) struct buffer frame = {0};
     if (rv == 0) {
@@ -45,7 +68,7 @@ static int round_send(struct migration_source *source)
         if (rv == 0) {
             return 0;
         }
-        rv = rv == -EAGAIN ? source_tick(source) : rv;
+        rv = rv == -EAGAIN ? round_tick(source) : rv;
     }
     return source->err.code != 0 ? rv : source_link_error(source, rv, "sending memory");
 }
@@ -58,6 +81,7 @@ static int round_run(struct migration_source *source)
     uint64_t start_waited_ns = atomic_load(&source->pace.waited_ns);
     source->round++;
     source->round_ms = start_ns / NS_PER_MS;
+    source->look_ms = source->round_ms + LOOK_MS;
     int rv = round_send(source);
     if (rv != 0) {
         return rv;

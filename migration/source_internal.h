@@ -41,6 +41,7 @@ struct migration_source {
     uint64_t started_ns;
     uint64_t next_tick_ms;  /* source_tick() */
     uint64_t round_ms;      /* when the round under way began */
+    uint64_t look_ms; /* when it is looked for what was written again */
     uint64_t fetched_ns;    /* when the dirty log was last fetched */
     uint64_t round_trip_us; /* shortest seen */
     uint64_t bytes_per_second;

@@ -81,6 +81,34 @@ static const struct migration_guest_ops ops = {
     .dirty_fetch = dirty_fetch,
 };
 
+static int dirty_peek(struct migration_guest *guest, unsigned index, uint64_t *bitmap)
+{
+    struct fixture *f = fixture_of(guest);
+    for (unsigned i = 0; i < PAGES / 64; i++) {
+        bitmap[i] |= f->dirty[i];
+    }
+    return 0;
+}
+
+static int dirty_forget(struct migration_guest *guest, unsigned index,
+                        const uint64_t *bitmap, uint64_t first_page, uint64_t page_count)
+{
+    struct fixture *f = fixture_of(guest);
+    for (uint64_t i = 0; i < page_count / 64; i++) {
+        f->dirty[first_page / 64 + i] &= ~bitmap[i];
+    }
+    return 0;
+}
+
+static const struct migration_guest_ops peeking_ops = {
+    .region_count = region_count,
+    .region = region,
+    .populated = populated,
+    .dirty_fetch = dirty_fetch,
+    .dirty_peek = dirty_peek,
+    .dirty_forget = dirty_forget,
+};
+
 static int swallow(struct transport_link *link, struct iovec *iov, unsigned count,
                    uint32_t idle_ms, size_t *ret_accepted)
 {
@@ -166,6 +194,42 @@ static void test_memory_that_was_given_back_meanwhile_is_not_read(void **state)
     assert_int_equal(f->pages.sent_count, 2 * left);
 }
 
+#define AHEAD_PAGE  600u /* of the second extent */
+#define BEHIND_PAGE 3u   /* of the first */
+
+/* The guest writes to two pages once the first extent is gone. */
+static int write_then_look(void *owner)
+{
+    struct fixture *f = owner;
+    if (f->pages.sent_count == EXTENT_PAGES) {
+        f->dirty[AHEAD_PAGE / 64] |= UINT64_C(1) << AHEAD_PAGE % 64;
+        f->dirty[BEHIND_PAGE / 64] |= UINT64_C(1) << BEHIND_PAGE % 64;
+        assert_int_equal(pages_defer_dirty(&f->pages), 0);
+    }
+    return 0;
+}
+
+static void test_what_is_written_before_its_turn_goes_once(void **state)
+{
+    struct fixture *f = *state;
+    f->guest.ops = &peeking_ops;
+    memset(f->memory, 1, PAGES * MIGRATION_PAGE_SIZE);
+    f->populated_pages = PAGES;
+    assert_int_equal(pages_mark_populated(&f->pages), 0);
+    pages_deal_begin(&f->pages);
+    assert_int_equal(pages_deal(&f->pages, &f->out, false, write_then_look, f), 0);
+    assert_int_equal(f->pages.sent_count, PAGES - 1);
+    assert_int_equal(f->pages.pending_count, 0);
+    uint64_t dirty_count = 0;
+    assert_int_equal(pages_peek_dirty(&f->pages, &dirty_count), 0);
+    assert_int_equal(dirty_count, 2);
+    /* The next round leaves nothing. */
+    assert_int_equal(pages_send(&f->pages, &f->out, false, NULL, NULL), 0);
+    assert_int_equal(f->pages.sent_count, PAGES + 1);
+    assert_int_equal(pages_peek_dirty(&f->pages, &dirty_count), 0);
+    assert_int_equal(dirty_count, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -173,6 +237,8 @@ int main(void)
             test_what_is_there_is_not_looked_for_with_each_extent, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_memory_that_was_given_back_meanwhile_is_not_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_is_written_before_its_turn_goes_once,
+                                        setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
