@@ -63,6 +63,15 @@ def wait_answer(address, timeout):
     return None
 
 
+_running = []  # writers that nobody has stopped yet
+
+
+def stop_all():
+    """After a scenario, however it ended: a writer that goes on would be heard by the next one's guest."""
+    for writer in list(_running):
+        writer.stop()
+
+
 class Writer(threading.Thread):
     """Appends records one after the other, and connects again when the connection is lost."""
 
@@ -74,6 +83,7 @@ class Writer(threading.Thread):
         self.answer_times = []   # of each acknowledgement, CLOCK_MONOTONIC
         self.connections = 0
         self._ended = threading.Event()
+        _running.append(self)
         self.start()
 
     def run(self):
@@ -115,6 +125,8 @@ class Writer(threading.Thread):
     def stop(self):
         self._ended.set()
         self.join(5)
+        if self in _running:
+            _running.remove(self)
 
 
 class Stream(threading.Thread):

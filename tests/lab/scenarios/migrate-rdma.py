@@ -114,7 +114,7 @@ def lose_in_rounds(s, source, target, writer):
     job = source.spawn(["drover-vmm", "control", CONTROL, "migrate", f"rdma:{target.address}:{PORT}",
                         "--bandwidth", "2M"])
     end = time.monotonic() + 60
-    while time.monotonic() < end and control(source, "status")["migration"].get("bytes_sent", 0) < 4 << 20:
+    while time.monotonic() < end and control(source, "status").get("migration", {}).get("bytes_sent", 0) < 4 << 20:
         time.sleep(0.2)
     target.link_cut()
     cut = time.monotonic()
