@@ -80,14 +80,34 @@ static void show_progress(const json_t *migration)
                   json_number_value(json_object_get(migration, "predicted_downtime_ms")));
 }
 
+/*
+ * What has happened to a VM since its migration was asked for (`before`: that request's
+ * answer), until it was seen as `vm`. The host that is asked for events answers from its
+ * own copy of the log, a moment behind the leader, who answered before: it is told how
+ * far to wait.
+ */
+static int events_between(struct cli *cli, const char *name, const json_t *before,
+                          const json_t *vm, json_t **ret_answer)
+{
+    /* The answer to a repeated request may be younger than what it did: look at all. */
+    bool under_way = json_is_object(json_object_get(before, "migration"));
+    uint64_t after = under_way ? cli_number(before, "applied_index") : 0;
+    return cli_call(cli, "GET", NULL, ret_answer,
+                    "/events?vm=%s&limit=1000&after=%" PRIu64 "&applied_index=%" PRIu64,
+                    name, after, cli_number(vm, "applied_index"));
+}
+
 /* How the source's word begins that only wanted to know (migration/goals.c). */
 #define PREDICTED "predicted only: "
 
 /* Why the last migration of this VM was aborted, from the events: a prediction, maybe. */
-static int tell_abort(struct cli *cli, const char *name, const json_t *vm, bool predicts)
+static int tell_abort(struct cli *cli, const char *name, const json_t *before,
+                      const json_t *vm)
 {
     json_t *answer = NULL;
-    if (cli_call(cli, "GET", NULL, &answer, "/events?vm=%s&limit=50", name) != CLI_OK) {
+    bool predicts = json_is_true(
+        json_object_get(json_object_get(before, "migration"), "predict_only"));
+    if (events_between(cli, name, before, vm, &answer) != CLI_OK) {
         return CLI_FAIL;
     }
     const char *why = "it was not moved, and the reason is no longer among the events";
@@ -117,11 +137,12 @@ static int tell_abort(struct cli *cli, const char *name, const json_t *vm, bool 
 }
 
 /* A repeated request may find its migration at an end: only the events tell which. */
-static bool last_was_done(struct cli *cli, const char *name)
+static bool last_was_done(struct cli *cli, const char *name, const json_t *before,
+                          const json_t *vm)
 {
     json_t *answer = NULL;
     bool done = false;
-    if (cli_call(cli, "GET", NULL, &answer, "/events?vm=%s&limit=50", name) != CLI_OK) {
+    if (events_between(cli, name, before, vm, &answer) != CLI_OK) {
         return false;
     }
     size_t index;
@@ -165,10 +186,11 @@ static int wait_postcopy(struct cli *cli, const char *name, uint64_t deadline_ms
 }
 
 /* Whether a guest that needed memory of another host got it, by the events. */
-static int tell_postcopy(struct cli *cli, const char *name, uint64_t epoch)
+static int tell_postcopy(struct cli *cli, const char *name, uint64_t epoch,
+                         const json_t *before, const json_t *vm)
 {
     json_t *answer = NULL;
-    if (cli_call(cli, "GET", NULL, &answer, "/events?vm=%s&limit=50", name) != CLI_OK) {
+    if (events_between(cli, name, before, vm, &answer) != CLI_OK) {
         return CLI_FAIL;
     }
     const char *lost = NULL;
@@ -228,17 +250,16 @@ int vm_wait_migration(struct cli *cli, const char *name, const json_t *before,
     }
     bool moved = strcmp(cli_text(*ret_vm, "host"), target) == 0 &&
                  cli_number(*ret_vm, "epoch") > cli_number(before, "epoch");
-    bool predicts =
-        json_is_true(json_object_get(json_object_get(before, "migration"), "predict_only"));
     moved = moved || (!json_is_object(json_object_get(before, "migration")) &&
-                      last_was_done(cli, name));
+                      last_was_done(cli, name, before, *ret_vm));
     if (moved && json_is_object(json_object_get(*ret_vm, "postcopy"))) {
         uint64_t epoch = cli_number(*ret_vm, "epoch");
         int status = wait_postcopy(cli, name, start_ms + timeout_s * MS_PER_S, ret_vm);
         if (progress) {
             (void)fputs("\n", stderr);
         }
-        return status == CLI_OK ? tell_postcopy(cli, name, epoch) : status;
+        return status == CLI_OK ? tell_postcopy(cli, name, epoch, before, *ret_vm)
+                                : status;
     }
-    return moved ? CLI_OK : tell_abort(cli, name, *ret_vm, predicts);
+    return moved ? CLI_OK : tell_abort(cli, name, before, *ret_vm);
 }

@@ -11,10 +11,13 @@
 #define LIMIT_DEFAULT 100
 #define LIMIT_MOST    1000
 #define WAIT_MS_MOST  60000
+/* So long may this host be behind who answered before: some election timeouts. */
+#define BEHIND_MS 10000
 
 struct query {
     bool has_after;
     uint64_t after, limit, wait_ms;
+    uint64_t applied_index;  /* this host's copy must be as new as that */
     uint64_t vm_id, host_id; /* 0: any */
 };
 
@@ -41,9 +44,12 @@ static int read_names(const struct api_call *call, struct query *query, struct e
     return 0;
 }
 
-static int read_query(const struct api_call *call, struct query *query, struct error *err)
+/* All but the names: this host may be too far behind to know them. */
+static int read_numbers(const struct api_call *call, struct query *query,
+                        struct error *err)
 {
-    static const char *const names[] = {"after", "limit", "wait_ms", "vm", "node", NULL};
+    static const char *const names[] = {"after", "limit",         "wait_ms", "vm",
+                                        "node",  "applied_index", NULL};
     char text[2];
     *query = (struct query){.limit = LIMIT_DEFAULT};
     int rv = api_query_check(call, names, err);
@@ -51,11 +57,39 @@ static int read_query(const struct api_call *call, struct query *query, struct e
     rv = rv != 0 ? rv : api_query_number(call, "limit", LIMIT_MOST, &query->limit, err);
     rv = rv != 0 ? rv
                  : api_query_number(call, "wait_ms", WAIT_MS_MOST, &query->wait_ms, err);
+    rv = rv != 0 ? rv
+                 : api_query_number(call, "applied_index", INT64_MAX,
+                                    &query->applied_index, err);
     if (rv == 0 && query->limit == 0) {
         rv = error_set(err, DROVER_EBADINPUT, "limit: give 1 to %d", LIMIT_MOST);
     }
     query->has_after = api_query_get(call, "after", text, sizeof(text));
-    return rv != 0 ? rv : read_names(call, query, err);
+    return rv;
+}
+
+/* Whether the copy here is as new as asked for; else the call waits, or has failed. */
+static bool is_current(struct api_call *call, const struct query *query)
+{
+    if (cluster_state_applied_index(api_state(call)) >= query->applied_index) {
+        return true;
+    }
+    uint64_t now_ms = clock_now_ms();
+    if (call->behind_until_ms == 0) {
+        call->behind_until_ms = now_ms + BEHIND_MS;
+    }
+    if (now_ms < call->behind_until_ms) {
+        api_wait(call, call->behind_until_ms);
+        return false;
+    }
+    struct error err = {0};
+    (void)error_set(
+        &err, DROVER_ETIMEDOUT2,
+        "this host is behind the cluster: it has log entry %llu, and was asked "
+        "for %llu; ask again, or another host",
+        (unsigned long long)cluster_state_applied_index(api_state(call)),
+        (unsigned long long)query->applied_index);
+    api_fail_err(call, &err);
+    return false;
 }
 
 static bool fits(const struct query *query, const Drover__Event *event)
@@ -114,7 +148,14 @@ void api_event_list(struct api_call *call)
     struct error err = {0};
     struct query query;
     uint64_t last_index = 0;
-    if (read_query(call, &query, &err) != 0) {
+    if (read_numbers(call, &query, &err) != 0) {
+        api_fail_err(call, &err);
+        return;
+    }
+    if (!is_current(call, &query)) {
+        return;
+    }
+    if (read_names(call, &query, &err) != 0) {
         api_fail_err(call, &err);
         return;
     }

@@ -45,6 +45,7 @@ struct api_call {
     size_t answer_size;
     /* WAITING */
     uint64_t wait_until_ms;
+    uint64_t behind_until_ms; /* 0: this host was not behind yet */
     /* Of a handler in the backend's hands. */
     void (*then)(struct api_call *call, uint64_t result_id);
     uint64_t subject_id;    /* VM or host that it is about */

@@ -290,8 +290,9 @@ json_t *json_vm(const Drover__VmRecord *vm, const struct cluster_state *state,
     json_size_text(vm->balloon_bytes != 0 ? vm->balloon_bytes : vm->spec->memory_bytes,
                    balloon);
     return json_pack(
-        "{s:s, s:I, s:s, s:o, s:s, s:s?, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:I, s:b, "
-        "s:I, s:b}",
+        "{s:s, s:I, s:s, s:o, s:s, s:s?, s:I, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:I, "
+        "s:b, "
+        "s:I, s:I, s:b}",
         "name", vm->spec->name, "id", (json_int_t)vm->vm_id, "state", text, "reason",
         json_text(reason), "wanted", wanted_text(vm->wanted), "host",
         json_host_name(state, vm->owner_host_id), "epoch", (json_int_t)vm->epoch,
@@ -301,5 +302,6 @@ json_t *json_vm(const Drover__VmRecord *vm, const struct cluster_state *state,
         json_postcopy(vm, state, current ? seen->status : NULL), "last_migration",
         json_figures(vm->last_migration), "proof_index", (json_int_t)vm->proof_index,
         "guest_panicked", current && seen->status->guest_panicked, "panics",
-        (json_int_t)vm->panics, "stale", !seen->leads);
+        (json_int_t)vm->panics, "applied_index",
+        (json_int_t)cluster_state_applied_index(state), "stale", !seen->leads);
 }

@@ -222,6 +222,32 @@ static void test_waiting_for_events_ends_with_the_next_one_or_in_time(void **sta
     assert_string_equal(text_of(event, "node"), "n2");
 }
 
+static void test_events_wait_until_this_host_has_what_another_saw(void **state)
+{
+    struct fixture *f = *state;
+    char path[96];
+    assign(f);
+    json_t *vm = ask(f, "GET", "/vms/web1", NULL, 200);
+    long long seen = (long long)json_integer_value(json_object_get(vm, "applied_index"));
+    assert_true(seen > 0);
+    (void)snprintf(path, sizeof(path), "/events?vm=web1&applied_index=%lld", seen);
+    (void)ask(f, "GET", path, NULL, 200);
+    /* The leader is one entry ahead: the answer has that entry's event in it. */
+    (void)snprintf(path, sizeof(path), "/events?applied_index=%lld&limit=1", seen + 1);
+    unsigned before = f->answers;
+    begin(f, "GET", path, NULL);
+    for (unsigned i = 0; i < 5; i++) {
+        (void)uv_run(&f->loop, UV_RUN_NOWAIT);
+    }
+    assert_int_equal(f->answers, before);
+    begin(f, "POST", "/nodes/n2/drain", NULL);
+    finish(f, before + 2);
+    (void)ask(f, "GET", path, NULL, 200);
+    const json_t *event = json_array_get(json_object_get(f->body, "events"), 0);
+    assert_string_equal(text_of(event, "node"), "n2");
+    (void)ask(f, "GET", "/events?applied_index=-1", NULL, 400);
+}
+
 static void test_who_asked_may_go_before_the_answer(void **state)
 {
     struct fixture *f = *state;
@@ -274,6 +300,7 @@ int main(void)
         MEMBER(test_token_is_shown_once_and_leads_to_the_cluster),
         MEMBER(test_events_are_paged_without_loss),
         MEMBER(test_waiting_for_events_ends_with_the_next_one_or_in_time),
+        MEMBER(test_events_wait_until_this_host_has_what_another_saw),
         MEMBER(test_who_asked_may_go_before_the_answer),
         MEMBER(test_cluster_says_what_it_can_still_lose),
     };
