@@ -46,6 +46,9 @@ struct host_vmm {
     uint64_t ordered_ms[HOST_ORDER_COUNT]; /* when last; 0: never */
     uint64_t bandwidth;    /* of its move, as last ordered, in bytes/s; 0: no limit */
     Drover__MoveEncryption source_encryption, target_encryption; /* of its guest's way here */
+    uint64_t
+        lost_ms; /* since when the rest of its guest's memory is lost; 0: it is not */
+    uint64_t give_up_ms;   /* since when it is told to give its guest up; 0: it was not */
     unsigned cancels;      /* how often its migration was told to end */
     unsigned cancels_seen; /* that many, when its last status came */
     uint64_t

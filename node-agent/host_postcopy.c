@@ -17,6 +17,11 @@
 #include "base/check.h"
 #include "node-agent/host_core_private.h"
 
+/* What a lost source had sent is there by then, or never comes. */
+#define REST_MS 30000u
+/* So long may a VMM take to give its guest up before it is told to end. */
+#define GIVE_UP_MS 10000u
+
 static Drover__VmMigrationState move_state(const struct host_vmm *vmm)
 {
     return vmm->status != NULL && vmm->status->migration != NULL
@@ -139,8 +144,32 @@ static void order_give_up(struct host_core *core, struct host_vm *vm,
 {
     /* Rule: a guest is given up only when the record says that its memory is lost. */
     CHECK(record->dependence->lost && record->dependence->epoch == vmm->epoch);
-    host_order_cancel(core, vm, vmm, now_ms);
+    vmm->give_up_ms = vmm->give_up_ms == 0 ? now_ms : vmm->give_up_ms;
+    if (now_ms - vmm->give_up_ms < GIVE_UP_MS) {
+        host_order_cancel(core, vm, vmm, now_ms); /* it knows best what to say of it */
+    } else {
+        host_order_quit(core, vm, vmm, now_ms); /* who does not heed that is killed */
+    }
     host_wake_at(core, now_ms + core->timing.retry_ms);
+}
+
+/* Nothing comes any more but what was on its way: a VMM that does not see that its
+ * connection is gone, or says nothing at all any more, does not keep its guest from being
+ * started again. */
+static void wait_for_the_rest(struct host_core *core, struct host_vm *vm,
+                              struct host_vmm *vmm, const Drover__VmRecord *record,
+                              uint64_t now_ms)
+{
+    if (vmm == NULL || !record->dependence->lost ||
+        record->dependence->epoch != vmm->epoch) {
+        return;
+    }
+    vmm->lost_ms = vmm->lost_ms == 0 ? now_ms : vmm->lost_ms;
+    if (now_ms - vmm->lost_ms < REST_MS) {
+        host_wake_at(core, vmm->lost_ms + REST_MS);
+        return;
+    }
+    order_give_up(core, vm, vmm, record, now_ms);
 }
 
 void host_need_reconcile(struct host_core *core, struct host_vm *vm, struct host_vmm *vmm,
@@ -148,7 +177,9 @@ void host_need_reconcile(struct host_core *core, struct host_vm *vm, struct host
 {
     switch (host_need_judge(record, vm, vmm)) {
     case HOST_NEED_NONE:
+        break;
     case HOST_NEED_WAITS:
+        wait_for_the_rest(core, vm, vmm, record, now_ms);
         break;
     case HOST_NEED_HOPELESS:
         order_give_up(core, vm, vmm, record, now_ms);

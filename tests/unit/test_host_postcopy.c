@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What both hosts of a post-copy decide (node-agent/host_postcopy.c); the host under
  * test is h1, the other one h2. */
+#include "base/clock.h"
 #include "base/err.h"
 #include "tests/unit/host_fixture.h"
 #include "tests/unit/unit.h"
@@ -252,6 +253,40 @@ static void test_owner_gives_up_only_what_is_interrupted_and_lost_for_good(void 
     assert_int_equal(f->orders[CANCEL], 1);
 }
 
+static void pass(struct host_fixture *f, unsigned seconds)
+{
+    for (uint64_t end_ms = f->now_ms + seconds * MS_PER_S; f->now_ms < end_ms;) {
+        later(f);
+    }
+}
+
+static void test_vmm_that_does_not_give_its_guest_up_is_told_to_end(void **state)
+{
+    struct host_fixture *f = *state;
+    as_owner(f);
+    memory_lost(f);
+    says_of(f, 2, RUNNING, MOVE(POSTCOPY), true);
+    pass(f, 8);
+    assert_true(f->orders[CANCEL] > 1);
+    assert_int_equal(f->orders[QUIT], 0);
+    pass(f, 4);
+    assert_true(f->orders[QUIT] > 0);
+}
+
+static void test_vmm_that_says_nothing_more_is_told_to_end_too(void **state)
+{
+    struct host_fixture *f = *state;
+    as_owner(f);
+    says_of(f, 2, RUNNING, MOVE(POSTCOPY), false); /* its last word */
+    pass(f, 60);
+    assert_int_equal(f->orders[CANCEL], 0); /* the memory is there, it only takes time */
+    memory_lost(f);
+    pass(f, 27);
+    assert_int_equal(f->orders[CANCEL] + f->orders[QUIT], 0);
+    pass(f, 15);
+    assert_true(f->orders[QUIT] > 0);
+}
+
 static void test_lost_guest_starts_again_like_one_that_crashed(void **state)
 {
     struct host_fixture *f = *state;
@@ -324,6 +359,8 @@ int main(void)
         HOST_TEST(test_new_agent_of_the_source_keeps_the_vmm_it_finds),
         HOST_TEST(test_owner_states_complete_when_all_has_come),
         HOST_TEST(test_owner_gives_up_only_what_is_interrupted_and_lost_for_good),
+        HOST_TEST(test_vmm_that_does_not_give_its_guest_up_is_told_to_end),
+        HOST_TEST(test_vmm_that_says_nothing_more_is_told_to_end_too),
         HOST_TEST(test_lost_guest_starts_again_like_one_that_crashed),
         HOST_TEST(test_new_agent_of_the_owner_tells_a_vmm_that_was_started_since),
         HOST_TEST(test_target_in_post_copy_has_the_guest_in_each_state),
