@@ -132,6 +132,8 @@ static Drover__Migration *migration_create(struct apply_step *step,
     migration->begun_unix_ms = step->command->at_unix_ms;
     step_set_string(step, &migration->source_boot_id,
                     step_host(step, vm->owner_host_id)->boot_id);
+    step_set_string(step, &migration->source_incarnation,
+                    step_host(step, vm->owner_host_id)->incarnation);
     step_set_string(step, &migration->target_boot_id,
                     step_host(step, order->target_host_id)->boot_id);
     return migration;

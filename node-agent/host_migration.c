@@ -42,6 +42,15 @@ static void see_phase(struct host_vm *vm, const Drover__Migration *migration,
     }
 }
 
+/* Whether no earlier run of this agent can have ordered the guest to be sent: this one
+ * saw the move before it was ready, or was the one known when it began. */
+static bool is_watched(const struct host_core *core, const struct host_vm *vm,
+                       const Drover__Migration *migration)
+{
+    return vm->begun_epoch == migration->next_epoch ||
+           strcmp(migration->source_incarnation, core->identity.incarnation) == 0;
+}
+
 static bool is_ready(const Drover__Migration *migration)
 {
     return migration->phase == DROVER__MIGRATION_PHASE__MIGRATION_PHASE_READY;
@@ -145,7 +154,7 @@ static void order_migrate(struct host_core *core, struct host_vm *vm,
 {
     CHECK(is_ready(migration) && migration->next_epoch > vm->never_sends);
     CHECK(!migration->target_dead && vm->ordered_epoch < migration->next_epoch);
-    CHECK(vm->begun_epoch == migration->next_epoch);
+    CHECK(is_watched(core, vm, migration));
     vm->ordered_epoch = migration->next_epoch;
     vmm->ordered_ms[HOST_ORDER_MIGRATE] = 0;
     vmm->ordered_ms[HOST_ORDER_MIGRATE_CANCEL] = 0;
@@ -246,10 +255,8 @@ static void source_with_guest(struct host_core *core, struct host_vm *vm,
             now_ms);
         return;
     }
-    /* An earlier run of the agent may have ordered it, if this one did not see it begin.
-     */
     bool ordered = report != NULL || vm->ordered_epoch == migration->next_epoch ||
-                   (is_ready(migration) && vm->begun_epoch != migration->next_epoch);
+                   (is_ready(migration) && !is_watched(core, vm, migration));
     /* Orders are handled in turn: a VMM that answered two cancels and knows of no attempt
      * never got that order. */
     bool unheard = report == NULL && vmm->cancels_seen >= 2;
@@ -281,9 +288,9 @@ static void source_without_vmm(struct host_core *core, struct host_vm *vm,
             "its target was lost, and the guest may have run there", now_ms);
         return;
     }
-    bool watched = vm->begun_epoch == migration->next_epoch;
     if (!is_ready(migration) ||
-        (watched && vm->ordered_epoch != migration->next_epoch && vm->gone.epoch != 0)) {
+        (is_watched(core, vm, migration) && vm->ordered_epoch != migration->next_epoch &&
+         vm->gone.epoch != 0)) {
         abort_by_source(core, vm, record, "its source's VMM ended", now_ms);
     }
 }

@@ -44,6 +44,23 @@ static void test_source_orders_once_and_states_a_failure_before_the_go(void **st
     assert_int_equal(f->abort_by, DROVER__MIGRATION_ABORT_BY__MIGRATION_ABORT_BY_SOURCE);
 }
 
+/* A host that is a moment behind may get both entries of the log at once, or its lease
+ * after them. */
+static void test_source_that_learns_late_of_its_move_sends_all_the_same(void **state)
+{
+    struct host_fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, HOST_SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    small_cluster_started(&f->cluster, vm);
+    proposal_ends(f, 0);
+    small_cluster_migrate(&f->cluster, vm, 2);
+    small_cluster_ready(&f->cluster, vm);
+    tick(f);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_MIGRATE, 1);
+}
+
 static void test_failure_of_the_move_before_is_not_this_ones(void **state)
 {
     struct host_fixture *f = *state;
@@ -367,6 +384,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         HOST_TEST(test_source_orders_once_and_states_a_failure_before_the_go),
+        HOST_TEST(test_source_that_learns_late_of_its_move_sends_all_the_same),
         HOST_TEST(test_failure_of_the_move_before_is_not_this_ones),
         HOST_TEST(test_move_whose_order_was_never_given_is_given_up_with_the_reason),
         HOST_TEST(test_source_is_told_of_rdma_only_if_it_was_asked_for),
