@@ -221,6 +221,10 @@ static int make_core(struct agent *agent, struct error *err)
         .version = DROVER_VERSION,
         .move_bandwidth = agent->config->move_bandwidth,
     };
+    if (identity.move_bandwidth != 0) {
+        log_notice(agent->log, "VMs that leave share bytes_per_s=%" PRIu64,
+                   identity.move_bandwidth);
+    }
     member->watchdog_told = agent->watchdog_ms;
     int rv =
         host_core_create(&member->timing, &identity, &core_ops, agent, &member->core);

@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "base/id.h"
+#include "node-agent/link_speed.h"
 
 static void default_name(struct agent_config *config)
 {
@@ -84,8 +85,7 @@ static void default_vmm_path(struct agent_config *config)
     (void)snprintf(config->vmm_path, sizeof(config->vmm_path), "/usr/bin/drover-vmm");
 }
 
-/* Of the card that has this address, in Mbit/s; 0: not known, as with a bridge or a virtual
- * card. */
+/* Of the cards behind this address, in Mbit/s; 0: not known, as with virtual cards. */
 static uint64_t link_mbits(const char *host)
 {
     struct ifaddrs *list = NULL;
@@ -100,20 +100,11 @@ static uint64_t link_mbits(const char *host)
         socklen_t size = inet && at->ifa_addr->sa_family == AF_INET
                              ? sizeof(struct sockaddr_in)
                              : sizeof(struct sockaddr_in6);
-        if (!inet || getnameinfo(at->ifa_addr, size, name, sizeof(name), NULL, 0,
-                                 NI_NUMERICHOST) != 0 ||
-            strcmp(name, host) != 0) {
-            continue;
-        }
-        char path[128];
-        (void)snprintf(path, sizeof(path), "/sys/class/net/%.32s/speed", at->ifa_name);
-        FILE *file = fopen(path, "re");
-        long long speed = 0;
-        if (file != NULL && fscanf(file, "%lld", &speed) == 1 && speed > 0) {
-            mbits = (uint64_t)speed; /* -1: the card does not know */
-        }
-        if (file != NULL) {
-            (void)fclose(file); /* only read */
+        if (inet &&
+            getnameinfo(at->ifa_addr, size, name, sizeof(name), NULL, 0,
+                        NI_NUMERICHOST) == 0 &&
+            strcmp(name, host) == 0) {
+            mbits = link_speed_mbits(LINK_SPEED_DEVICES, at->ifa_name);
         }
     }
     freeifaddrs(list);

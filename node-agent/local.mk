@@ -5,6 +5,7 @@ node_agent_libagent_a_CFLAGS = $(AM_CFLAGS) $(UV_CFLAGS) $(OPENSSL_CFLAGS) $(PRO
 node_agent_libagent_a_SOURCES =
 node_agent_libagent_a_SOURCES += node-agent/config.c node-agent/config.h
 node_agent_libagent_a_SOURCES += node-agent/config_defaults.c
+node_agent_libagent_a_SOURCES += node-agent/link_speed.c node-agent/link_speed.h
 node_agent_libagent_a_SOURCES += node-agent/pki.c node-agent/pki.h
 node_agent_libagent_a_SOURCES += node-agent/tls_context.c node-agent/tls_context.h
 node_agent_libagent_a_SOURCES += node-agent/tls_stream.c node-agent/tls_stream.h node-agent/tls_stream_private.h
