@@ -73,7 +73,7 @@ static int round_send(struct migration_source *source)
     return source->err.code != 0 ? rv : source_link_error(source, rv, "sending memory");
 }
 
-static int round_run(struct migration_source *source)
+static int round_run(struct migration_source *source, struct migration_round *ret_round)
 {
     uint64_t start_ns = clock_now_ns();
     uint64_t start_bytes = source_bytes_sent(source);
@@ -115,6 +115,14 @@ static int round_run(struct migration_source *source)
         (atomic_load(&source->pages.sent_count) - start_pages) * MIGRATION_PAGE_SIZE;
     measure_speed(source, sent > memory ? sent : memory,
                   took_ns > waited_ns ? took_ns - waited_ns : 1);
+    *ret_round = (struct migration_round){
+        .number = source->round,
+        .took_us = took_ns / NS_PER_US,
+        .answered_us = round_trip_us,
+        .limited_us = waited_ns / NS_PER_US,
+        .bytes_sent = sent,
+        .pages_sent = memory / MIGRATION_PAGE_SIZE,
+    };
     return 0;
 }
 
@@ -146,6 +154,20 @@ static void publish(struct migration_source *source, const struct plan_measure *
     status->figures.pages_zero = source->pages.zero_count;
     status->figures.rounds = measure->round;
     status_board_unlock(&source->board);
+}
+
+static void tell(struct migration_source *source, const struct plan_measure *measure,
+                 const struct plan_decision *decision, struct migration_round *round)
+{
+    round->limit_bytes_per_second = atomic_load(&source->pace.bytes_per_second);
+    round->link_bytes_per_second = source->bytes_per_second;
+    round->dirty_bytes_per_second = measure->dirty_bytes_per_second;
+    round->remaining_bytes = measure->remaining_bytes;
+    round->predicted_downtime_us = decision->predicted_downtime_us;
+    round->throttle_percent = decision->throttle_percent;
+    if (source->config.round_done != NULL) {
+        source->config.round_done(source->config.owner, round);
+    }
 }
 
 /* Hands over now if the target can do with what it has; else there is nothing left to
@@ -186,13 +208,15 @@ int source_rounds(struct migration_source *source)
     for (;;) {
         struct plan_measure measure;
         struct plan_decision decision;
-        rv = round_run(source);
+        struct migration_round round;
+        rv = round_run(source, &round);
         rv = rv != 0 ? rv : dirty_fetch(source, &measure);
         if (rv != 0) {
             return rv;
         }
         plan_decide(&source->plan, &measure, &decision);
         publish(source, &measure);
+        tell(source, &measure, &decision, &round);
         rv = goals_apply(source, &decision);
         if (rv != 0) {
             return rv;

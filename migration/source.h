@@ -19,6 +19,22 @@ struct migration_source;
 struct transport_ops;
 struct transport_rdma;
 
+/* What a round was like, and what was decided then: for logs. */
+struct migration_round {
+    uint32_t number;
+    uint64_t took_us;     /* up to the target's word that it has all */
+    uint64_t answered_us; /* of that, from the last byte sent on */
+    uint64_t limited_us;  /* of that, waits for the bandwidth limit: the streams' mean */
+    uint64_t bytes_sent;
+    uint64_t pages_sent;
+    uint64_t limit_bytes_per_second; /* 0: none */
+    uint64_t link_bytes_per_second;
+    uint64_t dirty_bytes_per_second;
+    uint64_t remaining_bytes;
+    uint64_t predicted_downtime_us;
+    uint32_t throttle_percent; /* from now on */
+};
+
 struct migration_source_config {
     struct migration_guest *guest; /* borrowed until free */
     const char *uri;               /* "tcp:HOST:PORT", "rdma:HOST:PORT"; copied */
@@ -35,6 +51,8 @@ struct migration_source_config {
     struct migration_times times;
     /* On the engine's thread, after each change of state. May be NULL. */
     void (*changed)(void *owner);
+    /* The same, after each round while the guest runs. May be NULL. */
+    void (*round_done)(void *owner, const struct migration_round *round);
     /* First thing on the engine's thread, before it starts others. May be NULL. */
     void (*begun)(void *owner);
     void *owner;

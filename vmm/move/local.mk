@@ -3,6 +3,7 @@
 vmm_libvmm_a_SOURCES += \
 	vmm/move/migrate.c vmm/move/migrate.h \
 	vmm/move/migrate_guest.c vmm/move/migrate_guest.h \
+	vmm/move/migrate_log.c vmm/move/migrate_log.h \
 	vmm/move/migrate_missing.c vmm/move/migrate_missing.h \
 	vmm/move/migrate_rdma.c vmm/move/migrate_rdma.h \
 	vmm/move/snapshot.c vmm/move/snapshot.h \

@@ -4,7 +4,6 @@
 #include "vmm/move/migrate.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +20,7 @@
 #include "proto/unix_files.h"
 #include "vmm/host/event_loop.h"
 #include "vmm/move/migrate_guest.h"
+#include "vmm/move/migrate_log.h"
 #include "vmm/move/migrate_rdma.h"
 #include "vmm/move/snapshot_pager.h"
 #include "vmm/move/snapshot_restore.h"
@@ -176,40 +176,6 @@ void migrate_free(struct migrate *migrate)
     free(migrate);
 }
 
-static void log_end(struct migrate *migrate, const char *what,
-                    const struct migration_status *status)
-{
-    const struct migration_figures *figures = &status->figures;
-    const char *name = vm_config(migrate->vm)->name;
-    if (status->state == MIGRATION_STATE_DONE) {
-        log_notice(vm_log(migrate->vm),
-                   "%s vm=%s total_ms=%" PRIu64 " downtime_us=%" PRIu64
-                   " predicted_downtime_us=%" PRIu64 " bytes=%" PRIu64 " rounds=%u",
-                   what, name, figures->total_us / 1000, figures->downtime_us,
-                   figures->predicted_downtime_us, figures->bytes_sent, figures->rounds);
-        if (migrate->source != NULL) {
-            log_notice(vm_log(migrate->vm),
-                       "the pause, in us vm=%s last_pages=%" PRIu64 " drained=%" PRIu64
-                       " pages=%" PRIu64
-                       " saved=%" PRIu64 " released=%" PRIu64 " ready=%" PRIu64
-                       " entered=%" PRIu64,
-                       name, figures->pause.last_pages, figures->pause.drained_us, figures->pause.pages_us,
-                       figures->pause.saved_us, figures->pause.released_us,
-                       figures->pause.ready_us, figures->pause.entered_us);
-            log_notice(vm_log(migrate->vm),
-                       "foreseen, in us vm=%s last_pages=%" PRIu64 " drained=%" PRIu64
-                       " fetched=%" PRIu64 " saved=%" PRIu64 " loaded=%" PRIu64
-                       " trip=%" PRIu64,
-                       name, figures->foreseen.last_pages, figures->foreseen.drained_us,
-                       figures->foreseen.fetched_us, figures->foreseen.saved_us,
-                       figures->foreseen.loaded_us, figures->foreseen.trip_us);
-        }
-    } else {
-        log_warn(vm_log(migrate->vm), "%s vm=%s state=%s why=%s", what, name,
-                 migration_state_name(status->state), status->error.text);
-    }
-}
-
 /* Any thread of the engine. */
 static void postcopy_log(struct migrate *migrate, const struct migration_status *status)
 {
@@ -245,11 +211,11 @@ static void target_changed(void *owner)
     migration_target_status(migrate->target, &status);
     postcopy_log(migrate, &status);
     if (migration_state_final(status.state)) {
-        log_end(migrate,
-                status.state == MIGRATION_STATE_DONE ? "the guest has arrived"
-                : memory_missing(migrate)            ? "the guest is lost"
-                                                     : "no guest arrived",
-                &status);
+        migrate_log_end(migrate->vm,
+                        status.state == MIGRATION_STATE_DONE ? "the guest has arrived"
+                        : memory_missing(migrate)            ? "the guest is lost"
+                                                             : "no guest arrived",
+                        &status);
     }
     if (status.state == MIGRATION_STATE_FAILED ||
         status.state == MIGRATION_STATE_CANCELLED) {
@@ -383,10 +349,11 @@ static void source_changed(void *owner)
     migration_source_status(migrate->source, &status);
     postcopy_log(migrate, &status);
     if (migration_state_final(status.state)) {
-        log_end(migrate,
-                status.state == MIGRATION_STATE_DONE ? "the guest has left"
-                                                     : "the guest did not leave",
-                &status);
+        migrate_log_end(migrate->vm,
+                        status.state == MIGRATION_STATE_DONE ? "the guest has left"
+                                                             : "the guest did not leave",
+                        &status);
+        migrate_log_pause(migrate->vm, &status);
     }
     if (status.state == MIGRATION_STATE_DONE && vm_config(migrate->vm)->vm_id == 0 &&
         event_loop_post(vm_main_loop(migrate->vm), moved_begin, migrate) != 0) {
@@ -396,6 +363,13 @@ static void source_changed(void *owner)
     if (status.state != MIGRATION_STATE_HANDOVER) {
         vm_state_changed(migrate->vm);
     }
+}
+
+/* Engine's thread. */
+static void source_round_done(void *owner, const struct migration_round *round)
+{
+    struct migrate *migrate = owner;
+    migrate_log_round(migrate->vm, round);
 }
 
 /* Whether the guest may leave now; an earlier move that is over is forgotten. */
@@ -484,6 +458,7 @@ int migrate_leave(struct migrate *migrate, const Drover__ControlMigrate *order,
         .times = migrate->times,
         .begun = engine_begun,
         .changed = source_changed,
+        .round_done = source_round_done,
         .owner = migrate,
     };
     rdma_config(migrate, order, &config);
