@@ -237,6 +237,7 @@ class Host:
         for name, command in (("state.txt", "ps -eo pid,ppid,stat,etimes,args; ip -br addr; "
                                             "dmesg | tail -n 40"),
                               ("vms.txt", VM_STATE),
+                              ("vmms.log", "tail -n +1 $(find /run/drover -name '*.log' | sort) /dev/null"),
                               ("events.json", "drover events --json --limit 1000")):
             try:
                 with open(os.path.join(target, name), "w", encoding="utf-8") as f:

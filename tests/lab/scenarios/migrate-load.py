@@ -35,7 +35,6 @@ def run(s):
     downtimes, totals, gaps = [], [], []
     for number in range(MOVES):
         stream.reset_gap()
-        # A moment of a busy machine can leave an emulated host a megabyte a second.
         s.cluster.ask("vm", "migrate", guest.name, "--to", here.name, "--max-downtime", "2000", timeout=300)
         vm = s.cluster.wait_vm(guest.name, lambda vm, host=here: vm["host"] == host.name, 60)
         check_writers(s, writers, 5)
