@@ -47,9 +47,6 @@ static void on_vmm_order_failed(void *owner, uint64_t vm_id, uint64_t epoch, int
                                 const char *text)
 {
     struct agent *agent = owner;
-    log_info(agent->log,
-             "an order to a VMM failed vm=%" PRIu64 " epoch=%" PRIu64 " err=%s", vm_id,
-             epoch, text);
     if (has_core(agent)) {
         host_core_vmm_order_failed(agent->member->core, vm_id, epoch, error, text,
                                    clock_now_ms());

@@ -141,6 +141,8 @@ void host_core_vmm_status(struct host_core *core, const Drover__VmStatus *status
         vm->panic_epoch = copy->epoch;
     }
     vmm->cancels_seen = vmm->cancels;
+    vmm->unheard = 0;
+    vmm->unheard_ms = 0;
     vmm->got_go |= shows_go(copy);
     vmm->failed |= shows_never(copy);
 }
@@ -202,8 +204,8 @@ void host_core_vmm_order_failed(struct host_core *core, uint64_t vm_id, uint64_t
                    err_text(error));
     core->ops->note(core->owner, note);
     if (vmm != NULL) {
-        vmm->lease_ms =
-            0; /* it may have been that one; the others are repeated until they show */
+        /* It may have been that one; the others are repeated until they show. */
+        vmm->lease_ms = 0;
     }
 }
 

@@ -44,6 +44,8 @@ struct host_vmm {
     bool failed;                           /* said so itself: it will never have it */
     uint64_t lease_ms;                     /* last deadline sent; 0: none */
     uint64_t ordered_ms[HOST_ORDER_COUNT]; /* when last; 0: never */
+    uint64_t unheard_ms;      /* when the first of these was given; 0: none */
+    unsigned unheard;         /* leases that it got and has not answered */
     uint64_t bandwidth;    /* of its move, as last ordered, in bytes/s; 0: no limit */
     Drover__MoveEncryption source_encryption, target_encryption; /* of its guest's way here */
     uint64_t

@@ -4,11 +4,21 @@
  * only when settled: the lease is in force, so the state here is at least as new as the
  * one by which the leader gave it.
  */
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/check.h"
 #include "base/clock.h"
 #include "node-agent/host_core_private.h"
+
+/* A lease that did not reach its VMM is sent again after this part of its time. */
+#define LEASE_AGAIN 20u
+/* When a VMM is taken for hung: at least so many leases long, so much time, and so many
+ * orders. */
+#define SILENT_LEASES 4u
+#define SILENT_MS_MIN 20000u
+#define SILENT_ORDERS 6u
 
 /* ---- orders --------------------------------------------------------------------------
  */
@@ -88,6 +98,13 @@ void host_extend(struct host_core *core, struct host_vm *vm, struct host_vmm *vm
         vmm->lease_ms == core->lease.deadline_ms) {
         return;
     }
+    /* One whose process has ended, but is not taken down yet, refuses each at once. */
+    uint64_t last_ms = vmm->ordered_ms[HOST_ORDER_LEASE];
+    uint64_t again_ms = last_ms + core->timing.lease_ms / LEASE_AGAIN;
+    if (last_ms != 0 && now_ms < again_ms) {
+        host_wake_at(core, again_ms);
+        return;
+    }
     /* Rules: known to the cluster, a lease in force, and a record that says so; never
      * what was given up. */
     CHECK(core->settled && core->up && lease_holder_holds(&core->lease, now_ms));
@@ -96,7 +113,37 @@ void host_extend(struct host_core *core, struct host_vm *vm, struct host_vmm *vm
     Drover__ControlLease lease = DROVER__CONTROL_LEASE__INIT;
     lease.deadline_ns = core->lease.deadline_ms * NS_PER_MS;
     vmm->lease_ms = core->lease.deadline_ms;
+    vmm->unheard_ms = vmm->unheard == 0 ? now_ms : vmm->unheard_ms;
+    vmm->unheard++;
     HOST_ORDER(core, vm, vmm, lease, LEASE, &lease, now_ms);
+}
+
+/*
+ * A VMM that answers none of its leases has frozen its guest for want of them, or hangs
+ * itself: it is told to end (and killed, if it does not hear that either), so that the VM
+ * is started again. Counted too, as time alone passes while this agent itself was
+ * stopped.
+ */
+static bool end_if_silent(struct host_core *core, struct host_vm *vm,
+                          struct host_vmm *vmm, uint64_t now_ms)
+{
+    uint64_t patience_ms = (uint64_t)SILENT_LEASES * core->timing.lease_ms;
+    if (patience_ms < SILENT_MS_MIN) {
+        patience_ms = SILENT_MS_MIN;
+    }
+    if (vmm->unheard < SILENT_ORDERS || now_ms - vmm->unheard_ms < patience_ms) {
+        return false;
+    }
+    if (vmm->ordered_ms[HOST_ORDER_QUIT] == 0) {
+        char note[ERROR_TEXT_SIZE];
+        (void)snprintf(note, sizeof(note),
+                       "VM %" PRIu64 ": its VMM has answered nothing for %" PRIu64
+                       " s: it is ended, and the VM started again",
+                       vm->vm_id, (now_ms - vmm->unheard_ms) / MS_PER_S);
+        core->ops->note(core->owner, note);
+    }
+    host_order_quit(core, vm, vmm, now_ms);
+    return true;
 }
 
 void host_start(struct host_core *core, struct host_vm *vm,
@@ -314,6 +361,9 @@ static void owner_reconcile(struct host_core *core, struct host_vm *vm,
     case DROVER__VM_RUN_STATE__VM_RUN_FROZEN:
     case DROVER__VM_RUN_STATE__VM_RUN_FREEZING:
         host_extend(core, vm, vmm, record, now_ms);
+        if (end_if_silent(core, vm, vmm, now_ms)) {
+            break;
+        }
         steer(core, vm, vmm, record, now_ms);
         break;
     case DROVER__VM_RUN_STATE__VM_RUN_HANDED_OVER:

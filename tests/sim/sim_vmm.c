@@ -424,7 +424,5 @@ void sim_vmm_order(struct sim *sim, unsigned host, uint64_t vm_id, uint64_t epoc
     default:
         break;
     }
-    if (request->order_case != DROVER__CONTROL_REQUEST__ORDER_LEASE) {
-        sim_vmm_send_status(sim, vmm);
-    }
+    sim_vmm_send_status(sim, vmm);
 }

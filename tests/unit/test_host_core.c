@@ -195,6 +195,72 @@ static void test_crashed_vm_starts_again_here_after_a_delay(void **state)
     assert_int_equal(f->started_epoch, 1);
 }
 
+static void test_vmm_that_answers_no_lease_is_ended_and_the_vm_started_again(void **state)
+{
+    struct host_fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, HOST_SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    small_cluster_started(&f->cluster, vm);
+    proposal_ends(f, 0);
+    uint64_t begun_ms = f->now_ms;
+    while (f->now_ms - begun_ms < 40000) { /* as long as it answers */
+        renew(f, f->cluster.index);
+        says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    }
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT, 0);
+    begun_ms = f->now_ms;
+    while (f->now_ms - begun_ms < 19000) {
+        renew(f, f->cluster.index);
+    }
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT, 0);
+    while (f->now_ms - begun_ms < 25000) {
+        renew(f, f->cluster.index);
+    }
+    assert_true(f->orders[DROVER__CONTROL_REQUEST__ORDER_QUIT] > 0);
+    unsigned before = f->starts;
+    host_core_vmm_gone(f->core, vm, 1, "killed", false, f->now_ms);
+    renew(f, f->cluster.index);
+    assert_int_equal(f->starts, before + 1);
+}
+
+static void test_lease_that_is_refused_is_not_sent_in_a_busy_loop(void **state)
+{
+    struct host_fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, HOST_SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    unsigned before = f->orders[DROVER__CONTROL_REQUEST__ORDER_LEASE];
+    for (unsigned i = 0; i < 1000; i++) { /* a second */
+        host_core_vmm_order_failed(f->core, vm, 1, DROVER_ENOTFOUND, "gone", f->now_ms);
+        f->now_ms++;
+        tick(f);
+    }
+    assert_in_range(f->orders[DROVER__CONTROL_REQUEST__ORDER_LEASE] - before, 0, 5);
+    /* But soon enough that its guest does not freeze. */
+    before = f->orders[DROVER__CONTROL_REQUEST__ORDER_LEASE];
+    host_core_vmm_order_failed(f->core, vm, 1, DROVER_ENOTFOUND, "gone", f->now_ms);
+    f->now_ms += 300;
+    tick(f);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_LEASE, before + 1);
+}
+
+static void test_agent_that_stood_still_does_not_blame_its_vmms(void **state)
+{
+    struct host_fixture *f = *state;
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, HOST_SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    renew(f, f->cluster.index);
+    f->now_ms += 600000;
+    renew(f, f->cluster.index);
+    renew(f, f->cluster.index);
+    assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_QUIT, 0);
+}
+
 static void test_stop_that_is_taken_back_does_not_lose_the_start(void **state)
 {
     struct host_fixture *f = *state;
@@ -338,6 +404,9 @@ int main(void)
         HOST_TEST(test_new_epoch_waits_until_the_old_vmm_is_gone),
         HOST_TEST(test_epoch_that_was_given_up_is_never_started_again),
         HOST_TEST(test_crashed_vm_starts_again_here_after_a_delay),
+        HOST_TEST(test_vmm_that_answers_no_lease_is_ended_and_the_vm_started_again),
+        HOST_TEST(test_lease_that_is_refused_is_not_sent_in_a_busy_loop),
+        HOST_TEST(test_agent_that_stood_still_does_not_blame_its_vmms),
         HOST_TEST(test_stop_that_is_taken_back_does_not_lose_the_start),
         HOST_TEST(test_crash_of_a_guest_is_told_before_it_starts_again),
         HOST_TEST(test_balloon_is_ordered_until_the_vmm_has_it),
