@@ -23,6 +23,8 @@ struct device_ops {
     /*
      * No new I/O from now on (queue notifications are remembered, not served). Returns at
      * once. May be called when already stopped. NULL: the device does no I/O.
+     * This, and io_drained, io_start, arrived and lease_set, must not wait for a lock that
+     * is held while guest memory is touched: of a post-copy's a page may never come.
      */
     void (*io_stop)(struct device *device);
     /* True when nothing that was submitted before io_stop is in flight. NULL: always

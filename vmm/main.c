@@ -427,8 +427,15 @@ static int run(struct program *program)
         int result = vm_run(program->vm);
         struct panic_status panic;
         panic_status(program->vm, &panic);
-        bool bad = result < 0 || vm_failed(program->vm) || panic.ended;
+        bool bad = result < 0 || vm_failed(program->vm) || panic.ended ||
+                   !vm_quiet(program->vm);
         status = bad ? EXIT_FAILURE : EXIT_SUCCESS;
+    }
+    if (migrate_memory_missing(program->migrate)) {
+        /* Threads may wait for memory for good: nobody waits for them. None gets other
+         * memory instead: what it has under way might reach the disk. */
+        process_done(&program->process);
+        _exit(status);
     }
     program_done(program);
     return status;

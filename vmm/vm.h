@@ -150,6 +150,8 @@ int vm_hold_set(struct vm *vm, enum vm_hold hold, vm_quiet_handler quiet, void *
 /* The same, and waits for it: any thread but the main loop's, the I/O loop's and the
  * vCPUs'. */
 void vm_hold_set_wait(struct vm *vm, enum vm_hold hold);
+/* No `quiet` with this owner is run any more; true if one was still to be. Main thread. */
+bool vm_hold_forget(struct vm *vm, const void *owner);
 /* Takes a hold back; with the last one the guest goes on. Any thread. */
 void vm_hold_clear(struct vm *vm, enum vm_hold hold);
 /* A guest has arrived and may be let go any moment: what can be done before is. VM_HOLD_INCOMING
@@ -160,6 +162,10 @@ unsigned vm_holds(const struct vm *vm);
 /* True while all vCPUs are out of the guest and all I/O is drained, and a hold keeps it
  * so. */
 bool vm_quiet(const struct vm *vm);
+/* Pages of the guest's are on their way, and may never come: who touches one waits. Main
+ * must not, so a reset waits until there are none such. Any thread. */
+void vm_memory_missing_set(struct vm *vm, bool missing);
+bool vm_memory_missing(const struct vm *vm);
 /*
  * CLOCK_BOOTTIME of the last vCPU's last exit before the VM became quiet, and of the
  * first entry since it went on (0 while none). Any thread.

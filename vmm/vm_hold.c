@@ -278,7 +278,8 @@ static bool sync_step(struct vm *vm)
     case VM_PHASE_STOPPING:
         return end_stopping(vm);
     case VM_PHASE_STOPPED:
-        if (atomic_exchange(&vm->reset_wanted, false)) {
+        if (!atomic_load(&vm->memory_missing) &&
+            atomic_exchange(&vm->reset_wanted, false)) {
             reset_run(vm); /* first: who waits for quiet must not meet half a reset */
         }
         waiters_run(vm);
@@ -393,6 +394,21 @@ int vm_hold_set(struct vm *vm, enum vm_hold hold, vm_quiet_handler quiet, void *
     return hold_set(vm, hold, &waiter);
 }
 
+bool vm_hold_forget(struct vm *vm, const void *owner)
+{
+    unsigned kept = 0;
+    vm_lock(vm);
+    for (unsigned i = 0; i < vm->waiter_count; i++) {
+        if (vm->waiters[i].owner != owner) {
+            vm->waiters[kept++] = vm->waiters[i];
+        }
+    }
+    bool found = kept < vm->waiter_count;
+    vm->waiter_count = kept;
+    vm_unlock(vm);
+    return found;
+}
+
 void vm_hold_set_wait(struct vm *vm, enum vm_hold hold)
 {
     const struct vm_quiet_waiter nobody = {0};
@@ -455,8 +471,26 @@ void vm_go_expected(struct vm *vm)
 
 bool vm_quiet(const struct vm *vm)
 {
+    /* A reset that waits for memory has not begun. */
     return phase_get(vm) == VM_PHASE_STOPPED &&
-           (atomic_load(&vm->holds) & VM_HOLD_RESET) == 0;
+           ((atomic_load(&vm->holds) & VM_HOLD_RESET) == 0 ||
+            atomic_load(&vm->memory_missing));
+}
+
+void vm_memory_missing_set(struct vm *vm, bool missing)
+{
+    vm_lock(vm);
+    atomic_store(&vm->memory_missing, missing);
+    if (!missing && phase_get(vm) == VM_PHASE_RUNNING) {
+        vm->start_due = true; /* devices look again: they may do what they put off */
+    }
+    vm_unlock(vm);
+    vm_wake(vm);
+}
+
+bool vm_memory_missing(const struct vm *vm)
+{
+    return atomic_load(&vm->memory_missing);
 }
 
 uint64_t vm_last_exit_ns(const struct vm *vm)

@@ -133,6 +133,7 @@ struct vm {
     _Atomic(uint64_t) lease_deadline_ns;
 
     atomic_bool reset_wanted;
+    atomic_bool memory_missing; /* pages may never come: main must not touch any */
     atomic_bool state_changed;
     atomic_bool handed_over;
     bool ended; /* under lock, as the next three */

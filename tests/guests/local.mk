@@ -2,7 +2,8 @@
 
 # Small guests that run directly on /dev/kvm, by the PVH entry. Built for no system: no flags of ours but these.
 TEST_GUESTS = tests/guests/checker.elf tests/guests/hello.elf tests/guests/reset.elf tests/guests/timer.elf \
-	tests/guests/dirtier.elf tests/guests/block.elf tests/guests/cdrom.elf tests/guests/crash.elf tests/guests/exits.elf tests/guests/echo.elf tests/guests/disks.elf tests/guests/writers.elf
+	tests/guests/dirtier.elf tests/guests/block.elf tests/guests/cdrom.elf tests/guests/crash.elf tests/guests/exits.elf tests/guests/echo.elf tests/guests/disks.elf tests/guests/writers.elf \
+	tests/guests/feeder.elf
 GUEST_CFLAGS = -std=gnu17 -m64 -O2 -Wall -Wextra -ffreestanding -fno-pie -fno-stack-protector \
 	-fcf-protection=none -mno-red-zone -mgeneral-regs-only -fno-asynchronous-unwind-tables
 GUEST_LINK = -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,max-page-size=4096 \

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-copy with real guests: the guest runs on the target before its memory is there, while the link is slow, cut, mended,
 or its source dies. For test_migrate."""
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 import threading
 import time
 
+import process
 import vmm
 from vmm import Failure
 
 MEMORY = "160M"
 DIRTIER = vmm.GUEST.replace("checker", "dirtier")
+FEEDER = vmm.GUEST.replace("checker", "feeder")
 HOT = "mib=64 fill=32"  # written as fast as it goes; no link of these tests can follow
 
 
@@ -214,3 +219,146 @@ def test_postcopy_two_vcpus_arrive():
         guest, target, _, mover = begun(machines, "--post-copy", "now", cpus=2)
         moved(mover, target)
         passes(guest)
+
+
+class Fed:
+    """A guest that gives a device buffers all over its memory, on a target whose source is gone: both the vCPU and the
+    I/O thread, with the device's lock, wait for pages that never come."""
+
+    def __init__(self, machines, line, source=(), target=()):
+        options = {"memory": "96M", "cmdline": f"mib=32 {line}", "kernel": FEEDER}
+        words = ["--vm-id", "7", "--ha", "--epoch"]
+        self.source = machines.start("source", *words, "1", *source, **options)
+        self.lease(self.source, 60)
+        self.source.wait_for(lambda: self.source.serial().count(b"pass ") > 1, 60, "the first passes")
+        self.target = machines.start("target", "--incoming", "tcp:127.0.0.1:0", *words, "2", *target, **options)
+        self.lease(self.target, 60)
+        link = SlowLink(self.target.status()["incoming_uri"], 20 << 20)
+        mover = subprocess.Popen([vmm.PROGRAM, "control", self.source.control_path, "migrate", link.uri, "--streams",
+                                  "1", "--compress", "never", "--post-copy", "now"],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        in_postcopy(self.source, self.target)
+        self.pid = self.target.status()["pid"]
+        time.sleep(0.3)  # some pages come: the guest's code, and the queue
+        self.source.process.kill()
+        link.cut()
+        mover.wait(timeout=30)
+        self.target.wait_for(lambda: migration(self.target).get("interrupted"), 30, "the word that the link is lost")
+        self.target.wait_for(lambda: self.waiting() >= {"io", "vcpu-0"}, 5, f"threads that wait: {self.waiting()}")
+        self.client = process.Client(self.target.control_path)
+
+    @staticmethod
+    def lease(machine, seconds):
+        answer = process.Client(machine.control_path).lease(process.boottime_ns() + int(seconds * 1e9), vm_id=7)
+        check(answer[0] == 0, f"the lease is refused: {answer}")
+
+    def waiting(self):
+        """The threads that wait for a page."""
+        found = set()
+        for task in os.listdir(f"/proc/{self.pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{self.pid}/task/{task}/wchan", encoding="ascii") as where, \
+                    open(f"/proc/{self.pid}/task/{task}/comm", encoding="ascii") as name:
+                if where.read() == "handle_userfault":
+                    found.add(name.read().strip())
+        return found
+
+    def answers(self, order, body=b"", seconds=1.0):
+        began = time.monotonic()
+        answer = self.client.order(order, body, vm_id=7)
+        took = time.monotonic() - began
+        check(took < seconds, f"order {order} took {took:.1f} s: {answer}")
+        return answer
+
+    def all_answered(self):
+        """As long as nobody gives it up, whatever is asked of it."""
+        for _ in range(3):
+            self.lease(self.target, 30)
+            error, _, status = self.answers(process.STATUS)
+            check((error, status[4]) == (0, process.RUNNING), f"it says {error} {status}")
+            self.answers(process.BALLOON, process.field(1, 96 << 20))
+            check(self.answers(process.BUTTON)[0] == 0, "the power button is refused")
+            time.sleep(0.1)
+        check(self.client.lease(0, vm_id=7)[0] == 0, "the end of the lease is refused")
+        check(self.answers(process.STATUS)[2][4] == process.FREEZING, "a lease that is over does not freeze it")
+        check("io" in self.waiting(), "its I/O thread does not wait for a page any more")  # vCPUs may: Linux 6.2
+
+    def pause_is_refused(self):
+        """In words, not by silence: no other order of this client's would be looked at."""
+        error, text, _ = self.answers(process.PAUSE, seconds=3)
+        check(error != 0 and "memory that is still on its way" in text, f"to a pause it says {error} {text}")
+        check(self.answers(process.RESUME)[0] == 0, "it is not resumed")
+
+    def gone(self, within):
+        self.target.process.wait(timeout=within)
+        check(not os.path.exists(self.target.control_path), "its socket's file stays")
+
+
+def test_postcopy_orders_are_answered_while_the_balloon_waits_for_a_page():
+    with vmm.Machines() as machines:
+        fed = Fed(machines, "id=5 queue=0 bytes=4 word=1")
+        fed.pause_is_refused()
+        fed.all_answered()
+        fed.client.send_order(process.QUIT, vm_id=7)
+        fed.gone(4)
+
+
+def test_postcopy_orders_are_answered_while_the_disk_waits_for_a_page():
+    with vmm.Machines() as machines:
+        disk = os.path.join(machines.folder.name, "disk.raw")
+        with open(disk, "wb") as file:
+            file.truncate(1 << 20)
+        fed = Fed(machines, "id=2 queue=0 bytes=16 word=4 answer", ["--disk", disk], ["--disk", disk])
+        fed.all_answered()
+        fed.target.control("cancel")
+        fed.gone(5)
+
+
+def test_postcopy_orders_are_answered_while_the_console_waits_for_a_page():
+    with vmm.Machines() as machines:
+        path = os.path.join(machines.folder.name, "console")
+        fed = Fed(machines, "id=3 queue=1 bytes=16", (), ["--console", f"unix:{path}"])
+        with socket.socket(socket.AF_UNIX) as person:
+            person.connect(path)
+            person.sendall(b"typed " * 2000)
+            fed.all_answered()
+        fed.target.process.send_signal(signal.SIGTERM)
+        fed.gone(5)
+
+
+def test_postcopy_orders_are_answered_while_the_network_waits_for_a_page():
+    if os.geteuid() != 0:
+        return "SKIP: makes taps"
+    taps = [f"pc{os.getpid()}{side}" for side in "st"]
+    with contextlib.ExitStack() as stack, vmm.Machines() as machines:
+        for tap in taps:
+            subprocess.run(["ip", "tuntap", "add", tap, "mode", "tap"], check=True)
+            stack.callback(subprocess.run, ["ip", "link", "del", tap], check=True)
+        fed = Fed(machines, "id=1 queue=1 bytes=72", *(["--net", f"tap={tap},mac=02:00:00:00:00:07"] for tap in taps))
+        fed.all_answered()
+        fed.target.control("cancel")
+        fed.gone(5)
+    return None
+
+
+def test_postcopy_a_guest_that_resets_itself_waits_for_its_memory():
+    """A reset fills memory anew: whoever does that must not wait for pages of a link that is cut."""
+    with vmm.Machines() as machines:
+        options = {"memory": "96M", "cmdline": "mib=32 id=5 queue=0 bytes=4 word=1 reset", "kernel": FEEDER}
+        source = machines.start("source", **options)
+        source.wait_for(lambda: source.serial().count(b"pass ") > 1, 60, "the first passes")
+        target = machines.start("target", "--incoming", "tcp:127.0.0.1:0", **options)
+        link = SlowLink(target.status()["incoming_uri"], 10 << 20)
+        mover = subprocess.Popen([vmm.PROGRAM, "control", source.control_path, "migrate", link.uri, "--streams", "1",
+                                  "--compress", "never", "--post-copy", "now"],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        in_postcopy(source, target)
+        time.sleep(0.5)  # it waits for a page meanwhile, and resets itself
+        link.cut()
+        for _ in range(10):
+            answer = target.control("status", timeout=2)
+            check(answer["migration"]["status"] == "postcopy", f"it says {answer}")
+            time.sleep(0.1)
+        check(b"ready" not in target.serial(), "it began anew before its memory had come")
+        link.mend()
+        mover.wait(timeout=60)
+        target.wait_for(lambda: b"ready" in target.serial(), 30, "the guest's second life")

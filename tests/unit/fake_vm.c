@@ -196,6 +196,12 @@ const struct vm_config *vm_config(const struct vm *vm)
     return &vm->config;
 }
 
+bool vm_memory_missing(const struct vm *vm)
+{
+    (void)vm;
+    return false;
+}
+
 bool vm_io_allowed(struct vm *vm)
 {
     return vm->io_allowed;

@@ -192,6 +192,7 @@ static void test_arrival_is_announced(void **state)
     device = vm_devices(f->vm);
     assert_int_equal(driver_read(&f->driver, f->driver.config + 6, 2), 1);
     device->ops->arrived(device);
+    fake_vm_run_ms(f->vm, 1); /* the I/O loop does it */
     /* The guest is asked to announce itself, and says that it has. */
     assert_int_equal(driver_read(&f->driver, f->driver.config + 6, 2), 3);
     assert_int_equal(f->vm->msi[0].data, 0);

@@ -22,12 +22,16 @@
 #include "vmm/host/event_loop.h"
 #include "vmm/host/unix_socket.h"
 #include "vmm/jail/broker.h"
+#include "vmm/move/migrate.h"
 #include "vmm/state.h"
 
 #define READ_SIZE 16384
 #define EVENT_BACKLOG_MAX                                                                \
     65536 /* a client that does not read gets no more events than this */
 #define MIGRATION_TICK_NS (500 * NS_PER_MS)
+/* A vCPU or a device that waits for a page which may never come can't be stopped before:
+ * so long who asked for that waits for its answer. */
+#define MISSING_WAIT_NS (1500 * NS_PER_MS)
 
 struct control_client {
     struct control *control;
@@ -37,6 +41,7 @@ struct control_client {
     bool waits;          /* for the VM to be quiet: no further request is looked at */
     bool event_due;      /* one was left out */
     uint64_t request_id; /* of the one that waits */
+    uint64_t waits_since_ns;
     struct buffer in;
     struct buffer out;
     struct unix_files files; /* that came with orders that are not carried out yet */
@@ -183,12 +188,35 @@ void control_vm_changed(struct control *control)
     events_send(control);
 }
 
+static void client_look(struct control_client *client);
+
+/* A VM that ends answers by its end. */
+static void waits_look(struct control *control)
+{
+    uint64_t now_ns = clock_now_ns();
+    if (!migrate_memory_missing(control->migrate) || vm_ended(control->vm)) {
+        return;
+    }
+    for (unsigned i = 0; i < LIMIT_CONTROL_CLIENTS; i++) {
+        struct control_client *client = &control->clients[i];
+        if (client->fd >= 0 && client->waits &&
+            now_ns >= client->waits_since_ns + MISSING_WAIT_NS &&
+            vm_hold_forget(control->vm, client)) {
+            client->waits = false;
+            reply_send(client, client->request_id, DROVER_EINUSE,
+                       "the VM waits for memory that is still on its way here: it stops "
+                       "as soon as that has come");
+            client_look(client);
+        }
+    }
+}
+
+/* While a move is under way, or a snapshot. */
 static void ticked(void *owner)
 {
     events_send(owner);
+    waits_look(owner);
 }
-
-static void client_look(struct control_client *client);
 
 static void quiet_reached(struct vm *vm, void *owner)
 {
@@ -238,6 +266,7 @@ static void request_handle(struct control_client *client,
     }
     if (waits) {
         client->waits = true;
+        client->waits_since_ns = clock_now_ns();
         client_send(client);
         return;
     }

@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -84,7 +85,8 @@ struct flash {
     bool mapped;    /* the variables' part, for the guest to read */
     unsigned reads; /* in a row, while it could be mapped */
     bool flush_due; /* the timer is set */
-    bool running;   /* since io_start: a guest that never ran here owns no file here */
+    atomic_bool running; /* since io_start: a guest that never ran here owns no file here */
+    bool stop_due;       /* main's: io_stop has not had the lock yet */
 };
 
 static void lock(struct flash *flash)
@@ -255,29 +257,41 @@ uint64_t flash_code_size(const struct flash *flash)
     return flash->code_bytes;
 }
 
+/* Main does not wait for the lock: a vCPU may hold it for as long as another waits for a
+ * page of memory (KVM changes no mapping meanwhile). */
+static bool flash_io_drained(struct device *device)
+{
+    struct flash *flash = (struct flash *)device;
+    if (!flash->stop_due || pthread_mutex_trylock(&flash->lock) != 0) {
+        return !flash->stop_due;
+    }
+    if (atomic_exchange(&flash->running, false)) {
+        flush(flash);
+    }
+    flash->stop_due = false;
+    unlock(flash);
+    return true;
+}
+
 /*
  * Main thread. While it flushes, the VM's I/O is not drained; a lease that is over forbids
  * it. A vCPU that is not out yet may still write: that waits for io_start.
  */
 static void flash_io_stop(struct device *device)
 {
-    struct flash *flash = (struct flash *)device;
-    lock(flash);
-    if (flash->running) {
-        flash->running = false;
-        flush(flash);
-    }
-    unlock(flash);
+    ((struct flash *)device)->stop_due = true;
+    (void)flash_io_drained(device); /* or later */
 }
 
 /* What could not be written before, or has just arrived. */
 static void flash_io_start(struct device *device)
 {
     struct flash *flash = (struct flash *)device;
-    lock(flash);
-    flash->running = true;
-    flush_soon(flash);
-    unlock(flash);
+    flash->stop_due = false;
+    atomic_store(&flash->running, true);
+    if (flash->flush_timer != NULL) {
+        (void)event_loop_timer_set(flash->flush_timer, clock_now_ns() + FLUSH_DELAY_NS);
+    }
 }
 
 static void flash_reset(struct device *device)
@@ -388,6 +402,7 @@ static const struct device_ops flash_device_ops = {
     .name = "flash",
     .version = 1,
     .io_stop = flash_io_stop,
+    .io_drained = flash_io_drained,
     .io_start = flash_io_start,
     .save = flash_save,
     .load = flash_load,

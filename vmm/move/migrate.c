@@ -88,11 +88,10 @@ static void moved_begin(void *owner)
     }
 }
 
-/* The guest runs here, or did, and some of its memory may never come. */
-static bool memory_missing(struct migrate *migrate)
+bool migrate_memory_missing(struct migrate *migrate)
 {
     struct migration_status status = {0};
-    if (migrate->target != NULL) {
+    if (migrate != NULL && migrate->target != NULL) {
         migration_target_status(migrate->target, &status);
     }
     return status.state == MIGRATION_STATE_POSTCOPY ||
@@ -109,18 +108,18 @@ static void stuck_over(void *owner)
     /* The agent must be able to ask what became of it. */
     bool stays = vm_failed(migrate->vm) && vm_config(migrate->vm)->vm_id != 0 &&
                  !vm_quit_wanted(migrate->vm) && !migrate_guest_lost(migrate);
-    if (!stays && vm_ended(migrate->vm) && !vm_quiet(migrate->vm) && memory_missing(migrate)) {
+    if (!stays && vm_ended(migrate->vm) && !vm_quiet(migrate->vm) && migrate_memory_missing(migrate)) {
         log_error(vm_log(migrate->vm),
                   "the VM ends at once: it waits for memory that did not come vm=%s",
                   vm_config(migrate->vm)->name);
-        _exit(EXIT_FAILURE);
+        event_loop_stop(vm_main_loop(migrate->vm)); /* main() waits for no thread then */
     }
 }
 
 static void stuck_begin(void *owner)
 {
     struct migrate *migrate = owner;
-    if (memory_missing(migrate) &&
+    if (migrate_memory_missing(migrate) &&
         event_loop_timer_set(migrate->stuck, clock_now_ns() + STUCK_NS) != 0) {
         log_error(vm_log(migrate->vm), "no timer for the VM's end vm=%s",
                   vm_config(migrate->vm)->name);
@@ -213,7 +212,7 @@ static void target_changed(void *owner)
     if (migration_state_final(status.state)) {
         migrate_log_end(migrate->vm,
                         status.state == MIGRATION_STATE_DONE ? "the guest has arrived"
-                        : memory_missing(migrate)            ? "the guest is lost"
+                        : migrate_memory_missing(migrate)    ? "the guest is lost"
                                                              : "no guest arrived",
                         &status);
     }
@@ -389,7 +388,7 @@ static int may_leave(struct migrate *migrate, struct error *err)
         return error_set(err, DROVER_EINUSE,
                          "a snapshot is being taken: wait for its end, or cancel it");
     }
-    if (memory_missing(migrate)) {
+    if (migrate_memory_missing(migrate)) {
         return error_set(err, DROVER_EINUSE,
                          "the VM's memory is still on its way here: wait for its end");
     }
@@ -497,7 +496,7 @@ int migrate_snapshot(struct migrate *migrate, struct unix_files *files,
                          "cancel that first",
                          migrate->uri);
     }
-    if (memory_missing(migrate)) {
+    if (migrate_memory_missing(migrate)) {
         return error_set(err, DROVER_EINUSE,
                          "the VM's memory is still on its way here: wait for its end");
     }

@@ -76,6 +76,11 @@ int migrate_limit(struct migrate *migrate, uint64_t bytes_per_second, struct err
 /* Of a snapshot, too. Where a guest arrived by post-copy, and the connection is lost: its
  * source is gone for good, and the guest with it. */
 int migrate_cancel(struct migrate *migrate, struct error *err);
+/*
+ * The guest runs here, or did, and some of its memory may never come: who touches that
+ * waits, for good perhaps. NULL is fine. Any thread.
+ */
+bool migrate_memory_missing(struct migrate *migrate);
 /* The guest arrived by post-copy, and was lost with its source. NULL is fine. Any thread. */
 bool migrate_guest_lost(struct migrate *migrate);
 /* A snapshot into `files`, which it takes on success; it and a move exclude one another. */

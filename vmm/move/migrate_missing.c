@@ -73,6 +73,7 @@ int migrate_missing_begin(struct migration_guest *guest, struct error *err)
     }
     self_of(guest)->missing = true;
     guest_ram_filling_set(ram_of(guest), true);
+    vm_memory_missing_set(self_of(guest)->vm, true);
     return 0;
 }
 
@@ -184,4 +185,5 @@ void migrate_missing_end(struct migration_guest *guest)
     struct uffdio_range range = whole(guest);
     CHECK(ioctl(self_of(guest)->uffd, UFFDIO_UNREGISTER, &range) == 0);
     guest_ram_filling_set(ram_of(guest), false);
+    vm_memory_missing_set(self_of(guest)->vm, false);
 }

@@ -67,6 +67,10 @@ struct block_vhost {
     uint64_t retry_at_ms;
     bool trouble; /* guarded by the lock: I/O is stopped for long */
 
+    /* The main thread's: what it told of that. */
+    bool trouble_told;
+    char why_told[ERROR_TEXT_SIZE];
+
     /* The worker's; under job_lock. */
     int worker_fd; /* eventfd: the I/O loop shall look */
     pthread_t worker;

@@ -19,6 +19,7 @@ vmm_libvmm_a_SOURCES += \
 	vmm/virtio/vhost_ring.c vmm/virtio/vhost_ring.h \
 	vmm/virtio/vhost_user.c vmm/virtio/vhost_user.h \
 	vmm/virtio/virtio.c vmm/virtio/virtio.h \
+	vmm/virtio/balloon_numbers.c vmm/virtio/balloon_numbers.h \
 	vmm/virtio/virtio_balloon.c vmm/virtio/virtio_balloon.h \
 	vmm/virtio/virtio_block.c vmm/virtio/virtio_block.h \
 	vmm/virtio/virtio_console.c vmm/virtio/virtio_console.h \

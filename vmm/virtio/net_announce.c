@@ -52,9 +52,10 @@ void net_announce(void *owner)
     pthread_mutex_unlock(&net->virtio.lock);
 }
 
-void net_arrived(struct device *device)
+/* I/O loop. */
+static void announce_begin(void *owner)
 {
-    struct virtio_net *net = (struct virtio_net *)device;
+    struct virtio_net *net = owner;
 
     pthread_mutex_lock(&net->virtio.lock);
     net->announce_left = ANNOUNCE_COUNT;
@@ -64,6 +65,14 @@ void net_arrived(struct device *device)
         virtio_config_changed(&net->virtio);
     }
     pthread_mutex_unlock(&net->virtio.lock);
-    /* No memory: then the guest's own announcement must do. */
-    (void)event_loop_post(vm_io_loop(net->virtio.vm), net_announce, net);
+    net_announce(net);
+}
+
+/* Main thread, which does not wait for the lock: pages of the guest's may be missing. */
+void net_arrived(struct device *device)
+{
+    struct virtio_net *net = (struct virtio_net *)device;
+
+    /* No memory: then switches learn the address from what the guest sends. */
+    (void)event_loop_post(vm_io_loop(net->virtio.vm), announce_begin, net);
 }

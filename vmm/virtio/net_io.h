@@ -76,6 +76,9 @@ struct virtio_net {
     struct virtqueue_chain first_chain;
     struct net_port *ports;  /* pair_count of them */
     struct net_vhost *vhost; /* NULL: packets go through here */
+    /* That `vhost` stays: for the main thread, which must not wait for the device's lock
+     * (a page of the guest's may be missing). Taken after it, and shortly. */
+    pthread_mutex_t vhost_lock;
 };
 
 /* The control queue's index; its place depends on what the driver has negotiated. */

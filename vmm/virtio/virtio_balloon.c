@@ -19,6 +19,7 @@
 #include "vmm/host/event_loop.h"
 #include "vmm/memory/guest_ram.h"
 #include "vmm/state.h"
+#include "vmm/virtio/balloon_numbers.h"
 #include "vmm/virtio/virtio_state.h"
 #include "vmm/vm.h"
 
@@ -53,19 +54,12 @@ enum {
 #define STAT_SIZE         10u /* tag (u16), value (u64) */
 #define STATS_MAX         32u
 #define STATS_PERIOD_NS   (10 * NS_PER_S)
-#define STATS_OLD_MS      1000
 #define ORDER_BYTES_MIN   (16 * MIB)
 
 struct virtio_balloon {
     struct virtio_device virtio;
-    uint32_t target_pages; /* that the balloon shall have */
-    uint32_t actual_pages; /* that it has, as the driver says */
-    uint64_t reported_bytes;
-    bool stats_wanted; /* the guest's buffer is to be given back, so that it fills it */
-    bool stats_timed;  /* the timer is set */
-    uint64_t stats_ms; /* when they came */
-    uint32_t stats_known;
-    uint64_t stats[VIRTIO_BALLOON_STATS];
+    struct balloon_numbers numbers;
+    bool stats_timed;           /* the timer is set */
     struct event_source *timer; /* I/O loop */
     struct virtqueue_chain chain;
 };
@@ -166,7 +160,7 @@ static void report(struct virtio_balloon *balloon)
         }
         uint64_t size = (end - start) * GUEST_PAGE_SIZE;
         if (guest_ram_discard(ram, start * GUEST_PAGE_SIZE, size) == 0) {
-            balloon->reported_bytes += size;
+            balloon_numbers_reported(&balloon->numbers, size);
         }
     }
 }
@@ -222,9 +216,10 @@ static void requests_run(struct virtio_device *virtio, unsigned queue_index)
 static void stats_take(struct virtio_balloon *balloon, struct virtqueue *ring)
 {
     uint8_t entry[STAT_SIZE];
+    uint32_t known = 0;
+    uint64_t stats[VIRTIO_BALLOON_STATS] = {0};
     uint64_t count = balloon->chain.readable_bytes / STAT_SIZE;
     count = count > STATS_MAX ? STATS_MAX : count;
-    balloon->stats_known = 0;
     for (uint64_t i = 0; i < count; i++) {
         if (virtqueue_chain_read(ring, &balloon->chain, i * STAT_SIZE, entry, STAT_SIZE) <
             0) {
@@ -232,11 +227,11 @@ static void stats_take(struct virtio_balloon *balloon, struct virtqueue *ring)
         }
         unsigned tag = entry[0] | (unsigned)entry[1] << 8;
         if (tag < VIRTIO_BALLOON_STATS) {
-            balloon->stats[tag] = get_u64(entry + 2);
-            balloon->stats_known |= UINT32_C(1) << tag;
+            stats[tag] = get_u64(entry + 2);
+            known |= UINT32_C(1) << tag;
         }
     }
-    balloon->stats_ms = clock_now_ms();
+    balloon_numbers_stats(&balloon->numbers, known, stats);
 }
 
 /*
@@ -251,8 +246,7 @@ static void stats_run(struct virtio_device *virtio)
         balloon->stats_timed = true;
         (void)event_loop_timer_set(balloon->timer, clock_now_ns() + STATS_PERIOD_NS);
     }
-    bool wanted = balloon->stats_wanted;
-    balloon->stats_wanted = false;
+    bool wanted = balloon_numbers_want(&balloon->numbers, false);
     int result = virtqueue_pop(ring, &balloon->chain);
     if (result < 0) {
         virtio_broken(virtio, ring->broken);
@@ -279,8 +273,8 @@ static void stats_due(void *owner)
     struct virtio_balloon *balloon = from_virtio(virtio);
     pthread_mutex_lock(&virtio->lock);
     balloon->stats_timed = false;
-    balloon->stats_wanted = virtio_running(virtio);
-    if (balloon->stats_wanted) {
+    (void)balloon_numbers_want(&balloon->numbers, virtio_running(virtio));
+    if (virtio_running(virtio)) {
         virtio_queue_kick(virtio, QUEUE_STATS);
     }
     pthread_mutex_unlock(&virtio->lock);
@@ -303,10 +297,12 @@ static void queue_run(struct virtio_device *virtio, unsigned queue_index)
 static void config_read(struct virtio_device *virtio, unsigned offset, uint8_t *data,
                         unsigned size)
 {
-    const struct virtio_balloon *balloon = from_virtio(virtio);
+    uint32_t target = 0;
+    uint32_t actual = 0;
     uint8_t config[CONFIG_SIZE];
-    put_u32(config, balloon->target_pages);
-    put_u32(config + CONFIG_ACTUAL, balloon->actual_pages);
+    balloon_numbers_pages(&from_virtio(virtio)->numbers, &target, &actual);
+    put_u32(config, target);
+    put_u32(config + CONFIG_ACTUAL, actual);
     for (unsigned i = 0; i < size && offset + i < CONFIG_SIZE; i++) {
         data[i] = config[offset + i];
     }
@@ -317,16 +313,18 @@ static void config_write(struct virtio_device *virtio, unsigned offset,
 {
     struct virtio_balloon *balloon = from_virtio(virtio);
     if (offset == CONFIG_ACTUAL && size == 4) {
-        balloon->actual_pages = get_u32(data);
+        balloon_numbers_actual_set(&balloon->numbers, get_u32(data));
     }
+}
+
+static void driver_ready(struct virtio_device *virtio)
+{
+    balloon_numbers_driver(&from_virtio(virtio)->numbers);
 }
 
 static void reset(struct virtio_device *virtio)
 {
-    struct virtio_balloon *balloon = from_virtio(virtio);
-    balloon->actual_pages = 0; /* the order stands */
-    balloon->stats_known = 0;
-    balloon->stats_wanted = false;
+    balloon_numbers_forget(&from_virtio(virtio)->numbers);
 }
 
 static int attach(struct virtio_device *virtio)
@@ -343,6 +341,7 @@ static const struct virtio_ops virtio_balloon_ops = {
     .queue_run = queue_run,
     .config_read = config_read,
     .config_write = config_write,
+    .driver_ready = driver_ready,
     .reset = reset,
     .attach = attach,
 };
@@ -351,8 +350,8 @@ static int save(struct device *device, struct buffer *out)
 {
     struct virtio_device *virtio = (struct virtio_device *)device;
     Drover__VirtioBalloonState message = DROVER__VIRTIO_BALLOON_STATE__INIT;
-    message.target_pages = from_virtio(virtio)->target_pages;
-    message.actual_pages = from_virtio(virtio)->actual_pages;
+    balloon_numbers_pages(&from_virtio(virtio)->numbers, &message.target_pages,
+                          &message.actual_pages);
     return virtio_state_save(virtio, &message.base, &message.virtio, out);
 }
 
@@ -364,12 +363,11 @@ static int message_load(struct virtio_device *virtio, const ProtobufCMessage *ba
     if (message->target_pages > guest_ram_size(vm_ram(virtio->vm)) / GUEST_PAGE_SIZE) {
         return virtio_state_malformed(virtio, err, "it has more pages than the guest");
     }
+    balloon_numbers_forget(&balloon->numbers);
     int result = virtio_state_load(virtio, message->virtio, NULL, err);
     if (result == 0) {
-        balloon->target_pages = message->target_pages;
-        balloon->actual_pages = message->actual_pages;
-        balloon->stats_known = 0;
-        balloon->stats_wanted = false;
+        balloon_numbers_target_set(&balloon->numbers, message->target_pages);
+        balloon_numbers_actual_set(&balloon->numbers, message->actual_pages);
     }
     return result;
 }
@@ -387,6 +385,7 @@ static void balloon_free(struct device *device)
     struct virtio_balloon *balloon = (struct virtio_balloon *)device;
     event_loop_remove(balloon->timer);
     virtio_done(&balloon->virtio);
+    balloon_numbers_done(&balloon->numbers);
     free(balloon);
 }
 
@@ -408,6 +407,7 @@ int virtio_balloon_create(struct vm *vm, struct error *err)
     if (balloon == NULL) {
         return error_set(err, -ENOMEM, "no memory for the balloon");
     }
+    balloon_numbers_init(&balloon->numbers);
     balloon->virtio.ops = &virtio_balloon_ops;
     balloon->virtio.device.ops = &balloon_device_ops;
     int result =
@@ -428,6 +428,15 @@ static struct virtio_balloon *balloon_find(struct vm *vm)
         device = device->next;
     }
     return (struct virtio_balloon *)device;
+}
+
+/* I/O loop. */
+static void target_changed(void *owner)
+{
+    struct virtio_device *virtio = owner;
+    pthread_mutex_lock(&virtio->lock);
+    virtio_config_changed(virtio);
+    pthread_mutex_unlock(&virtio->lock);
 }
 
 int virtio_balloon_order(struct vm *vm, uint64_t memory_bytes, struct error *err)
@@ -451,11 +460,11 @@ int virtio_balloon_order(struct vm *vm, uint64_t memory_bytes, struct error *err
             "this VM's memory can't be given back: it is huge pages (start it without "
             "--huge-pages), or still comes from a snapshot (try again soon)");
     }
-    pthread_mutex_lock(&balloon->virtio.lock);
-    balloon->target_pages = (uint32_t)((whole - memory_bytes) / GUEST_PAGE_SIZE);
-    virtio_config_changed(&balloon->virtio);
-    pthread_mutex_unlock(&balloon->virtio.lock);
-    return 0;
+    balloon_numbers_target_set(&balloon->numbers,
+                               (uint32_t)((whole - memory_bytes) / GUEST_PAGE_SIZE));
+    int result = event_loop_post(vm_io_loop(vm), target_changed, balloon);
+    return result < 0 ? error_set(err, result, "the guest is not told: %s", err_text(result))
+                      : 0;
 }
 
 bool virtio_balloon_status(struct vm *vm, struct virtio_balloon_status *ret_status)
@@ -464,22 +473,9 @@ bool virtio_balloon_status(struct vm *vm, struct virtio_balloon_status *ret_stat
     if (balloon == NULL) {
         return false;
     }
-    uint64_t whole = guest_ram_size(vm_ram(vm));
-    pthread_mutex_lock(&balloon->virtio.lock);
-    uint64_t actual = (uint64_t)balloon->actual_pages * GUEST_PAGE_SIZE;
-    *ret_status = (struct virtio_balloon_status){
-        .has_driver = (balloon->virtio.status & VIRTIO_STATUS_DRIVER_OK) != 0,
-        .target_bytes = whole - (uint64_t)balloon->target_pages * GUEST_PAGE_SIZE,
-        .actual_bytes = actual < whole ? whole - actual : 0, /* the guest's word */
-        .reported_bytes = balloon->reported_bytes,
-        .stats_age_ms = clock_now_ms() - balloon->stats_ms,
-        .stats_known = balloon->stats_known,
-    };
-    memcpy(ret_status->stats, balloon->stats, sizeof(ret_status->stats));
-    if (virtio_running(&balloon->virtio) && ret_status->stats_age_ms >= STATS_OLD_MS) {
-        balloon->stats_wanted = true;
-        virtio_queue_kick(&balloon->virtio, QUEUE_STATS);
+    if (balloon_numbers_status(&balloon->numbers, guest_ram_size(vm_ram(vm)),
+                               ret_status)) {
+        virtio_queue_kick(&balloon->virtio, QUEUE_STATS); /* no harm while it stands */
     }
-    pthread_mutex_unlock(&balloon->virtio.lock);
     return true;
 }

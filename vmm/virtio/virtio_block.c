@@ -364,12 +364,17 @@ void virtio_block_trouble(struct device *devices, char *ret_text, size_t size)
         if (device->ops != &block_device_ops || block->vhost == NULL) {
             continue;
         }
-        pthread_mutex_lock(&block->virtio.lock);
-        if (block->vhost->trouble) {
-            (void)snprintf(ret_text, size, "disk %s: I/O stands: %s", block->disk.path,
-                           block->vhost->why); /* cut is fine */
+        /* The main thread waits for no device: else what was told last. */
+        if (pthread_mutex_trylock(&block->virtio.lock) == 0) {
+            block->vhost->trouble_told = block->vhost->trouble;
+            memcpy(block->vhost->why_told, block->vhost->why,
+                   sizeof(block->vhost->why_told));
+            pthread_mutex_unlock(&block->virtio.lock);
         }
-        pthread_mutex_unlock(&block->virtio.lock);
+        if (block->vhost->trouble_told) {
+            (void)snprintf(ret_text, size, "disk %s: I/O stands: %s", block->disk.path,
+                           block->vhost->why_told); /* cut is fine */
+        }
     }
 }
 

@@ -24,6 +24,10 @@ enum { QUEUE_RECEIVE = 0, QUEUE_TRANSMIT = 1 };
 struct virtio_console {
     struct virtio_device virtio;
     struct virtio_console_config config;
+    /* Of the next two, besides the device's: the main thread adds at the end with this one
+     * alone, as the other may be held while a page of the guest's is missing. All else is
+     * done with both. Taken after it, and shortly. */
+    pthread_mutex_t input_lock;
     uint8_t input[INPUT_SIZE]; /* typed, not yet taken: input_count bytes */
     size_t input_count;
     struct virtqueue_chain chain;
@@ -84,14 +88,34 @@ static void transmit_run(struct virtio_console *console)
     }
 }
 
+static size_t input_pending(struct virtio_console *console)
+{
+    size_t count;
+
+    pthread_mutex_lock(&console->input_lock);
+    count = console->input_count;
+    pthread_mutex_unlock(&console->input_lock);
+    return count;
+}
+
+/* The oldest, as far as there are so many. */
+static void input_forget(struct virtio_console *console, size_t size)
+{
+    pthread_mutex_lock(&console->input_lock);
+    size = size < console->input_count ? size : console->input_count;
+    console->input_count -= size;
+    memmove(console->input, console->input + size, console->input_count);
+    pthread_mutex_unlock(&console->input_lock);
+}
+
 static void receive_run(struct virtio_console *console)
 {
     struct virtio_device *virtio = &console->virtio;
     struct virtqueue *ring = &virtio->queues[QUEUE_RECEIVE].ring;
-    size_t before = console->input_count;
+    bool taken = false;
 
     virtqueue_notify_enable(ring);
-    for (unsigned i = 0; i < QUEUE_SIZE && console->input_count > 0; i++) {
+    for (unsigned i = 0; i < QUEUE_SIZE && input_pending(console) > 0; i++) {
         int ret = virtqueue_pop(ring, &console->chain);
         size_t size;
 
@@ -102,18 +126,19 @@ static void receive_run(struct virtio_console *console)
         if (ret == 0) {
             break;
         }
-        size = console->input_count;
+        size = input_pending(console);
         if (size > console->chain.writable_bytes) {
             size = (size_t)console->chain.writable_bytes;
         }
+        /* Without the input's lock: what is there stays where it is. */
         ret = virtqueue_chain_write(ring, &console->chain, 0, console->input, size);
         CHECK(ret == 0); /* inside the chain */
         virtqueue_push(ring, console->chain.head, (uint32_t)size);
-        console->input_count -= size;
-        memmove(console->input, console->input + size, console->input_count);
+        input_forget(console, size);
+        taken = taken || size > 0;
     }
     virtio_queue_signal(virtio, QUEUE_RECEIVE);
-    if (console->input_count < before && console->config.input_room != NULL) {
+    if (taken && console->config.input_room != NULL) {
         console->config.input_room(console->config.owner);
     }
 }
@@ -129,7 +154,7 @@ static void queue_run(struct virtio_device *virtio, unsigned queue_index)
 
 static void reset(struct virtio_device *virtio)
 {
-    from_virtio(virtio)->input_count = 0;
+    input_forget(from_virtio(virtio), INPUT_SIZE);
 }
 
 static const struct virtio_ops virtio_console_ops = {
@@ -146,7 +171,7 @@ size_t virtio_console_input(struct device *device, const uint8_t *data, size_t s
     struct virtio_console *console = (struct virtio_console *)device;
     size_t room;
 
-    pthread_mutex_lock(&console->virtio.lock);
+    pthread_mutex_lock(&console->input_lock);
     room = INPUT_SIZE - console->input_count;
     if (size > room) {
         size = room;
@@ -155,7 +180,7 @@ size_t virtio_console_input(struct device *device, const uint8_t *data, size_t s
         memcpy(console->input + console->input_count, data, size);
         console->input_count += size;
     }
-    pthread_mutex_unlock(&console->virtio.lock);
+    pthread_mutex_unlock(&console->input_lock);
     virtio_queue_kick(&console->virtio, QUEUE_RECEIVE);
     return size;
 }
@@ -168,7 +193,7 @@ static int save(struct device *device, struct buffer *out)
     Drover__VirtioConsoleState message = DROVER__VIRTIO_CONSOLE_STATE__INIT;
 
     message.input.data = console->input;
-    message.input.len = console->input_count;
+    message.input.len = input_pending(console); /* what comes later is not moved */
     return virtio_state_save(&console->virtio, &message.base, &message.virtio, out);
 }
 
@@ -186,10 +211,12 @@ static int message_load(struct virtio_device *virtio, const ProtobufCMessage *ba
     if (ret < 0) {
         return ret;
     }
+    pthread_mutex_lock(&console->input_lock);
     console->input_count = message->input.len;
     if (message->input.len > 0) {
         memcpy(console->input, message->input.data, message->input.len);
     }
+    pthread_mutex_unlock(&console->input_lock);
     return 0;
 }
 
@@ -206,6 +233,7 @@ static void console_free(struct device *device)
     struct virtio_console *console = (struct virtio_console *)device;
 
     virtio_done(&console->virtio);
+    pthread_mutex_destroy(&console->input_lock);
     free(console);
 }
 
@@ -231,6 +259,7 @@ int virtio_console_create(struct vm *vm, const struct virtio_console_config *con
         return error_set(err, -ENOMEM, "no memory for the console");
     }
     console->config = *config;
+    pthread_mutex_init(&console->input_lock, NULL);
     console->virtio.ops = &virtio_console_ops;
     console->virtio.device.ops = &console_device_ops;
     ret = virtio_init(&console->virtio, vm, 0, err);

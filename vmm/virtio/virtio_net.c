@@ -58,9 +58,13 @@ static int taps_listen(struct virtio_net *net);
 
 static void vhost_drop(struct virtio_net *net)
 {
-    net_vhost_log_sync(net->vhost, 0, UINT64_MAX / 2); /* what is not told yet */
-    net_vhost_free(net->vhost);
+    struct net_vhost *vhost = net->vhost;
+
+    pthread_mutex_lock(&net->vhost_lock);
     net->vhost = NULL;
+    pthread_mutex_unlock(&net->vhost_lock);
+    net_vhost_log_sync(vhost, 0, UINT64_MAX / 2); /* what is not told yet */
+    net_vhost_free(vhost);
     for (unsigned i = 0; i < net->pair_count; i++) {
         (void)net_tap_queue_set(&net->tap, i, true); /* it may be so already */
     }
@@ -102,6 +106,34 @@ static void vector_changed(struct virtio_device *virtio, unsigned vector)
     }
 }
 
+/*
+ * In a post-copy the workers get no rings before all memory is here: one that waits for a
+ * page would hold up whoever stops it, in the kernel, where not even a signal helps. True
+ * if packets go through here now.
+ */
+static bool taps_borrow(struct virtio_net *net)
+{
+    if (net->ports[0].source != NULL) {
+        return true;
+    }
+    if (taps_listen(net) < 0) {
+        virtio_broken(&net->virtio, "the host has no resources for it");
+        return false;
+    }
+    net_vhost_filter_changed(net->vhost);
+    return true;
+}
+
+static void taps_return(struct virtio_net *net)
+{
+    for (unsigned i = 0; i < net->pair_count; i++) {
+        event_loop_remove(net->ports[i].source);
+        net->ports[i].source = NULL;
+        net->ports[i].listening = false;
+        net->ports[i].packet_size = 0;
+    }
+}
+
 /* I/O loop: true while the kernel's workers have the rings. Where they can't take them
  * after all, packets go through here from now on. */
 static bool vhost_runs(struct virtio_net *net)
@@ -114,6 +146,10 @@ static bool vhost_runs(struct virtio_net *net)
     if (!virtio_io_allowed(&net->virtio)) {
         return true; /* nobody's, for now */
     }
+    if (vm_memory_missing(net->virtio.vm)) {
+        return !taps_borrow(net);
+    }
+    taps_return(net);
     ret = net_vhost_start(net->vhost);
     if (ret == 0) {
         return true;
@@ -250,6 +286,7 @@ static void net_free(struct device *device)
     net_vhost_free(net->vhost);
     virtio_done(&net->virtio);
     net_tap_close(&net->tap);
+    pthread_mutex_destroy(&net->vhost_lock);
     free(net->ports);
     free(net);
 }
@@ -274,11 +311,11 @@ static void lease_set(struct device *device, uint64_t deadline_ns)
 {
     struct virtio_net *net = from_device(device);
 
-    pthread_mutex_lock(&net->virtio.lock);
+    pthread_mutex_lock(&net->vhost_lock);
     if (net->vhost != NULL) {
         net_vhost_deadline_set(net->vhost, deadline_ns);
     }
-    pthread_mutex_unlock(&net->virtio.lock);
+    pthread_mutex_unlock(&net->vhost_lock);
 }
 
 static int dirty_log(struct device *device, bool on)
@@ -444,6 +481,7 @@ int virtio_net_create(struct vm *vm, const struct virtio_net_config *config,
         return error_set(err, -ENOMEM, "no memory for a NIC");
     }
     net_tap_init(&net->tap);
+    pthread_mutex_init(&net->vhost_lock, NULL);
     net->virtio.ops = &virtio_net_ops;
     net->virtio.device.ops = &net_device_ops;
     net->virtio.device.instance = next_instance(vm);
