@@ -10,6 +10,7 @@
 #include "tests/unit/virtio_driver.h"
 #include "vmm/device.h"
 #include "vmm/memory/guest_ram.h"
+#include "vmm/virtio/virtio.h"
 #include "vmm/virtio/virtio_balloon.h"
 
 #define MIB           (UINT64_C(1) << 20)
@@ -171,6 +172,24 @@ static void test_an_order_reaches_the_guest_and_its_answer_is_seen(void **state)
     assert_int_equal(status.actual_bytes, 0);
 }
 
+/* As while the I/O loop waits for a page of the guest's, with the device's lock. */
+static void test_nobody_who_asks_or_orders_waits_for_the_device(void **state)
+{
+    struct fixture *f = *state;
+    struct error err = {0};
+    struct virtio_balloon_status status;
+    struct virtio_device *virtio = (struct virtio_device *)f->device;
+    assert_int_equal(pthread_mutex_lock(&virtio->lock), 0);
+    assert_int_equal(virtio_balloon_order(f->vm, 48 * MIB, &err), 0);
+    assert_true(virtio_balloon_status(f->vm, &status));
+    assert_true(status.has_driver);
+    assert_int_equal(status.target_bytes, 48 * MIB);
+    f->device->ops->io_stop(f->device);
+    assert_false(f->device->ops->io_drained(f->device));
+    f->device->ops->io_start(f->device);
+    assert_int_equal(pthread_mutex_unlock(&virtio->lock), 0);
+}
+
 static void test_orders_that_make_no_sense_are_refused(void **state)
 {
     struct fixture *f = *state;
@@ -323,6 +342,7 @@ int main(void)
         CASE(test_pages_in_the_balloon_leave_the_host),
         CASE(test_free_pages_that_are_reported_leave_the_host),
         CASE(test_an_order_reaches_the_guest_and_its_answer_is_seen),
+        CASE(test_nobody_who_asks_or_orders_waits_for_the_device),
         CASE(test_orders_that_make_no_sense_are_refused),
         CASE(test_figures_come_and_are_asked_for_again),
         CASE(test_the_balloon_moves_with_the_guest),

@@ -5,6 +5,7 @@
  * these tests are skipped.
  */
 #include "tests/unit/net_fixture.h"
+#include "vmm/virtio/virtio.h"
 
 static void net_add(struct fixture *f, uint64_t features, uint16_t queue_size)
 {
@@ -213,6 +214,25 @@ static void test_arrival_is_announced(void **state)
     assert_int_equal(frames, 5);
 }
 
+/* As while the I/O loop waits for a page of the guest's, with the device's lock. */
+static void test_leases_and_an_arrival_do_not_wait_for_the_device(void **state)
+{
+    struct fixture *f = *state;
+    struct virtio_device *virtio;
+    struct device *device;
+
+    net_add(f, F_CTRL_VQ | F_GUEST_ANNOUNCE, 64);
+    device = vm_devices(f->vm);
+    virtio = (struct virtio_device *)device;
+    assert_int_equal(pthread_mutex_lock(&virtio->lock), 0);
+    device->ops->lease_set(device, 1);
+    device->ops->arrived(device);
+    device->ops->io_stop(device);
+    assert_false(device->ops->io_drained(device));
+    device->ops->io_start(device);
+    assert_int_equal(pthread_mutex_unlock(&virtio->lock), 0);
+}
+
 static void test_unknown_order_is_answered_with_an_error(void **state)
 {
     struct fixture *f = *state;
@@ -332,6 +352,7 @@ int main(void)
         NET_TEST(test_frame_that_fits_no_buffer_is_dropped),
         NET_TEST(test_stopped_guest_sends_nothing),
         NET_TEST(test_arrival_is_announced),
+        NET_TEST(test_leases_and_an_arrival_do_not_wait_for_the_device),
         NET_TEST(test_unknown_order_is_answered_with_an_error),
         NET_TEST(test_device_moves_to_another_tap),
         NET_TEST(test_wrong_taps_are_refused_in_one_line),
