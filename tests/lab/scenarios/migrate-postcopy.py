@@ -6,7 +6,6 @@ import time
 
 from lab import records
 
-UNSETTLED = "once in four, after the source's power was cut, the target's VMM answered no order any more: the guest was not given up"
 HELD_MIB, SLOW = 24, "4M"
 PATIENCE_S = 180  # the guest stands as long as the link is cut, at most
 
