@@ -191,6 +191,9 @@ tests_unit_test_virtio_storage_SOURCES = tests/unit/test_virtio_storage.c tests/
 	tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_storage_CPPFLAGS = $(AM_CPPFLAGS) $(URING_CFLAGS)
 tests_unit_test_virtio_storage_LDADD = $(VIRTIO_TEST_LIBS) $(JANSSON_LIBS)
+check_PROGRAMS += tests/unit/test_storage_chain
+tests_unit_test_storage_chain_SOURCES = tests/unit/test_storage_chain.c tests/unit/unit.h
+tests_unit_test_storage_chain_LDADD = $(VMM_TEST_LIBS) $(JANSSON_LIBS)
 check_PROGRAMS += tests/unit/test_storage
 tests_unit_test_storage_SOURCES = tests/unit/test_storage.c tests/unit/unit.h
 tests_unit_test_storage_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
