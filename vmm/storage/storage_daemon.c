@@ -8,9 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -324,36 +322,6 @@ static int image_open(struct storage_daemon *daemon, const char *socket_path,
                        deadline_ms, err);
 }
 
-/* A daemon that was taken over may have put anything there: only a socket of its own
- * folder is connected to, nothing that a link leads to. */
-static int socket_connect(const struct storage_daemon *daemon, int *ret_fd)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct stat status;
-    CLEANUP(cleanup_fd) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CLEANUP(cleanup_fd) int place = -1;
-
-    if (daemon->folder_fd >= 0) {
-        place = openat(daemon->folder_fd, SOCKET_NAME, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-        if (place < 0 || fstat(place, &status) < 0) {
-            return -errno;
-        }
-        if (!S_ISSOCK(status.st_mode)) {
-            return DROVER_EMALFORMED;
-        }
-        (void)snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d",
-                       place); /* fits */
-    } else {
-        (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s/" SOCKET_NAME,
-                       daemon->folder); /* fits */
-    }
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-        return -errno;
-    }
-    *ret_fd = take_fd(&fd);
-    return 0;
-}
-
 int storage_daemon_open(struct storage_daemon *daemon, uint64_t deadline_ms, int *ret_fd,
                         struct error *err)
 {
@@ -367,7 +335,7 @@ int storage_daemon_open(struct storage_daemon *daemon, uint64_t deadline_ms, int
     ret = ret < 0 ? ret : storage_daemon_start(daemon, err);
     ret = ret < 0 ? ret : image_open(daemon, path, deadline_ms, err);
     if (ret == 0) {
-        ret = socket_connect(daemon, ret_fd);
+        ret = storage_folder_connect(daemon->folder_fd, daemon->folder, ret_fd);
         (void)error_set(ret < 0 ? err : NULL, ret,
                         "can't reach the storage daemon of disk %s: %s",
                         daemon->disk.path, err_text(ret));

@@ -11,8 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/err.h"
 
 #define PREFIX "drover-storage-"
 
@@ -67,4 +72,48 @@ int storage_folder_make(char ret_path[STORAGE_FOLDER_SIZE])
         }
     }
     return -errno;
+}
+
+static int place_find(int folder_fd, int *ret_place)
+{
+    struct stat status;
+    CLEANUP(cleanup_fd)
+    int place = openat(folder_fd, STORAGE_FOLDER_SOCKET, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (place < 0 || fstat(place, &status) < 0) {
+        return -errno;
+    }
+    if (!S_ISSOCK(status.st_mode)) {
+        return DROVER_EMALFORMED;
+    }
+    *ret_place = take_fd(&place);
+    return 0;
+}
+
+int storage_folder_connect(int folder_fd, const char *folder, int *ret_fd)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    CLEANUP(cleanup_fd)
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    CLEANUP(cleanup_fd) int place = -1;
+    if (fd < 0) {
+        return -errno;
+    }
+    if (folder_fd >= 0) {
+        int ret = place_find(folder_fd, &place);
+        if (ret < 0) {
+            return ret;
+        }
+        (void)snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d",
+                       place); /* fits */
+    } else {
+        (void)snprintf(address.sun_path, sizeof(address.sun_path),
+                       "%s/" STORAGE_FOLDER_SOCKET, folder); /* fits */
+    }
+    /* It listens already: one whose backlog is full has filled it itself. */
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+        fcntl(fd, F_SETFL, 0) < 0) {
+        return -errno;
+    }
+    *ret_fd = take_fd(&fd);
+    return 0;
 }

@@ -13,5 +13,11 @@
 
 /* A new one, empty. -errno. */
 int storage_folder_make(char ret_path[STORAGE_FOLDER_SIZE]);
+/*
+ * Connects to the daemon's socket, and never waits: in `folder_fd`, or, if that is -1, in
+ * `folder`. A daemon that was taken over may have put anything there: only a socket of its
+ * folder is connected to, nothing that a link leads to. -errno, DROVER_EMALFORMED.
+ */
+int storage_folder_connect(int folder_fd, const char *folder, int *ret_fd);
 
 #endif

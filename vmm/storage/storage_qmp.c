@@ -131,9 +131,9 @@ int storage_qmp_order(struct storage_qmp *qmp, const char *name, json_t *argumen
         return -ENOMEM;
     }
     size = strlen(text);
-    /* Far less than a socket takes at once. */
-    if (send(qmp->fd, text, size, MSG_NOSIGNAL) != (ssize_t)size ||
-        send(qmp->fd, "\n", 1, MSG_NOSIGNAL) != 1) {
+    /* Far less than a socket takes at once, unless nobody reads it. */
+    if (send(qmp->fd, text, size, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)size ||
+        send(qmp->fd, "\n", 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) {
         return DROVER_ECLOSED;
     }
     return answer_receive(qmp, deadline_ms, ret_reason);
