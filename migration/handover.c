@@ -27,6 +27,7 @@ static int stop(struct migration_source *source, uint64_t *ret_stopped_ns)
     struct migration_guest *guest = source->config.guest;
     uint64_t until_ms = clock_now_ms() + source->config.times.drain_ms;
     source->stopping = true;
+    source->out.idle_ms = source->config.times.standing_ms;
     int rv = guest->ops->stop_begin(guest);
     if (rv != 0) {
         return error_set(&source->err, rv, "can't stop the guest: %s", err_text(rv));
@@ -242,7 +243,6 @@ int source_handover(struct migration_source *source)
     uint64_t state_sent_ms = 0;
     const uint8_t *payload;
     size_t size;
-    source->out.idle_ms = times->standing_ms;
     source->out.pace = NULL; /* the pause is not made longer */
     source->out.places_ask = false; /* what is asked for now would be waited for */
     int rv = data_streams_end(source);

@@ -154,6 +154,9 @@ static int link_send(struct transport_link *base, struct iovec *iov, unsigned co
                      uint32_t idle_ms, size_t *ret_accepted)
 {
     struct fault_link *link = (struct fault_link *)base;
+    if (current_plan->sends != NULL) {
+        current_plan->sends(current_plan->owner, link->side, idle_ms);
+    }
     enter(link);
     return leave(link, send_or_fail(link, iov, count, idle_ms, ret_accepted));
 }

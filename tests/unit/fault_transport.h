@@ -33,6 +33,8 @@ struct fault_plan {
     atomic_int countdown;
     atomic_bool fired;
     void (*call)(void *owner);
+    /* Each send of either side, with how long it may wait; may be NULL. */
+    void (*sends)(void *owner, enum fault_side side, uint32_t idle_ms);
     void *owner;
 };
 

@@ -26,6 +26,7 @@ struct move {
     struct migration_source *source;
     struct migration_target *target;
     struct migration_status left, arrived; /* how it ended */
+    uint32_t standing_idle_ms; /* the longest that the source allowed itself */
 };
 
 static const struct fake_guest_config small = {.page_count = 1536,
@@ -221,6 +222,28 @@ test_a_guest_that_writes_too_fast_is_not_harmed_and_the_reason_is_given(void **s
     move_end(&move);
 }
 
+static void standing_send_note(void *owner, enum fault_side side, uint32_t idle_ms)
+{
+    struct move *move = owner;
+    if (side == FAULT_SOURCE && !atomic_load(&move->from.run) &&
+        idle_ms > move->standing_idle_ms) {
+        move->standing_idle_ms = idle_ms;
+    }
+}
+
+/* The guest stands as long as its source waits for room on the link. */
+static void
+test_a_link_that_stalls_is_given_up_sooner_while_the_guest_stands(void **state)
+{
+    struct move move = {.plan = {.sends = standing_send_note, .owner = &move}};
+    move_begin_with(&move, &small, 2000, 0, 0);
+    move_wait(&move);
+    assert_int_equal(move.left.state, MIGRATION_STATE_DONE);
+    assert_in_range(move.standing_idle_ms, 1, migration_times_from(2000).standing_ms);
+    assert_runs_unharmed_on_exactly_one_side(&move);
+    move_end(&move);
+}
+
 /* ---- refusals before the go -------------------------------------------------------- */
 
 static void assert_fails_with(struct move *move, const char *text)
@@ -321,12 +344,12 @@ static void all_faults(enum fault_side side, bool on_send, unsigned streams)
                one_fault(side, on_send, (enum fault_mode)mode, count, streams, ends)) {
             count++;
         }
-        print_message(
-            "%u streams, %s %s, %s: %d places; done %u failed %u cancelled %u unknown %u\n",
-            streams, side == FAULT_SOURCE ? "source" : "target",
-            on_send ? "send" : "recv", names[mode], count, ends[MIGRATION_STATE_DONE],
-            ends[MIGRATION_STATE_FAILED], ends[MIGRATION_STATE_CANCELLED],
-            ends[MIGRATION_STATE_UNKNOWN]);
+        print_message("%u streams, %s %s, %s: %d places; done %u failed %u cancelled %u "
+                      "unknown %u\n",
+                      streams, side == FAULT_SOURCE ? "source" : "target",
+                      on_send ? "send" : "recv", names[mode], count,
+                      ends[MIGRATION_STATE_DONE], ends[MIGRATION_STATE_FAILED],
+                      ends[MIGRATION_STATE_CANCELLED], ends[MIGRATION_STATE_UNKNOWN]);
         assert_true(count >= 3 && count < FAULTS_MAX);
         assert_true(mode == FAULT_CALL || ends[MIGRATION_STATE_FAILED] > 0);
     }
@@ -381,6 +404,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_idle_guest_arrives_whole_and_zero_pages_are_not_sent),
         cmocka_unit_test(test_no_write_is_lost_under_load),
+        cmocka_unit_test(
+            test_a_link_that_stalls_is_given_up_sooner_while_the_guest_stands),
         cmocka_unit_test(
             test_a_guest_that_writes_too_fast_is_not_harmed_and_the_reason_is_given),
         cmocka_unit_test(
