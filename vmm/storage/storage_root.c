@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/landlock.h>
+#include <linux/openat2.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,16 +28,37 @@ static const char *const libraries[] = {"/usr/lib", "/usr/lib64", "/lib", "/lib6
 /* By which the program finds out what locks there are. */
 #define NULL_DEVICE "/dev/null"
 
+/*
+ * What is there is the libraries', and has links of the host's in it. As long as the new
+ * root is none they lead out of it, and whatever was made behind one would be made on the
+ * host. -EXDEV for these.
+ */
+static int inside_judge(const char *place)
+{
+    const struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_BENEATH};
+    CLEANUP(cleanup_fd) int root = open(ROOT_FOLDER, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0) {
+        return -errno;
+    }
+    CLEANUP(cleanup_fd)
+    int fd =
+        (int)syscall(SYS_openat2, root, place + sizeof(ROOT_FOLDER), &how, sizeof(how));
+    return fd < 0 ? -errno : 0;
+}
+
 /* A folder of the new root, on the way to a file. */
 static int folder_pass(const char *place)
 {
+    if (mkdir(place, 0755) == 0) {
+        return 0;
+    }
     /* A library's folder is read-only: it is there, or what is in it is missed. */
-    return mkdir(place, 0755) < 0 && errno != EEXIST && errno != EROFS ? -errno : 0;
+    return errno == EEXIST || errno == EROFS ? inside_judge(place) : -errno;
 }
 
 /*
  * The place that `path` has in the new root, with all folders on the way: also those that
- * ".." leads out of again. No name is a way out of the new root.
+ * ".." leads out of again. No name is a way out of the new root: inside_judge().
  */
 static int place_find(const char *path, char *ret_place, size_t room)
 {
@@ -71,8 +93,11 @@ static int place_make(const char *path, bool is_folder, char *ret_place, size_t 
 {
     struct stat status;
     int ret = place_find(path, ret_place, room);
-    if (ret < 0 || lstat(ret_place, &status) == 0) {
+    if (ret < 0) {
         return ret;
+    }
+    if (lstat(ret_place, &status) == 0) {
+        return S_ISLNK(status.st_mode) ? inside_judge(ret_place) : 0;
     }
     if (is_folder) {
         return mkdir(ret_place, 0755) < 0 ? -errno : 0;
@@ -155,7 +180,8 @@ static int files_bind(const struct storage_chain *files)
     for (unsigned i = 0; i < files->count; i++) {
         const struct storage_chain_file *file = &files->files[i];
         int ret = bind(file->path, MS_NOEXEC | (file->writable ? 0 : MS_RDONLY));
-        if (ret < 0 && ret != -ENOENT) { /* gone since: the daemon says so */
+        /* Gone since, or not to be reached there: the daemon says so. */
+        if (ret < 0 && ret != -ENOENT && ret != -EXDEV) {
             return ret;
         }
     }
