@@ -148,7 +148,8 @@ int pages_mark_populated(struct pages *pages)
 {
     struct migration_guest *guest = pages->guest;
     pages->pending_count = 0;
-    pages->given_back = guest->ops->given_back != NULL ? guest->ops->given_back(guest) : 0;
+    pages->given_back =
+        guest->ops->given_back != NULL ? guest->ops->given_back(guest) : 0;
     for (unsigned i = 0; i < pages->region_count; i++) {
         int rv = mark_region(pages, i);
         if (rv != 0) {
@@ -240,8 +241,7 @@ static void extent_take(struct pages_region *region, uint64_t first_page,
     uint64_t *pending = region->pending + first_page / WORD_PAGES;
     _Atomic(uint64_t) *hot = region->hot + first_page / WORD_PAGES;
     for (unsigned i = 0; i < EXTENT_WORDS; i++) {
-        ret_words[i] =
-            pending[i] & ~atomic_load_explicit(&hot[i], memory_order_relaxed);
+        ret_words[i] = pending[i] & ~atomic_load_explicit(&hot[i], memory_order_relaxed);
         pending[i] = 0;
     }
 }
@@ -270,20 +270,14 @@ static bool all_there(const struct pages *pages)
             guest->ops->given_back(guest) == pages->given_back);
 }
 
-/* Which pages of an extent are there to be read (bit 0 = first_page). A page that the
- * guest gave back is dirty and zero; reading it would back it again. */
-static int there_find(struct pages *pages, unsigned index, uint64_t first_page,
-                      uint64_t there[EXTENT_WORDS])
+int pages_there(struct migration_guest *guest, unsigned index, uint64_t first_page,
+                unsigned word_count, uint64_t *ret_there)
 {
-    struct migration_guest *guest = pages->guest;
     uint64_t base = first_page * MIGRATION_PAGE_SIZE;
-    uint64_t limit = base + (uint64_t)EXTENT_PAGES * MIGRATION_PAGE_SIZE;
-    if (all_there(pages)) {
-        memset(there, 0xff, EXTENT_WORDS * sizeof(*there));
-        return 0;
-    }
-    memset(there, 0, EXTENT_WORDS * sizeof(*there));
-    for (uint64_t at = base; at < limit;) {
+    uint64_t limit = base + (uint64_t)word_count * WORD_PAGES * MIGRATION_PAGE_SIZE;
+    bool all = guest->ops->populated == NULL;
+    memset(ret_there, all ? 0xff : 0, word_count * sizeof(*ret_there));
+    for (uint64_t at = base; !all && at < limit;) {
         uint64_t start = 0;
         uint64_t end = 0;
         int rv = guest->ops->populated(guest, index, at, &start, &end);
@@ -295,11 +289,22 @@ static int there_find(struct pages *pages, unsigned index, uint64_t first_page,
         for (uint64_t page = (start - base) / MIGRATION_PAGE_SIZE;
              page < (end - base + MIGRATION_PAGE_SIZE - 1) / MIGRATION_PAGE_SIZE;
              page++) {
-            bit_set(there, page);
+            bit_set(ret_there, page);
         }
         at = end;
     }
     return 0;
+}
+
+/* Of an extent. */
+static int there_find(const struct pages *pages, unsigned index, uint64_t first_page,
+                      uint64_t there[EXTENT_WORDS])
+{
+    if (all_there(pages)) {
+        memset(there, 0xff, EXTENT_WORDS * sizeof(*there));
+        return 0;
+    }
+    return pages_there(pages->guest, index, first_page, EXTENT_WORDS, there);
 }
 
 /* What becomes of a page that is to be sent. No two threads share a word of `held`. */
@@ -349,10 +354,11 @@ static uint64_t extent_fill(const struct pages *pages, struct pages_region *regi
                 continue;
             }
             if (kind == EXTENT_RUN_DATA && pages->page_checks) {
-                extent->page_crcs[extent->data_pages] = pages->crc32c(
-                    0,
-                    region->where.host + (extent->first_page + page) * MIGRATION_PAGE_SIZE,
-                    MIGRATION_PAGE_SIZE);
+                extent->page_crcs[extent->data_pages] =
+                    pages->crc32c(0,
+                                  region->where.host +
+                                      (extent->first_page + page) * MIGRATION_PAGE_SIZE,
+                                  MIGRATION_PAGE_SIZE);
             }
             if (page > next) {
                 extent_add(extent, EXTENT_RUN_SKIP, page - next);
@@ -420,8 +426,7 @@ static bool extent_find(const struct pages *pages, uint64_t number, unsigned *re
                         uint64_t *ret_first_page)
 {
     for (unsigned i = 0; i < pages->region_count; i++) {
-        uint64_t count =
-            (pages->regions[i].page_count + EXTENT_PAGES - 1) / EXTENT_PAGES;
+        uint64_t count = (pages->regions[i].page_count + EXTENT_PAGES - 1) / EXTENT_PAGES;
         if (number < count) {
             *ret_index = i;
             *ret_first_page = number * EXTENT_PAGES;

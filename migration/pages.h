@@ -64,6 +64,12 @@ int pages_peek_dirty(struct pages *pages, uint64_t *ret_dirty_count);
  * does not go in each round. Until the next pages_deal_begin().
  */
 int pages_defer_dirty(struct pages *pages);
+/*
+ * Which of the pages of `word_count` words are there to be read (bit 0: `first_page`). One
+ * that the guest gave back is zero; reading it would back it again. -errno.
+ */
+int pages_there(struct migration_guest *guest, unsigned index, uint64_t first_page,
+                unsigned word_count, uint64_t *ret_there);
 /* Begins to deal out all that is pending. */
 void pages_deal_begin(struct pages *pages);
 /*

@@ -14,34 +14,6 @@
 /* What comes along with a page that somebody waits for: the rest of its 64 KiB. */
 #define NEIGHBOURS 16u
 
-/* Which of the pages of a word may hold anything but zeros: what the guest gave back is
- * not even read. */
-static int there_find(struct migration_source *source, unsigned index,
-                      uint64_t first_page, uint64_t *ret_there)
-{
-    struct migration_guest *guest = source->config.guest;
-    uint64_t base = first_page * MIGRATION_PAGE_SIZE;
-    uint64_t limit = base + (uint64_t)WORD_PAGES * MIGRATION_PAGE_SIZE;
-    *ret_there = guest->ops->populated == NULL ? UINT64_MAX : 0;
-    for (uint64_t at = base; guest->ops->populated != NULL && at < limit;) {
-        uint64_t start = 0;
-        uint64_t end = 0;
-        int rv = guest->ops->populated(guest, index, at, &start, &end);
-        if (rv <= 0 || start >= limit) {
-            return rv < 0 ? rv : 0;
-        }
-        CHECK(start >= at && end > start);
-        end = end < limit ? end : limit;
-        for (uint64_t page = (start - base) / MIGRATION_PAGE_SIZE;
-             page < (end - base + MIGRATION_PAGE_SIZE - 1) / MIGRATION_PAGE_SIZE;
-             page++) {
-            *ret_there |= UINT64_C(1) << page;
-        }
-        at = end;
-    }
-    return 0;
-}
-
 /* Sends the pages of `mask`, a part of what is pending in one word. */
 static int pages_answer(struct migration_source *source, unsigned index,
                         uint64_t first_page, uint64_t mask)
@@ -53,7 +25,7 @@ static int pages_answer(struct migration_source *source, unsigned index,
     struct iovec iov[1 + WORD_PAGES];
     unsigned count = 1;
     uint64_t there = 0;
-    int rv = there_find(source, index, first_page, &there);
+    int rv = pages_there(source->config.guest, index, first_page, 1, &there);
     for (uint64_t bits = mask; rv == 0 && bits != 0; bits &= bits - 1) {
         unsigned page = (unsigned)__builtin_ctzll(bits);
         uint8_t *data = host + (size_t)page * MIGRATION_PAGE_SIZE;
