@@ -191,6 +191,9 @@ tests_unit_test_virtio_storage_SOURCES = tests/unit/test_virtio_storage.c tests/
 	tests/unit/block_driver.h $(VIRTIO_TEST_SOURCES)
 tests_unit_test_virtio_storage_CPPFLAGS = $(AM_CPPFLAGS) $(URING_CFLAGS)
 tests_unit_test_virtio_storage_LDADD = $(VIRTIO_TEST_LIBS) $(JANSSON_LIBS)
+check_PROGRAMS += tests/unit/test_control_request
+tests_unit_test_control_request_SOURCES = tests/unit/test_control_request.c tests/unit/unit.h
+tests_unit_test_control_request_LDADD = $(VMM_TEST_LIBS) $(JANSSON_LIBS)
 check_PROGRAMS += tests/unit/test_storage_chain
 tests_unit_test_storage_chain_SOURCES = tests/unit/test_storage_chain.c tests/unit/unit.h
 tests_unit_test_storage_chain_LDADD = $(VMM_TEST_LIBS) $(JANSSON_LIBS)
