@@ -12,7 +12,11 @@ vmm_libvmm_a_SOURCES += \
 
 # The filters of the jail, as arrays; their maker runs here, on the machine that builds.
 noinst_PROGRAMS += vmm/jail/seccomp_generate
-vmm_jail_seccomp_generate_SOURCES = vmm/jail/seccomp_generate.c
+vmm_jail_seccomp_generate_SOURCES = \
+	vmm/jail/seccomp_generate.c vmm/jail/seccomp_generate.h \
+	vmm/jail/seccomp_generate_launcher.c \
+	vmm/jail/seccomp_generate_storage.c \
+	vmm/jail/seccomp_generate_vmm.c
 vmm_jail_seccomp_generate_CFLAGS = $(AM_CFLAGS) $(SECCOMP_CFLAGS)
 vmm_jail_seccomp_generate_LDADD = $(SECCOMP_LIBS)
 vmm/jail/seccomp_filters.h: vmm/jail/seccomp_generate$(EXEEXT)
