@@ -257,9 +257,12 @@ static int rest_save(struct vcpu *vcpu, struct cpu_scratch *scratch, struct buff
     if (result == 0 && mp_state.mp_state != message->state.mp_state) {
         return -EAGAIN;
     }
+    /* Before the APIC: a timer that goes off in between is saved twice then, as a deadline
+     * that is over and as an interrupt, and not lost (with a posted interrupt KVM forgets
+     * the deadline at once). */
+    result = result < 0 ? result : kvm_tsc_save(vcpu, message);
     result = result < 0 ? result : get(vcpu, KVM_GET_LAPIC, &message->lapic);
     result = result < 0 ? result : get(vcpu, KVM_GET_VCPU_EVENTS, &events);
-    result = result < 0 ? result : kvm_tsc_save(vcpu, message);
     if (result < 0) {
         return result;
     }
