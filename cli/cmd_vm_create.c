@@ -97,11 +97,12 @@ const char cli_vm_create_help[] =
     "      --cdrom /srv/installer.iso,boot=1 --net default\n";
 
 const char cli_vm_apply_help[] =
-    "usage: drover vm apply -f FILE [--no-wait] [--timeout SECONDS]\n"
+    "usage: drover vm apply -f|--file FILE [--no-wait] [--timeout SECONDS]\n"
     "\n"
     "Creates the VM that the YAML file describes. A stopped VM of that name gets this "
     "description; a running one\n"
     "must be stopped first if anything differs. \"-\" reads stdin. Fields: docs/api.md.\n"
+    "Waits until it runs, at most --timeout seconds (default 120), unless --no-wait is given.\n"
     "\n"
     "  name: web\n"
     "  memory: 512M\n"

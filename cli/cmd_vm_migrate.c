@@ -20,7 +20,7 @@ const char cli_vm_migrate_help[] =
     "                        [--post-copy auto|never|now] [--no-wait] [--timeout "
     "SECONDS]\n"
     "\n"
-    "  --to HOST          where to; else the cluster chooses\n"
+    "  --to HOST          where to (--target is the same); else the cluster chooses\n"
     "  --max-downtime MS  the longest pause that the guest may see\n"
     "  --deadline S       how long the whole move may take\n"
     "  --predict          measure guest and network, tell what the move would be like, "
@@ -38,6 +38,7 @@ const char cli_vm_migrate_help[] =
     "                     hosts: a lost link is waited for, a lost source starts the VM "
     "anew\n"
     "  --no-wait          do not wait for the end\n"
+    "  --timeout SECONDS  how long to wait for it (default 3600); the move goes on after that\n"
     "\n"
     "Shows progress on a terminal. Ctrl-C cancels the move: the VM runs on where it "
     "was (in post-copy it is too late for that).\n";

@@ -58,8 +58,6 @@ static const struct setting settings[] = {
             "bridge of VMs that name none [none]"),
     SETTING("watchdog", SETTING_TEXT, watchdog, "DEVICE|none",
             "watchdog of this host [/dev/watchdog]"),
-    SETTING("api-token-file", SETTING_PATH, api_token_file, "FILE",
-            "who may use the API over TLS [STATE-DIR/api-tokens]"),
     SETTING("lease-ms", SETTING_MS, lease_ms, "MS",
             "lease of a cluster that is made on this host [5000]"),
     SETTING("memory-reserve", SETTING_BYTES, memory_reserve_bytes, "SIZE",

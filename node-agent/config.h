@@ -32,7 +32,6 @@ struct agent_config {
     char vmm_path[LIMIT_PATH_SIZE];        /* drover-vmm beside droverd, else in PATH */
     char bridge[LIMIT_NAME_SIZE];          /* default bridge of VMs' NICs; empty: none */
     char watchdog[LIMIT_PATH_SIZE];        /* device, or "none" */
-    char api_token_file[LIMIT_PATH_SIZE];  /* tokens of the API over TLS; default: STATE_DIR/api-tokens */
     uint32_t lease_ms;                     /* for `cluster init` when it names none */
     uint64_t move_bandwidth;               /* for VMs that leave, bytes/s; 0: no limit */
     uint64_t memory_reserve_bytes;         /* of the host's memory, not for VMs */

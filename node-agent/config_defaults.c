@@ -161,9 +161,5 @@ int config_fill_defaults(struct agent_config *config, struct error *err)
     if (config->vmm_path[0] == '\0') {
         default_vmm_path(config);
     }
-    if (config->api_token_file[0] == '\0') {
-        (void)snprintf(config->api_token_file, sizeof(config->api_token_file),
-                       "%.1000s/api-tokens", config->state_dir);
-    }
     return 0;
 }
