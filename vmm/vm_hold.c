@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Holds, the lease, and the way between running and quiet. Any thread sets and clears
- * holds; main alone moves the phase, but for a guest that has arrived. vCPUs need nobody to stop: they look at holds and
- * deadline before each entry, and their own timers put them out of the guest.
+ * holds; main alone moves the phase, but for a guest that has arrived. vCPUs need nobody to
+ * stop: they look at holds and deadline before each entry, and their own timers put them
+ * out of the guest.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -166,10 +167,13 @@ static bool end_stopping(struct vm *vm)
 static void waiters_run(struct vm *vm)
 {
     struct vm_quiet_waiter waiters[VM_QUIET_WAITERS_MAX];
+    unsigned count = 0;
     vm_lock(vm);
-    unsigned count = vm->waiter_count;
-    memcpy(waiters, vm->waiters, count * sizeof(waiters[0]));
-    vm->waiter_count = 0;
+    if (phase_get(vm) == VM_PHASE_STOPPED) { /* a guest that has arrived may run by now */
+        count = vm->waiter_count;
+        memcpy(waiters, vm->waiters, count * sizeof(waiters[0]));
+        vm->waiter_count = 0;
+    }
     vm_unlock(vm);
     for (unsigned i = 0; i < count; i++) {
         waiters[i].handler(vm, waiters[i].owner);
@@ -183,6 +187,18 @@ static void reset_run(struct vm *vm)
         vm_end(vm, true, err.text);
     }
     vm_hold_clear(vm, VM_HOLD_RESET);
+}
+
+/* Main looked at the phase without the lock: a guest that has arrived may run since, and
+ * may have asked for this already. */
+static bool reset_take(struct vm *vm)
+{
+    vm_lock(vm);
+    bool due = phase_get(vm) == VM_PHASE_STOPPED &&
+               !atomic_load(&vm->memory_missing) &&
+               atomic_exchange(&vm->reset_wanted, false);
+    vm_unlock(vm);
+    return due;
 }
 
 /* Under lock, with no hold in force. */
@@ -278,8 +294,7 @@ static bool sync_step(struct vm *vm)
     case VM_PHASE_STOPPING:
         return end_stopping(vm);
     case VM_PHASE_STOPPED:
-        if (!atomic_load(&vm->memory_missing) &&
-            atomic_exchange(&vm->reset_wanted, false)) {
+        if (reset_take(vm)) {
             reset_run(vm); /* first: who waits for quiet must not meet half a reset */
         }
         waiters_run(vm);
