@@ -276,7 +276,7 @@ static void stop_softly(struct host_core *core, struct host_vm *vm, struct host_
                         now_ms); /* a paused guest feels no button */
         }
         Drover__ControlPowerButton button = DROVER__CONTROL_POWER_BUTTON__INIT;
-            vmm->pressed_ms = now_ms;
+        vmm->pressed_ms = now_ms;
         HOST_ORDER(core, vm, vmm, power_button, POWER_BUTTON, &button, now_ms);
         host_wake_at(core, now_ms + core->timing.stop_grace_ms);
         return;
