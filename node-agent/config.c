@@ -71,6 +71,10 @@ static const struct setting settings[] = {
 };
 #define SETTING_COUNT (sizeof(settings) / sizeof(settings[0]))
 
+/* Of earlier releases, which did nothing with them: a configuration file that has one is
+ * still good. */
+static const char *const obsolete[] = {"api-token-file"};
+
 static int parse_bytes(const char *value, uint64_t *ret_bytes)
 {
     if (!isdigit((unsigned char)*value)) {
@@ -163,6 +167,11 @@ int config_set(struct agent_config *config, const char *key, const char *value,
     for (size_t i = 0; i < SETTING_COUNT; i++) {
         if (strcmp(settings[i].key, key) == 0) {
             setting = &settings[i];
+        }
+    }
+    for (size_t i = 0; i < sizeof(obsolete) / sizeof(obsolete[0]); i++) {
+        if (strcmp(obsolete[i], key) == 0) {
+            return 0;
         }
     }
     if (setting == NULL) {

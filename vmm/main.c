@@ -433,8 +433,9 @@ static int run(struct program *program)
     }
     if (migrate_memory_missing(program->migrate)) {
         /* Threads may wait for memory for good: nobody waits for them. None gets other
-         * memory instead: what it has under way might reach the disk. */
-        process_done(&program->process);
+         * memory instead: what it has under way might reach the disk. Nor is anything
+         * freed that one of them may use; storage daemons end with this process. */
+        process_leave(&program->process);
         _exit(status);
     }
     program_done(program);

@@ -210,14 +210,20 @@ int process_confine(struct process *process,
     return settle == NULL ? 0 : settle(owner, err);
 }
 
-void process_done(struct process *process)
+void process_leave(struct process *process)
 {
-    broker_free(process->broker);
-    storage_keeper_free(process->keeper);
     if (process->cgroup != NULL && cgroup_leave(process->cgroup, 0) == 0 &&
         cgroup_remove(process->cgroup) < 0) {
         log_warn(process->log, "the empty cgroup stays vm=%s cgroup=%s",
                  process->options->name, cgroup_path(process->cgroup));
     }
     cgroup_free(process->cgroup);
+    process->cgroup = NULL;
+}
+
+void process_done(struct process *process)
+{
+    broker_free(process->broker);
+    storage_keeper_free(process->keeper);
+    process_leave(process);
 }

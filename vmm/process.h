@@ -50,6 +50,10 @@ enum seccomp_mode process_seccomp(const struct process *process);
  */
 int process_confine(struct process *process, int (*settle)(void *owner, struct error *err),
                     void *owner, struct error *err);
+/* Out of its cgroup, which is removed; frees nothing that another thread may use: for an
+ * end that waits for no thread. */
+void process_leave(struct process *process);
+/* Frees all, once no other thread is left. */
 void process_done(struct process *process);
 
 #endif

@@ -65,7 +65,8 @@ static void test_file_is_read_and_command_line_wins(void **state)
     struct fixture *fixture = *state;
     const char *text =
         "# a comment\n\n name = n1\naddress = \"10.1.2.3\"\nwatchdog=none\n"
-        "memory-reserve = 2G\nwitness = yes\nlease-ms = 3000\n";
+        "memory-reserve = 2G\nwitness = yes\nlease-ms = 3000\n"
+        "api-token-file = /etc/drover/tokens\n"; /* which release 0.1 took */
     assert_int_equal(load(fixture, text, "--name", "other"), 0);
     assert_int_equal(fixture->action, CONFIG_ACTION_RUN);
     assert_string_equal(fixture->config.name, "other");
