@@ -280,14 +280,26 @@ int net_guard_create(const char *tap, struct net_guard **ret_guard, struct error
     return 0;
 }
 
-void net_guard_free(struct net_guard *guard)
+static void guard_let_go(struct net_guard *guard, uint64_t deadline_ns)
 {
-    if (guard == NULL) {
-        return;
-    }
-    net_guard_deadline_set(guard, 0);
+    net_guard_deadline_set(guard, deadline_ns);
     (void)munmap(guard->gate, PAGE_BYTES);
     free(guard);
+}
+
+void net_guard_free(struct net_guard *guard)
+{
+    if (guard != NULL) {
+        guard_let_go(guard, 0);
+    }
+}
+
+void net_guard_leave_open(struct net_guard *guard)
+{
+    if (guard != NULL) {
+        net_guard_mac_set(guard, NULL);
+        guard_let_go(guard, UINT64_MAX);
+    }
 }
 
 void net_guard_deadline_set(struct net_guard *guard, uint64_t deadline_ns)

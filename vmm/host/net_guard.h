@@ -19,6 +19,9 @@ struct net_guard;
 int net_guard_create(const char *tap, struct net_guard **ret_guard, struct error *err);
 /* It stays on the tap, closed: a jailed VMM can't take it off. NULL is fine. */
 void net_guard_free(struct net_guard *guard);
+/* The same, but it stays open, for all sources: the VMM writes the frames by itself from
+ * now on, and sees to lease and source as it does without a gate. NULL is fine. */
+void net_guard_leave_open(struct net_guard *guard);
 /* CLOCK_BOOTTIME; UINT64_MAX: none. Any thread. */
 void net_guard_deadline_set(struct net_guard *guard, uint64_t deadline_ns);
 /* The only source that passes; NULL: all do. Any thread. */

@@ -242,6 +242,14 @@ void net_vhost_free(struct net_vhost *vhost)
     free(vhost);
 }
 
+void net_vhost_give_up(struct net_vhost *vhost)
+{
+    struct net_guard *guard = TAKE(vhost->guard);
+
+    net_vhost_free(vhost); /* no worker writes frames any more: then the gate opens */
+    net_guard_leave_open(guard);
+}
+
 int net_vhost_attach(struct net_vhost *vhost)
 {
     struct event_loop *loop = vm_io_loop(vhost->net->virtio.vm);

@@ -19,6 +19,8 @@ int net_vhost_create(struct virtio_net *net, struct net_vhost **ret_vhost,
                      struct error *err);
 /* NULL is fine. */
 void net_vhost_free(struct net_vhost *vhost);
+/* The same, in the middle of the guest's life: its frames go on without vhost. */
+void net_vhost_give_up(struct net_vhost *vhost);
 /* I/O loop: listens to the workers. */
 int net_vhost_attach(struct net_vhost *vhost);
 /* I/O loop, and I/O is allowed: the workers take the rings of the pairs in use. */

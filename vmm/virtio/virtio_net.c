@@ -64,7 +64,7 @@ static void vhost_drop(struct virtio_net *net)
     net->vhost = NULL;
     pthread_mutex_unlock(&net->vhost_lock);
     net_vhost_log_sync(vhost, 0, UINT64_MAX / 2); /* what is not told yet */
-    net_vhost_free(vhost);
+    net_vhost_give_up(vhost);
     for (unsigned i = 0; i < net->pair_count; i++) {
         (void)net_tap_queue_set(&net->tap, i, true); /* it may be so already */
     }
