@@ -10,4 +10,5 @@ base_libbase_a_SOURCES = \
 	base/limits.h \
 	base/log.c base/log.h \
 	base/recent.c base/recent.h \
-	base/state_table.c base/state_table.h
+	base/state_table.c base/state_table.h \
+	base/text.c base/text.h

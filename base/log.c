@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/text.h"
+
 #define LINE_SIZE 1024
 
 static const char *level_name(enum log_level level)
@@ -68,11 +70,8 @@ void log_line(const struct log *log, enum log_level level, const char *format, .
     if (body < 0) {
         return;
     }
-    for (size_t i = 0; i < size; i++) {
-        if (line[i] == '\n' || line[i] == '\r') {
-            line[i] = ' '; /* input that is quoted must not forge lines */
-        }
-    }
+    line[size] = '\0';
+    text_plain(line); /* input that is quoted must not forge lines */
     line[size] = '\n';
     ssize_t written = write(log->fd, line, size + 1);
     (void)written; /* nobody is left to tell */

@@ -14,17 +14,14 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
+#include "base/text.h"
 #include "cli/client.h"
 
 static void print_error(const char *format, va_list arguments)
 {
     char text[2 * ERROR_TEXT_SIZE];
     (void)vsnprintf(text, sizeof(text), format, arguments);
-    for (char *c = text; *c != '\0'; c++) {
-        if ((unsigned char)*c < ' ' || *c == 0x7f) {
-            *c = ' ';
-        }
-    }
+    text_plain(text);
     (void)fprintf(stderr, "drover: %s\n", text);
 }
 
@@ -60,6 +57,29 @@ int cli_bad_option(const char *verb, char **argv, int option)
     return cli_usage(verb, "no such option: %s", argv[optind - 1]);
 }
 
+void cli_texts_plain(json_t *value)
+{
+    const char *key;
+    size_t index;
+    json_t *part;
+    json_object_foreach(value, key, part)
+    {
+        cli_texts_plain(part);
+    }
+    json_array_foreach(value, index, part)
+    {
+        cli_texts_plain(part);
+    }
+    char *copy = json_is_string(value) ? strdup(json_string_value(value)) : NULL;
+    if (copy != NULL) {
+        text_plain(copy);
+        if (strcmp(copy, json_string_value(value)) != 0) {
+            (void)json_string_set(value, copy); /* without memory it stays as it is */
+        }
+        free(copy);
+    }
+}
+
 int cli_call(struct cli *cli, const char *method, json_t *body, json_t **ret_answer,
              const char *path, ...)
 {
@@ -74,6 +94,9 @@ int cli_call(struct cli *cli, const char *method, json_t *body, json_t **ret_ans
             ? error_set(&err, DROVER_ELIMIT, "the request's path is too long")
             : client_call(cli->client, method, whole_path, body, ret_answer, NULL, &err);
     json_decref(body);
+    if (rv == 0 && !cli->json) {
+        cli_texts_plain(*ret_answer); /* it is for a terminal */
+    }
     return rv == 0 ? CLI_OK : cli_fail("%s", err.text);
 }
 

@@ -57,6 +57,8 @@ int cli_usage(const char *verb, const char *format, ...)
 /* getopt_long() said '?' or ':'. Tells which option, returns CLI_USAGE. */
 int cli_bad_option(const char *verb, char **argv, int option);
 
+/* All strings in it, so that they can be printed on a terminal (text_plain()). */
+void cli_texts_plain(json_t *value);
 /* Calls the API; on failure the reason is on stderr and CLI_FAIL is returned. `path` is a
  * format. `body` is stolen (may be NULL). */
 int cli_call(struct cli *cli, const char *method, json_t *body, json_t **ret_answer,

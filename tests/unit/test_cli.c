@@ -42,12 +42,30 @@ static void test_missing_fields_are_dashes_and_zeros(void **state)
     json_decref(object);
 }
 
+/* Events have words of VMMs in them, and a VMM may be its guest's. */
+static void test_what_others_wrote_does_nothing_to_a_terminal(void **state)
+{
+    json_t *answer = json_pack("{s:[{s:s,s:i}],s:s}", "events", "text",
+                               "gone: \x1b[2J\x1b]0;x\x07\nroot# \xc2\x9b"
+                               "1m h\xc3\xa4lt \x7f",
+                               "index", 3, "plain", "as it was: \xc3\xa4 \xe2\x82\xac");
+    assert_non_null(answer);
+    cli_texts_plain(answer);
+    const json_t *event = json_array_get(json_object_get(answer, "events"), 0);
+    assert_string_equal(cli_text(event, "text"),
+                        "gone:  [2J ]0;x  root#   1m h\xc3\xa4lt  ");
+    assert_int_equal(cli_number(event, "index"), 3);
+    assert_string_equal(cli_text(answer, "plain"), "as it was: \xc3\xa4 \xe2\x82\xac");
+    json_decref(answer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes_for_people),
         cmocka_unit_test(test_numbers_are_whole_and_in_range),
         cmocka_unit_test(test_missing_fields_are_dashes_and_zeros),
+        cmocka_unit_test(test_what_others_wrote_does_nothing_to_a_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
