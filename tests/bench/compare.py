@@ -47,6 +47,19 @@ def family(pid):
     return found
 
 
+def gone(pid, seconds=10):
+    """Waits until a process that is ending has let go of what it had open: a VMM ends a moment after its killed launcher."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+                if stat.read().rsplit(")", 1)[1].split()[0] == "Z":
+                    return
+        except OSError:
+            return
+        time.sleep(0.001)
+
+
 class Process:
     """A VM whose serial port is its standard output; killed at the end of the `with`."""
 
@@ -84,8 +97,11 @@ class Process:
         return self
 
     def __exit__(self, *_):
+        all_of_it = family(self.process.pid) if self.process.poll() is None else []
         self.process.kill()
         self.process.communicate()
+        for pid in all_of_it:
+            gone(pid)
 
 
 def medians(runs):
