@@ -219,3 +219,14 @@ void assert_orders(struct host_fixture *f, unsigned order_case, unsigned count)
 {
     assert_int_equal(f->orders[order_case], count);
 }
+
+uint64_t running_vm(struct host_fixture *f)
+{
+    uint64_t vm = small_cluster_vm(&f->cluster);
+    small_cluster_assign(&f->cluster, vm, HOST_SELF);
+    settle(f);
+    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
+    small_cluster_started(&f->cluster, vm);
+    proposal_ends(f, 0);
+    return vm;
+}

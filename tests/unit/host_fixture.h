@@ -62,6 +62,8 @@ void says_move(struct host_fixture *f, uint64_t vm_id, uint64_t epoch,
                Drover__VmRunState run_state, Drover__VmMigrationState move);
 void says(struct host_fixture *f, uint64_t vm_id, uint64_t epoch,
           Drover__VmRunState run_state);
+/* A VM that runs here under epoch 1, and is known to; returns its id. */
+uint64_t running_vm(struct host_fixture *f);
 /* The statement that is out ends; time goes on until the next may be made. */
 void proposal_ends(struct host_fixture *f, int error);
 void assert_orders(struct host_fixture *f, unsigned order_case, unsigned count);

@@ -198,12 +198,7 @@ static void test_crashed_vm_starts_again_here_after_a_delay(void **state)
 static void test_vmm_that_answers_no_lease_is_ended_and_the_vm_started_again(void **state)
 {
     struct host_fixture *f = *state;
-    uint64_t vm = small_cluster_vm(&f->cluster);
-    small_cluster_assign(&f->cluster, vm, HOST_SELF);
-    settle(f);
-    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
-    small_cluster_started(&f->cluster, vm);
-    proposal_ends(f, 0);
+    uint64_t vm = running_vm(f);
     uint64_t begun_ms = f->now_ms;
     while (f->now_ms - begun_ms < 40000) { /* as long as it answers */
         renew(f, f->cluster.index);
@@ -264,12 +259,7 @@ static void test_agent_that_stood_still_does_not_blame_its_vmms(void **state)
 static void test_stop_that_is_taken_back_does_not_lose_the_start(void **state)
 {
     struct host_fixture *f = *state;
-    uint64_t vm = small_cluster_vm(&f->cluster);
-    small_cluster_assign(&f->cluster, vm, HOST_SELF);
-    settle(f);
-    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
-    small_cluster_started(&f->cluster, vm);
-    proposal_ends(f, 0);
+    uint64_t vm = running_vm(f);
     small_cluster_wanted(&f->cluster, vm, DROVER__VM_WANTED__VM_WANTED_STOPPED);
     tick(f);
     assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_POWER_BUTTON, 1);
@@ -310,12 +300,7 @@ static void panic_applied(struct host_fixture *f, uint64_t vm_id, uint64_t at_un
 static void test_crash_of_a_guest_is_told_before_it_starts_again(void **state)
 {
     struct host_fixture *f = *state;
-    uint64_t vm = small_cluster_vm(&f->cluster);
-    small_cluster_assign(&f->cluster, vm, HOST_SELF);
-    settle(f);
-    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
-    small_cluster_started(&f->cluster, vm);
-    proposal_ends(f, 0);
+    uint64_t vm = running_vm(f);
     says_panicked(f, vm, 5000);
     host_core_vmm_gone(f->core, vm, 1, "the guest's kernel has crashed", false,
                        f->now_ms);
@@ -375,12 +360,7 @@ static void test_balloon_is_ordered_until_the_vmm_has_it(void **state)
 static void test_guest_that_powers_off_by_itself_stays_off(void **state)
 {
     struct host_fixture *f = *state;
-    uint64_t vm = small_cluster_vm(&f->cluster);
-    small_cluster_assign(&f->cluster, vm, HOST_SELF);
-    settle(f);
-    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
-    small_cluster_started(&f->cluster, vm);
-    proposal_ends(f, 0);
+    uint64_t vm = running_vm(f);
     host_core_vmm_gone(f->core, vm, 1, "powered off", true, f->now_ms);
     f->now_ms += 1000;
     tick(f);

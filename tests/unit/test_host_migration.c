@@ -15,12 +15,7 @@
  */
 static uint64_t source(struct host_fixture *f)
 {
-    uint64_t vm = small_cluster_vm(&f->cluster);
-    small_cluster_assign(&f->cluster, vm, HOST_SELF);
-    settle(f);
-    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
-    small_cluster_started(&f->cluster, vm);
-    proposal_ends(f, 0);
+    uint64_t vm = running_vm(f);
     small_cluster_migrate(&f->cluster, vm, 2);
     tick(f);
     assert_orders(f, DROVER__CONTROL_REQUEST__ORDER_MIGRATE, 0);
@@ -49,12 +44,7 @@ static void test_source_orders_once_and_states_a_failure_before_the_go(void **st
 static void test_source_that_learns_late_of_its_move_sends_all_the_same(void **state)
 {
     struct host_fixture *f = *state;
-    uint64_t vm = small_cluster_vm(&f->cluster);
-    small_cluster_assign(&f->cluster, vm, HOST_SELF);
-    settle(f);
-    says(f, vm, 1, DROVER__VM_RUN_STATE__VM_RUN_RUNNING);
-    small_cluster_started(&f->cluster, vm);
-    proposal_ends(f, 0);
+    uint64_t vm = running_vm(f);
     small_cluster_migrate(&f->cluster, vm, 2);
     small_cluster_ready(&f->cluster, vm);
     tick(f);
